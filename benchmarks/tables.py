@@ -1,0 +1,36 @@
+"""The stored tables: `tlcourse compare` on each target, its JSON beside this file, and the records that lesson 1 ships with.
+
+    python benchmarks/tables.py [NAME ...]     # all: about an hour on 2 cores, most of it flowers17
+
+Stopped and started again it goes on from tlcourse-out/tables. The photo sets need the folder that TLCOURSE_ASSETS names;
+where it is missing they are left out, and that is said. `-fixed` uses the fixed rates (--tune none), which claims about one
+label per class rest on.
+"""
+import os, sys
+from pathlib import Path
+from tlcourse.base import package_assets, photo_assets
+from tlcourse.cli import main
+from tlcourse.records import Records
+
+here, photos = Path(__file__).parent, photo_assets()
+
+def photo(name, backbone, weights, *args):
+    return [str(photos/'data'/name), '--backbone', backbone, '--weights', str(photos/'weights'/weights), *args] if photos else None
+
+tables = {
+    'digits': ['digits'],
+    'digits-fixed': ['digits', '--tune', 'none', '--strategies', 'scratch,random-features,feature-extraction,fine-tuning'],
+    'letters': ['letters'],
+    'letters-fixed': ['letters', '--tune', 'none'],
+    'ants_bees': photo('ants_bees', 'squeezenet1_0', 'squeezenet1_0-imagenet-from-deepcompression.pth', '--steps', '100'),
+    # fewer seeds and steps: a step of mobilenet_v2 costs a CPU core most of a second
+    'flowers17': photo('flowers17', 'mobilenet_v2', 'mobilenet_v2-imagenet-from-tf2ptq.pth', '--steps', '100', '--seeds', '3'),
+}
+
+if __name__ == '__main__':
+    for name in sys.argv[1:] or tables:
+        if tables[name] is None: print(f'{name}: left out, TLCOURSE_ASSETS names no folder'); continue
+        out = Path('tlcourse-out/tables')/name
+        code = main(['compare', *tables[name], '--out', str(out), '--json', str(here/f'{name}.json')])
+        if code: sys.exit(code)
+        if name == 'digits': Records(out/'records.db').export(package_assets()/'lesson01.db')

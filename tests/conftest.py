@@ -1,0 +1,62 @@
+"One thread, no window, and two reasons to skip: `gpu` and `no assets`."
+import os
+os.environ.setdefault('OMP_NUM_THREADS', '1')  # before torch is imported; for the processes that tests start too
+os.environ.setdefault('MPLBACKEND', 'Agg')
+if os.environ.get('TLCOURSE_ASSETS'): os.environ['TLCOURSE_ASSETS'] = os.path.abspath(os.environ['TLCOURSE_ASSETS'])
+import subprocess
+from pathlib import Path
+import pytest
+from tlcourse.base import photo_assets
+from tlcourse.dev import execute_all, pages
+
+ROOT = Path(__file__).parent.parent
+PAGES = pages(root=ROOT)
+_done = pytest.StashKey()
+
+def name(page): return page.relative_to(ROOT/'nbs').with_suffix('').as_posix()
+
+def refused_skip(reason):
+    "Why a test may not be skipped for this reason, or None if it may."
+    if reason == 'no assets' and photo_assets(): return f"skipped for 'no assets', and they are in {photo_assets()}"
+    if os.environ.get('TLCOURSE_CI') == '1' and reason not in ('gpu', 'no assets'):
+        return f"skipped for {reason!r}: only 'gpu' and 'no assets' may skip"
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker('assets') and not photo_assets(): pytest.skip('no assets')
+    if item.get_closest_marker('gpu'):
+        import torch
+        if not torch.cuda.is_available(): pytest.skip('gpu')
+
+def _refuse(rep):
+    if not rep.skipped or hasattr(rep, 'wasxfail'): return
+    why = refused_skip(rep.longrepr[2].removeprefix('Skipped: '))
+    if why: rep.outcome, rep.longrepr = 'failed', f'{rep.nodeid}: {why}'
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call): _refuse((yield).get_result())
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_make_collect_report(collector): _refuse((yield).get_result())
+
+@pytest.fixture(scope='session')
+def tracked():
+    "The files of the project: those git knows or would add."
+    cmd = ['git', 'ls-files', '-co', '--exclude-standard']
+    r = subprocess.run(cmd, cwd=ROOT, capture_output=True, text=True, check=True)
+    return [ROOT/o for o in r.stdout.splitlines() if (ROOT/o).is_file()]
+
+@pytest.fixture(scope='session')
+def executed(request):
+    "One execution in a fresh kernel of each notebook that the chosen tests need, two kernels at a time."
+    wanted = {i.callspec.params['page'] for i in request.session.items if 'executed' in i.fixturenames}
+    res = execute_all([p for p in PAGES if p in wanted], reuse=True)
+    request.config.stash[_done] = res
+    return res
+
+def pytest_terminal_summary(terminalreporter, config):
+    "The seconds of each notebook."
+    if not (res := config.stash.get(_done, None)): return
+    terminalreporter.section('notebooks')
+    for p,e in res.items():
+        how = 'failed' if e.error else 'an earlier execution of the same state' if e.reused else ''
+        terminalreporter.write_line(f'{e.seconds:6.1f} s  {name(p)}  {how}'.rstrip())

@@ -1,0 +1,54 @@
+"Every notebook passes in a fresh kernel, executed once; lessons keep their form."
+import re
+import pytest
+from tlcourse.dev import cells
+from conftest import PAGES, ROOT, name
+
+LESSONS = [p for p in PAGES if p.parent.name == 'lessons']
+SPINE = ['Question', 'Predict', 'Mechanism', 'Experiment', 'Reading the result', 'Break it', 'On real photos',
+         'Recap and exercises']
+UNTOLD = 'still to be told'
+
+def told(p): return not any(UNTOLD in c['source'] for c in cells(p)[:3])
+
+@pytest.mark.parametrize('page', PAGES, ids=name)
+def test_passes(page, executed):
+    e = executed[page]
+    assert not e.error, f'\n{e.error}'
+    assert not [o for c in cells(e.path, 'code') for o in c['outputs'] if o['output_type'] == 'error']
+
+@pytest.mark.parametrize('page', PAGES, ids=name)
+def test_saved_outputs(page, executed):
+    "The page in the repository was saved with its outputs, and without an error."
+    def shown(o): return o['output_type'] == 'execute_result'
+    empty = [c['source'] for c,e in zip(cells(page), cells(executed[page].path))
+             if any(map(shown, e.get('outputs', []))) and not c['outputs']]
+    assert not empty, f'saved without outputs; python -m tlcourse.dev run --inplace {name(page)}'
+    assert not [c['source'] for c in cells(page, 'code') for o in c['outputs'] if o['output_type'] == 'error']
+
+@pytest.mark.parametrize('page', LESSONS, ids=name)
+def test_lesson_time(page, executed):
+    assert executed[page].seconds <= 90
+
+@pytest.mark.parametrize('page', LESSONS, ids=name)
+def test_lesson_form(page):
+    code = cells(page, 'code')
+    off = [c['source'] for c in code if re.search(r'^#\|\s*eval:\s*false', c['source'], re.M)]
+    assert not off, 'Run All would stop there'
+    lines = lambda c: [l for l in c['source'].splitlines() if l.strip()]
+    assert not [c['source'] for c in code if len(lines(c)) > 20], 'a cell of over 20 lines'
+
+@pytest.mark.parametrize('page', [p for p in LESSONS if told(p)], ids=name)
+def test_lesson_spine(page):
+    heads = [c['source'][3:].splitlines()[0] for c in cells(page, 'markdown') if c['source'].startswith('## ')]
+    found = [next((s for s in SPINE if h.startswith(s)), None) for h in heads]
+    assert [s for s in found if s] == SPINE
+
+def test_lesson_list():
+    "The index says of each lesson what is true of it."
+    table = next(c['source'] for c in cells(ROOT/'nbs/index.ipynb', 'markdown') if c['source'].count('\n| ') > 10)
+    row = re.compile(r'^\| (\d+) \| (?:\[.*?\]\((.*?)\)|.*?) \| (\w+) \|$', re.M)
+    rows = {int(n): (link, state) for n,link,state in row.findall(table)}
+    assert list(rows) == list(range(1, 21))
+    there = {int(p.name[:2]): (f'lessons/{p.name}', 'told' if told(p) else 'code') for p in LESSONS}
+    assert rows == {n: there.get(n, ('', 'planned')) for n in rows}

@@ -1,0 +1,285 @@
+"One-way imports, each fact in one place, everything generated current, nothing of one machine, names and docs."
+import ast, configparser, inspect, json, os, re, shutil, subprocess, sys, tarfile, zipfile
+from email import message_from_string
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+import pytest
+from fastcore.docments import docments
+from tlcourse.dev import out_of_date
+from conftest import ROOT
+
+LIB = ROOT/'tlcourse'
+MODULES = sorted(p.stem for p in LIB.glob('*.py') if p.stem[0] != '_')
+ROOMS = {'core': 0, 'lessons': 1, 'tools': 2}
+COMMANDS = ['pip install -e . && tlcourse compare digits', "pip install -e '.[dev]' && pytest"]
+
+# --- one-way imports
+
+def place(src):
+    "Room and number of the notebook that a module is exported from."
+    m = re.search(r'File to edit: \.\./nbs/(\w+)/(\d+)_\w+\.ipynb', src)
+    return m and (ROOMS[m[1]], int(m[2]))
+
+def imported(src):
+    "Our modules that a module imports, anywhere in it."
+    for n in ast.walk(ast.parse(src)):
+        if isinstance(n, ast.Import): yield from (a.name.split('.')[1] for a in n.names if a.name.startswith('tlcourse.'))
+        elif isinstance(n, ast.ImportFrom):
+            mod = f"tlcourse{'.' + n.module if n.module else ''}" if n.level else n.module
+            if mod == 'tlcourse': yield from (a.name for a in n.names if a.name != '__version__')
+            elif mod.startswith('tlcourse.'): yield mod.split('.')[1]
+
+def wrong_imports(srcs):
+    "(module, imported module) against the order: core, lessons, tools, and within a room by number."
+    places = {k: place(s) for k,s in srcs.items()}
+    return [(k, o) for k,s in srcs.items() for o in imported(s) if o not in places or not places[o] < places[k]]
+
+def sources(): return {m: (LIB/f'{m}.py').read_text(encoding='utf-8') for m in MODULES}
+
+def test_every_module_has_a_place(): assert all(map(place, sources().values()))
+def test_one_way(): assert not wrong_imports(sources())
+
+@pytest.mark.parametrize('line', ['from .all import *', 'from tlcourse.all import target', 'import tlcourse.all',
+                                  'from tlcourse import all', 'from . import all',
+                                  'def f():\n    from .all import x', 'from .nowhere import x'])
+def test_one_way_finds_a_planted_import(line):
+    srcs = sources()
+    before = wrong_imports(srcs)
+    srcs['base'] += f'\n{line}\n'
+    found = [o for o in wrong_imports(srcs) if o not in before]
+    assert found == [('base', 'nowhere' if 'nowhere' in line else 'all')]
+
+# --- one fact, one file; sdist and wheel
+
+@pytest.fixture(scope='session')
+def built(tmp_path_factory, tracked):
+    "A wheel built from the sdist of the tracked files, without a network: (names in it, its metadata, its entry points)."
+    d = tmp_path_factory.mktemp('build')
+    for p in tracked:
+        (d/'src'/p.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(p, d/'src'/p.relative_to(ROOT))
+    def build(what, cwd):
+        code = f'from setuptools import build_meta as b; b.build_{what}({str(d)!r})'
+        r = subprocess.run([sys.executable, '-c', code], cwd=cwd, capture_output=True, text=True)
+        assert not r.returncode, r.stderr
+    build('sdist', d/'src')
+    safe = {'filter': 'data'} if hasattr(tarfile, 'data_filter') else {}
+    with tarfile.open(next(d.glob('*.tar.gz'))) as t: t.extractall(d/'sdist', **safe)
+    build('wheel', next((d/'sdist').iterdir()))
+    z = zipfile.ZipFile(next(d.glob('*.whl')))
+    read = lambda end: z.read(next(n for n in z.namelist() if n.endswith(end))).decode()
+    return z.namelist(), message_from_string(read('METADATA')), read('entry_points.txt')
+
+@cache
+def settings():
+    cfg = configparser.ConfigParser(delimiters=['='])
+    cfg.read(ROOT/'settings.ini', encoding='utf-8')
+    return cfg['DEFAULT']
+
+def norm(reqs):
+    from packaging.requirements import Requirement
+    return sorted(str(Requirement(r)) for r in reqs)
+
+def test_settings_are_used(built):
+    _, meta, points = built
+    reqs = meta.get_all('Requires-Dist')
+    assert norm(r for r in reqs if 'extra ==' not in r) == norm(settings()['requirements'].split())
+    extras = {k.removesuffix('_requirements'): v.split() for k,v in settings().items() if k.endswith('_requirements')}
+    assert sorted(meta.get_all('Provides-Extra')) == sorted(extras)
+    for k,v in extras.items():
+        assert norm(r.split(';')[0] for r in reqs if re.search(rf'extra == .{k}.$', r)) == norm(v)
+    assert meta.get_all('Classifier') == [c.strip() for c in settings()['classifiers'].splitlines()]
+    points = re.sub(r'[ \t]', '', points).splitlines()
+    for s in settings()['console_scripts'].splitlines(): assert s.strip() in points
+    assert 'tlcourse=tlcourse._modidx:d' in points
+
+def test_one_fact_one_file():
+    pyproject = (ROOT/'pyproject.toml').read_text(encoding='utf-8')
+    dynamic = re.search(r'^dynamic = \[(.*?)\]', pyproject, re.M|re.S)[1]
+    for k in ('version', 'dependencies', 'optional-dependencies', 'scripts', 'entry-points', 'classifiers'): assert f'"{k}"' in dynamic
+    static = re.findall(r'^(\w[\w-]*) =', pyproject.split('[project]')[1].split('\n[')[0], re.M)
+    assert not set(static) & {'version', 'dependencies', 'classifiers', 'scripts'}
+    assert not set(settings()) & {'version', 'description', 'author', 'keywords', 'license', 'min_python', 'lib_name'}
+
+def test_version(built):
+    import tlcourse
+    assert tlcourse.__version__ == built[1]['Version']
+    code = 'import tlcourse; print([o for o in vars(tlcourse) if o[0] != "_"])'
+    public = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT)
+    assert public.stdout.strip() == '[]', 'the root exports only __version__'
+
+def test_wheel_holds_everything(built, tracked):
+    ours = {p.relative_to(ROOT).as_posix() for p in tracked if p.is_relative_to(LIB)}
+    assert ours - set(built[0]) == set()
+    assert not [n for n in built[0] if not n.startswith('tlcourse')]
+
+# --- generated files
+
+def test_nothing_out_of_date(): assert not out_of_date(ROOT)
+
+def test_out_of_date_finds_changes(tmp_path):
+    "A module edited by hand, one left behind, a notebook with an execution count, an old README."
+    for d in ('nbs', 'tlcourse'):
+        shutil.copytree(ROOT/d, tmp_path/d, ignore=shutil.ignore_patterns('__pycache__', '.*', 'assets'))
+    for f in ('pyproject.toml', 'README.md'): shutil.copy(ROOT/f, tmp_path)
+    before = set(out_of_date(tmp_path))
+    with open(tmp_path/'tlcourse/base.py', 'a') as f: f.write('x = 1\n')
+    (tmp_path/'tlcourse/left.py').touch()
+    (tmp_path/'README.md').write_text('old')
+    nb = json.loads((p := tmp_path/'nbs/tools/09_dev.ipynb').read_text(encoding='utf-8'))
+    next(c for c in nb['cells'] if c['cell_type'] == 'code')['execution_count'] = 3
+    p.write_text(json.dumps(nb), encoding='utf-8')
+    found = {o.split(':')[0] for o in set(out_of_date(tmp_path)) - before}
+    assert found | {o.split(':')[0] for o in before} >= {'tlcourse/base.py', 'tlcourse/left.py', 'README.md', 'nbs/tools/09_dev.ipynb'}
+
+def test_readme_commands():
+    text = (ROOT/'README.md').read_text(encoding='utf-8')
+    assert [l for l in text.splitlines() if l.startswith('pip install -e')] == COMMANDS
+    before = text[:text.index(COMMANDS[0])]
+    for s in ('In a clone', 'Python >= 3.10', 'virtual environment'): assert s in before
+
+def test_readme_figures():
+    text = (ROOT/'README.md').read_text(encoding='utf-8')
+    assert 'still to be measured' not in text, 'store the comparison in benchmarks/digits.json and run the index'
+
+def test_readme_links():
+    text = (ROOT/'README.md').read_text(encoding='utf-8')
+    for l in re.findall(r'\]\((?!\w+:|#)([^)#]+)', text): assert (ROOT/l).exists(), f'README.md links to {l}'
+
+def test_rooms():
+    "The modules that the README names are those there are."
+    text = (ROOT/'README.md').read_text(encoding='utf-8')
+    named = set(re.findall(r'`(\w+)`', '\n'.join(re.findall(r'^- \*\*(?:core|lessons|tools)\*\*.*', text, re.M))))
+    assert named == set(MODULES)
+
+def test_ci_reads_the_readme():
+    ci = (ROOT/'.ci/run').read_text(encoding='utf-8')
+    assert os.access(ROOT/'.ci/run', os.X_OK)
+    assert 'tlcourse compare' not in ci and '.[dev]' not in ci and 'README.md' in ci
+
+# --- nothing of one machine
+
+def strings(p):
+    "The text of a tracked file that a person would read; of a notebook without its pictures."
+    if p.suffix == '.ipynb':
+        nb = json.loads(p.read_text(encoding='utf-8'))
+        for c in nb['cells']:
+            for o in c.get('outputs', []):
+                o['data'] = {k: v for k,v in o.get('data', {}).items() if not k.startswith('image/') or 'svg' in k}
+        return json.dumps(nb, ensure_ascii=False)
+    try: return p.read_text(encoding='utf-8')
+    except UnicodeDecodeError: return ''
+
+def hosts():
+    "The package registries that this machine uses, but for the public one."
+    conf = subprocess.run([sys.executable, '-m', 'pip', 'config', 'list'], capture_output=True, text=True).stdout
+    conf += ' '.join(v for k,v in os.environ.items() if k.startswith(('PIP_', 'UV_')))
+    return {h for h in re.findall(r'https?://(?:[^/@\s]*@)?([\w.-]+)', conf) if h not in ('pypi.org', 'localhost')}
+
+_paths = re.compile(r'(?<![\w.~$}\])>-])/(?:work|root|home|tmp|opt|Users|private|mnt)/\w[\w./-]*')
+
+def test_no_machine(tracked):
+    here = {str(ROOT), sys.prefix, str(Path.home())} - {'/'} | hosts()
+    bad = [(p.relative_to(ROOT).as_posix(), m) for p in tracked for s in [strings(p)]
+           for m in [*_paths.findall(s), *(h for h in here if h in s)]]
+    assert not bad
+
+def test_no_machine_finds_paths():
+    for d in ('work', 'home', 'tmp'): assert _paths.search(f"FileNotFoundError: '/{d}/x/y.png'")
+    assert not _paths.search('nbs/home/x and ../tmp/x and https://a.org/work/x')
+
+# --- names and docs
+
+def public(m):
+    mod = import_module(f'tlcourse.{m}')
+    return {n: getattr(mod, n) for n in getattr(mod, '__all__', [])}
+
+def test_all_has_every_module():
+    src = (LIB/'all.py').read_text(encoding='utf-8')
+    assert sorted(set(imported(src))) == sorted(set(MODULES) - {'all', 'cli', 'dev'})
+
+def test_names_hide_none_of_fastai():
+    import tlcourse.all as ours, fastai.vision.all as fv
+    hides = [n for n in ours.__all__ if n != 'run' and hasattr(fv, n) and getattr(fv, n) is not getattr(ours, n)]
+    assert not hides
+
+def test_names_are_in_one_module():
+    at = {}
+    for m in sorted(set(MODULES) - {'all', 'cli', 'dev'}):
+        for n in public(m): at.setdefault(n, []).append(m)
+    assert not {n: ms for n,ms in at.items() if len(ms) > 1}
+
+def event(o, k): return any(b.__name__ == 'Callback' for b in o.__mro__) and re.match('(before|after)_', k)
+
+def undocumented(m):
+    "Public functions, classes and methods without a docstring, and their parameters without a docment."
+    for n,o in public(m).items():
+        if not inspect.isfunction(o) and not inspect.isclass(o): continue
+        if not o.__doc__: yield n
+        fs = {n: o} if inspect.isfunction(o) else {
+            f'{n}.{k}': f for k,f in vars(o).items()
+            if inspect.isfunction(f) and f.__code__.co_filename.endswith(f'{m}.py')  # not those that dataclass writes
+            and (k == '__init__' or k[0] != '_' and not event(o, k) and not any(hasattr(b, k) for b in o.__mro__[1:]))}
+        for k,f in fs.items():
+            if not f.__doc__ and not k.endswith('__init__'): yield k
+            doc = docments(f, full=True)
+            for p in inspect.signature(f).parameters.values():
+                if p.name == 'self' or p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL): continue
+                if not (doc.get(p.name) or {}).get('docment'): yield f'{k}({p.name})'
+
+@pytest.mark.parametrize('module', [m for m in MODULES if m != 'all'])
+def test_documented(module): assert not list(undocumented(module))
+
+# --- what an import may cost
+
+_report = '''
+import sys, time, json
+sys.stderr.write('\\n@' + json.dumps([sorted({m.split('.')[0] for m in sys.modules}), time.process_time()]))'''
+
+def modules_after(code):
+    "The top-level packages in a fresh process after `code`, the seconds of CPU it took, and what it printed."
+    r = subprocess.run([sys.executable, '-c', code + _report], capture_output=True, text=True, cwd=ROOT)
+    assert not r.returncode, r.stderr
+    mods, sec = json.loads(r.stderr.split('\n@')[-1])
+    return set(mods), sec, r.stdout
+
+def test_base_and_cli_are_stdlib():
+    bare = modules_after('')[0]
+    got = modules_after('import tlcourse.base, tlcourse.cli')[0] - bare - set(sys.stdlib_module_names) - {'tlcourse'}
+    assert not got
+
+@pytest.mark.parametrize('module', ['stats', 'records', 'sweep'])
+def test_no_fastai_at_import(module): assert 'fastai' not in modules_after(f'import tlcourse.{module}')[0]
+
+def test_help_is_quick():
+    code = '''import sys
+sys.argv = ['tlcourse', '--help']
+from tlcourse.cli import main
+try: main()
+except SystemExit as e: assert not e.code'''
+    runs = [modules_after(code) for _ in range(3)]
+    mods, _, out = runs[0]
+    assert 'compare' in out and not mods & {'torch', 'fastai', 'numpy', 'pandas', 'matplotlib'}
+    assert min(sec for _,sec,_ in runs) < 1
+
+# --- the tests' own rules
+
+SKIPPED = {'because': "import pytest\ndef test(): pytest.skip('because')",
+           'module': "import pytest\npytest.importorskip('no_such_module')",
+           'assets': "import pytest\n@pytest.mark.assets\ndef test(): pass",
+           'missing': "import pytest\ndef test(): pytest.skip('no assets')"}
+
+@pytest.mark.parametrize('ci,there,fails', [('', False, set()), ('1', False, {'because', 'module'}),
+                                            ('', True, {'missing'}), ('1', True, {'because', 'module', 'missing'})])
+def test_skips(ci, there, fails, tmp_path):
+    "In `.ci/run` only `gpu` and `no assets` may skip, and `no assets` nowhere where the assets are."
+    (tmp_path/'tests').mkdir()
+    shutil.copy(ROOT/'tests/conftest.py', tmp_path/'tests')
+    for k,src in SKIPPED.items(): (tmp_path/f'tests/test_{k}.py').write_text(src)
+    env = {**os.environ, 'TLCOURSE_CI': ci, 'TLCOURSE_ASSETS': str(tmp_path) if there else ''}
+    r = subprocess.run([sys.executable, '-m', 'pytest', '-q', '-rfE', '-p', 'no:cacheprovider',
+                        '--continue-on-collection-errors', 'tests'], cwd=tmp_path,
+                       env=env, capture_output=True, text=True)
+    assert set(re.findall(r'^(?:FAILED|ERROR) tests/test_(\w+)\.py', r.stdout, re.M)) == fails, r.stdout
+    assert bool(r.returncode) == bool(fails)
