@@ -1,6 +1,6 @@
 """The stored tables: `tlcourse compare` on each target, its JSON beside this file, and the records that lesson 1 ships with.
 
-    python benchmarks/tables.py [NAME ...]     # all: about an hour on 2 cores, most of it flowers17
+    python benchmarks/tables.py [NAME ...]     # all: about 45 minutes on 2 cores
 
 Stopped and started again it goes on from tlcourse-out/tables. The photo sets need the folder that TLCOURSE_ASSETS names;
 where it is missing they are left out, and that is said. `-fixed` uses the fixed rates (--tune none), which claims about one
@@ -22,15 +22,15 @@ tables = {
     'digits-fixed': ['digits', '--tune', 'none', '--strategies', 'scratch,random-features,feature-extraction,fine-tuning'],
     'letters': ['letters'],
     'letters-fixed': ['letters', '--tune', 'none'],
-    'ants_bees': photo('ants_bees', 'squeezenet1_0', 'squeezenet1_0-imagenet-from-deepcompression.pth', '--steps', '100'),
-    # fewer seeds and steps: a step of mobilenet_v2 costs a CPU core most of a second
-    'flowers17': photo('flowers17', 'mobilenet_v2', 'mobilenet_v2-imagenet-from-tf2ptq.pth', '--steps', '100', '--seeds', '3'),
+    # fewer seeds and steps on photos: a step of mobilenet_v2 costs a CPU core most of a second
+    'ants_bees': photo('ants_bees', 'squeezenet1_0', 'squeezenet1_0-imagenet-from-deepcompression.pth', '--steps', '60', '--seeds', '3'),
+    'flowers17': photo('flowers17', 'mobilenet_v2', 'mobilenet_v2-imagenet-from-tf2ptq.pth', '--steps', '60', '--seeds', '3', '--shots', '1,20'),
 }
 
 if __name__ == '__main__':
     for name in sys.argv[1:] or tables:
         if tables[name] is None: print(f'{name}: left out, TLCOURSE_ASSETS names no folder'); continue
-        out = Path('tlcourse-out/tables')/name
+        out = Path('tlcourse-out/tables')/name.removesuffix('-fixed') # one store for both: runs at the same rate are shared
         code = main(['compare', *tables[name], '--out', str(out), '--json', str(here/f'{name}.json')])
         if code: sys.exit(code)
-        if name == 'digits': Records(out/'records.db').export(package_assets()/'lesson01.db')
+        if out.name == 'digits': Records(out/'records.db').export(package_assets()/'lesson01.db')

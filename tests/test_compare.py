@@ -1,5 +1,6 @@
 "The main job from the outside: the table survives kills, the second start is quick, bad input is one line and exit code 2."
 import json, os, random, re, signal, subprocess, sys, time
+from pathlib import Path
 import pytest
 
 cmd = [sys.executable, '-c', 'import sys; from tlcourse.cli import main; sys.exit(main())', 'compare']
@@ -104,3 +105,8 @@ print(json.dumps(res))
         assert c == 2, (a, err)
         assert words in err and err.strip().count('\n') == 0, (a, err)
     assert not list(tmp_path.glob('o*/report.html'))
+
+def test_fixed_rates_are_the_measured_ones():
+    from tlcourse.finetune import RATES
+    stored = json.loads((Path(__file__).parent.parent/'benchmarks/rates.json').read_text())
+    assert RATES == stored['chosen']

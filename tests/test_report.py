@@ -104,7 +104,7 @@ def test_numbers_of_the_comparison(made):
     for df in c.table, c.differences:
         assert [*df.columns] in rows
         for r in df.itertuples(index=False): assert [str(v) for v in r] in rows
-    assert ['1', 'scratch', '0.001:\xa061.0 · 0.003:\xa072.0 · 0.009:\xa068.0', '0.003', 'no'] in rows
+    assert ['1', 'scratch', '0.003', '0.001:\xa061.0 · 0.003:\xa072.0 · 0.009:\xa068.0', 'no'] in rows
     assert ['1', 'scratch', '2.0', '3', '6.0', '3', '4.5'] in rows and ['1', 'scratch-4x', '2.0', '1', '2.0', '0', '0.0'] in rows
     runs = sum(map(len, c.specs.values()))
     assert f'opened {runs} times' in text and f'{len(c.pairs)} comparisons were made' in text

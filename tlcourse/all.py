@@ -7,11 +7,11 @@ Docs: https://tlcourse.github.io/tlcourse/tools/all.html.md"""
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/tools/08_all.ipynb #16d44b7c
+# %% ../nbs/tools/08_all.ipynb #bf554001
 from .base import *
+from .pictures import *
 from .world import *
 from .data import *
-from .pictures import *
 from .backbones import *
 from .pretrain import *
 from .stats import *
@@ -24,5 +24,5 @@ from .report import *
 from .compare import *
 from .exercises import *
 
-# %% ../nbs/tools/08_all.ipynb #40215b56
+# %% ../nbs/tools/08_all.ipynb #d5068218
 __all__ = [o for o in dir() if not o.startswith('_')]

@@ -7,7 +7,7 @@ Docs: https://tlcourse.github.io/tlcourse/core/backbones.html.md"""
 # %% auto #0
 __all__ = ['heads', 'BasicBlock', 'GlyphNet', 'glyphnet', 'glyphnet_multi', 'Arch', 'arch', 'linear_head', 'learner', 'backbones']
 
-# %% ../nbs/core/03_backbones.ipynb #de750da0
+# %% ../nbs/core/03_backbones.ipynb #5967658d
 import tlcourse.base
 import copy, difflib, io, json, os, pickle, pickletools, random, re, sys, warnings, zipfile
 from contextlib import redirect_stdout
@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 from torch import nn
 from .base import BadInput, package_assets, sha256, unknown
 
-# %% ../nbs/core/03_backbones.ipynb #343559b1
+# %% ../nbs/core/03_backbones.ipynb #0eb52f51
 def _n_params(m): return sum(p.numel() for p in m.parameters())
 
 def _conv_bn(ni, nf, ks=3, stride=1):
@@ -47,7 +47,7 @@ class BasicBlock(nn.Module):
 
     def forward(self, x): return self.act(self.convs(x) + self.shortcut(x))
 
-# %% ../nbs/core/03_backbones.ipynb #91624c87
+# %% ../nbs/core/03_backbones.ipynb #2ef59bd4
 class GlyphNet(nn.Module):
     "A stem, four stages of one residual block each, then pool, flatten and a linear classifier."
     def __init__(self,
@@ -68,7 +68,7 @@ class GlyphNet(nn.Module):
         for m in self.children(): x = m(x)
         return x
 
-# %% ../nbs/core/03_backbones.ipynb #d19bd27f
+# %% ../nbs/core/03_backbones.ipynb #6ac2cf49
 _plain = {'torch', 'torch._utils', 'torch.storage', 'torch.serialization', 'collections', '_codecs'}
 
 def _foreign(path):
@@ -112,7 +112,7 @@ def _read_weights(path) -> dict: # Name -> tensor
     if bad: raise BadInput(f"{path.name} holds numbers that are not finite (first in {bad[0]!r}): it is damaged")
     return sd
 
-# %% ../nbs/core/03_backbones.ipynb #28fb37f2
+# %% ../nbs/core/03_backbones.ipynb #069b575a
 # Children that are no part of a body, in any torchvision network and in ours; those that are unpacked into it.
 _tail = set('fc classifier head heads head_dist avgpool pool flatten dropout aux1 aux2 AuxLogits'.split())
 _unpack = {'features', 'layers', 'trunk_output', 'blocks'}
@@ -139,7 +139,7 @@ class _Vectors(nn.Module):
                            f"{x.shape[-2]}x{x.shape[-1]}: ask for target(..., size={self.size[0]})")
         return self._vectors(x)[...,None,None]
 
-# %% ../nbs/core/03_backbones.ipynb #02c5565a
+# %% ../nbs/core/03_backbones.ipynb #9f75df33
 def _body(m, name='this backbone', min_size=1):
     "The body of a torchvision network or of a `GlyphNet`, as one flat sequence."
     if hasattr(m, 'class_token'): # a VisionTransformer: the same modules, less the head
@@ -156,7 +156,7 @@ def _body(m, name='this backbone', min_size=1):
     body.min_size,body.owner = min_size,name
     return body
 
-# %% ../nbs/core/03_backbones.ipynb #0a8b86e9
+# %% ../nbs/core/03_backbones.ipynb #c56955c3
 def _first(xs, n=2): return ', '.join(map(repr, xs[:n])) + (', ...' if len(xs) > n else '')
 
 def _fill(m, sd, body, file, name):
@@ -175,7 +175,7 @@ def _fill(m, sd, body, file, name):
     m.load_state_dict({k:v for k,v in sd.items() if k in own and v.shape == own[k].shape}, strict=False)
     return m
 
-# %% ../nbs/core/03_backbones.ipynb #44c189ee
+# %% ../nbs/core/03_backbones.ipynb #e5c05af2
 def _card(name): # name: 'glyphnet' or 'glyphnet_multi'
     "The JSON card of packaged weights."
     f = package_assets()/f'{name}.json'
@@ -196,7 +196,7 @@ def _packaged(name):
     if sha256(f) != want: raise BadInput(f"{f.name} differs from the hash on its card: {fix}")
     return _read_weights(f)
 
-# %% ../nbs/core/03_backbones.ipynb #27388a84
+# %% ../nbs/core/03_backbones.ipynb #3e4eb572
 _glyph_stats = [.5]*3, [.25]*3
 _glyph_n_out = {'glyphnet': 331, 'glyphnet_multi': 331+12+17}
 
@@ -220,12 +220,12 @@ def glyphnet_multi(
     "A `GlyphNet` for glyph classes, 12 ink hues and 17 paper textures."
     return _glyph('glyphnet_multi', pretrained, weights)
 
-# %% ../nbs/core/03_backbones.ipynb #763565fb
+# %% ../nbs/core/03_backbones.ipynb #52195b29
 def _glyph_split(m): return L(m[0][:3], m[0][3:], m[1:]).map(params)
 
 for _f in (glyphnet, glyphnet_multi): model_meta[_f] = dict(cut=-3, split=_glyph_split, stats=_glyph_stats)
 
-# %% ../nbs/core/03_backbones.ipynb #dbcb45e8
+# %% ../nbs/core/03_backbones.ipynb #ae939fec
 def _tv_names(): return torchvision.models.list_models(module=torchvision.models)
 
 def _tv_weights(name, version=None):
@@ -244,7 +244,7 @@ def _file_hash(f):
     st = os.stat(f)
     return _sha256(str(f), st.st_mtime_ns, st.st_size)
 
-# %% ../nbs/core/03_backbones.ipynb #73a6504b
+# %% ../nbs/core/03_backbones.ipynb #e4b74ce8
 def _tv_model(name, w=None, init=True, **kwargs):
     "A torchvision network with the weights `w` of its table, or none."
     if name in ('googlenet', 'inception_v3') and w is None: kwargs['init_weights'] = init
@@ -266,7 +266,7 @@ def _tv_model(name, w=None, init=True, **kwargs):
     if hasattr(m, 'transform_input'): m.transform_input = False
     return m
 
-# %% ../nbs/core/03_backbones.ipynb #d284ef8e
+# %% ../nbs/core/03_backbones.ipynb #b7dcfa3f
 _fastai_k = {'alexnet': 6, 'squeezenet1_0': 5, 'squeezenet1_1': 5, **{f'vgg{n}_bn': 22 for n in (11,13,16,19)}}
 
 def _early(body, size):
@@ -276,7 +276,7 @@ def _early(body, size):
     for c in body: x = c(x); sides.append(x.shape[2]) # (n,c,h,w), or (n,h,w,c) in a Swin
     return sum(s >= 4*sides[-1] for s in sides), x.shape[1]
 
-# %% ../nbs/core/03_backbones.ipynb #104abb83
+# %% ../nbs/core/03_backbones.ipynb #a7f3debc
 def _timm():
     "The timm package, which is optional."
     try: import timm
@@ -298,7 +298,7 @@ class _TimmBody(_Vectors):
         return self.net.forward_head(x, pre_logits=True)[...,None,None]
     def _vectors(self, x): return self._features(x).flatten(1)
 
-# %% ../nbs/core/03_backbones.ipynb #808b3a6c
+# %% ../nbs/core/03_backbones.ipynb #667cd6f4
 def _timm_cached(c):
     "The file of timm's weights in the Hugging Face cache, else None."
     from huggingface_hub import try_to_load_from_cache
@@ -321,13 +321,18 @@ def _timm_model(name, **kwargs):
         raise BadInput(f"timm's weights of {name} are not here and could not be downloaded ({type(e).__name__}): get "
                        f"{c.hf_hub_id or c.url} from its hub by hand and pass weights=FILE") from e
 
-# %% ../nbs/core/03_backbones.ipynb #69d85aec
+# %% ../nbs/core/03_backbones.ipynb #1b8d82b0
 # DenseNet's files carry older names of its layers
 _dense = re.compile(r'^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.)')
 
 class Arch:
     "A backbone by name: called, it gives the network; `vision_learner` finds its cut, split and stats in `model_meta`."
-    def __init__(self, name, kind, weights=None, file_hash=None):
+    def __init__(self,
+        name:str, # As the library that has it knows it
+        kind:str, # 'course', 'torchvision' or 'timm'
+        weights:str|None=None, # None: packaged or the library's own; a named version; a file; 'random'
+        file_hash:str|None=None # SHA-256, where `weights` is a file
+    ):
         self.name,self.kind,self.weights,self.file_hash = name,kind,weights,file_hash
 
     def _key(self): return self.kind, self.name, self.file_hash or self.weights
@@ -356,7 +361,7 @@ class Arch:
         if self.kind == 'torchvision': return f'torchvision:{self.name}.{_tv_weights(self.name, self.version).name}'
         return f"timm:{self.name.split('.')[0]}.{_timm().get_pretrained_cfg(self.name).tag or 'default'}"
 
-# %% ../nbs/core/03_backbones.ipynb #7560bc1f
+# %% ../nbs/core/03_backbones.ipynb #368e897f
 @patch
 def _new(self:Arch, init=True, **kwargs):
     "The network without pretrained weights."
@@ -384,7 +389,7 @@ def __call__(self:Arch,
     if self.kind == 'torchvision': return _tv_model(self.name, _tv_weights(self.name, self.version), **kwargs)
     return _timm_model(self.name, **kwargs)
 
-# %% ../nbs/core/03_backbones.ipynb #27eabc28
+# %% ../nbs/core/03_backbones.ipynb #331685c0
 @lru_cache(maxsize=None)
 def _settings(a):
     "What is known without building the network: size, smallest size and stats."
@@ -409,7 +414,7 @@ def _facts(a):
         k,nf = _early(a.cut(m), a.size)
     return dict(nf=nf, k=_fastai_k.get(a.name, k))
 
-# %% ../nbs/core/03_backbones.ipynb #5b53944d
+# %% ../nbs/core/03_backbones.ipynb #50874807
 @patch
 def cut(self:Arch, m:nn.Module # The whole network
        ) -> nn.Sequential: # Its body, of the same modules
@@ -436,13 +441,13 @@ def split(self:Arch, m:nn.Sequential # Body and head
     late = [p for n,p in net.named_parameters() if ids[n] >= half]
     return L([early, late, params(m[1:])])
 
-# %% ../nbs/core/03_backbones.ipynb #64baf50d
+# %% ../nbs/core/03_backbones.ipynb #77209f4f
 def _timm_layers(net):
     "Parameter name -> index of its layer, by timm's own grouping."
     from timm.models import group_parameters
     return group_parameters(net, net.group_matcher(coarse=False), reverse=True)
 
-# %% ../nbs/core/03_backbones.ipynb #a96382cc
+# %% ../nbs/core/03_backbones.ipynb #d78755b0
 _archs = {}
 
 def arch(
@@ -477,7 +482,7 @@ def arch(
         model_meta[a] = dict(cut=a.cut, split=a.split, stats=a.stats)
     return _archs[a]
 
-# %% ../nbs/core/03_backbones.ipynb #ebdf667b
+# %% ../nbs/core/03_backbones.ipynb #945a0ad1
 heads = {'linear': 'pool-flatten-linear', 'fastai': 'fastai'}
 
 def linear_head(
@@ -489,7 +494,7 @@ def linear_head(
     nn.init.zeros_(linear.weight); nn.init.zeros_(linear.bias)
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear)
 
-# %% ../nbs/core/03_backbones.ipynb #cdf6c8f0
+# %% ../nbs/core/03_backbones.ipynb #ed42d27f
 def _own_dl(dl):
     "A copy of a `TfmdDL` that shares the data set but no transform, no random state."
     if not isinstance(dl, TfmdDL):
@@ -511,7 +516,7 @@ def _own_dls(dls, stats=None):
         dl.after_batch.add(norm)
     return res
 
-# %% ../nbs/core/03_backbones.ipynb #fa0c88e3
+# %% ../nbs/core/03_backbones.ipynb #568c0f2c
 _head_args = 'concat_pool pool lin_ftrs ps first_bn bn_final lin_first y_range'.split()
 
 def learner(
@@ -537,7 +542,7 @@ def learner(
     learn.weights_id,learn.head_name = a.weights_id if pretrained else 'random', heads[head]
     return learn
 
-# %% ../nbs/core/03_backbones.ipynb #8e0d97a0
+# %% ../nbs/core/03_backbones.ipynb #e755dd26
 _cols = 'name', 'params', 'groups', 'size', 'licence', 'weights', 'here'
 
 def _row(a):

@@ -7,13 +7,13 @@ Docs: https://tlcourse.github.io/tlcourse/tools/cli.html.md"""
 # %% auto #0
 __all__ = ['main']
 
-# %% ../nbs/tools/03_cli.ipynb #65fa14b3
+# %% ../nbs/tools/03_cli.ipynb #589dc94d
 import argparse, json, os, sys
 from pathlib import Path
 from . import __version__
 from .base import BadInput, write_text, writable_folder
 
-# %% ../nbs/tools/03_cli.ipynb #b1210238
+# %% ../nbs/tools/03_cli.ipynb #ac975717
 def _add_compare(sub):
     p = sub.add_parser('compare', help='which strategy wins, at how many labels, by how much, at what cost',
                        description='Measure transfer strategies on TARGET at equal budget and recommend one.')
@@ -34,7 +34,7 @@ def _add_compare(sub):
     p.add_argument('--json', metavar='FILE', help='write the machine-readable result there')
     p.set_defaults(func=_compare)
 
-# %% ../nbs/tools/03_cli.ipynb #99d0563c
+# %% ../nbs/tools/03_cli.ipynb #03f114f2
 def _compare(a):
     from tlcourse.compare import compare
     from tlcourse.sweep import SweepFailed
@@ -53,7 +53,7 @@ def _compare(a):
         write_text(a.json, json.dumps(c.to_dict(), indent=1))
         print(f'wrote {a.json}')
 
-# %% ../nbs/tools/03_cli.ipynb #804b7523
+# %% ../nbs/tools/03_cli.ipynb #41729089
 def _add_pretrain(sub):
     p = sub.add_parser('pretrain', help='make the backbones of the course again from nothing',
                        description='Pretrain glyphnet (one task) or glyphnet_multi (three) on drawn glyphs; stopped and started again it goes on.')
@@ -69,7 +69,7 @@ def _pretrain(a):
     kw = {} if a.steps is None else {'steps': a.steps}
     print(pretrain('multi' if a.backbone == 'glyphnet_multi' else 'glyph', out=writable_folder(a.out), seed=a.seed, device=a.device, **kw))
 
-# %% ../nbs/tools/03_cli.ipynb #1e6755f0
+# %% ../nbs/tools/03_cli.ipynb #1eb07f0e
 def main(argv=None # Arguments; None: the command line's
         ) -> int: # Exit code
     "The `tlcourse` command: exit code 0; 2 for bad input (one line on stderr); 1 where a run failed; 130 when interrupted."

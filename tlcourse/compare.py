@@ -7,7 +7,7 @@ Docs: https://tlcourse.github.io/tlcourse/tools/compare.html.md"""
 # %% auto #0
 __all__ = ['CODE', 'TUNE_SEED', 'run_spec', 'choose_rates', 'Study', 'Comparison', 'stored_comparison', 'compare']
 
-# %% ../nbs/tools/02_compare.ipynb #d4d888bb
+# %% ../nbs/tools/02_compare.ipynb #a41f41e0
 import tlcourse.base
 import itertools, math, tempfile, time
 import numpy as np, pandas as pd
@@ -24,26 +24,27 @@ from .stats import holm, mean_ci, paired_ci, paired_p, wilson
 from .report import write_report
 from .sweep import cores, one_thread, sweep
 
-# %% ../nbs/tools/02_compare.ipynb #0d8de4ab
+# %% ../nbs/tools/02_compare.ipynb #abb7364e
 CODE = 1 # see above
 TUNE_SEED = 1000 # first seed of the runs that choose rates; reported runs count from 0
 
-# %% ../nbs/tools/02_compare.ipynb #875625aa
+# %% ../nbs/tools/02_compare.ipynb #f45083eb
 @lru_cache(2)
 def _target(name, size, drop_duplicates): return target(name, size=size, drop_duplicates=drop_duplicates)
 
-# %% ../nbs/tools/02_compare.ipynb #137ff930
+# %% ../nbs/tools/02_compare.ipynb #c206804f
 def run_spec(where:dict, # Here: `target`, `size`, `drop_duplicates`, `weights` (file or None), `device`
              spec:dict # What to run
-            ) -> dict: # `train_acc`, `valid_acc`, `valid_loss`, CPU `seconds`; of a report `pred` and `prob` too
+            ) -> dict: # `train_acc`, `valid_acc`, `valid_loss`, CPU `seconds`; of a report run `pred` and `prob` too
     "Train as `spec` says and measure; a run depends on its spec alone."
     t = _target(where['target'], where['size'], where['drop_duplicates']).unopened()
     dls = t.dls(shots=spec['shots'], seed=spec['seed'], bs=spec['bs'], augment=spec['augment'],
                 valid_shots=spec['V'], device=where['device'])
-    t0, w0 = time.process_time(), time.perf_counter()
+    clock = time.process_time if where['device'] == 'cpu' else time.perf_counter # a GPU's work is not CPU time
+    t0, w0 = clock(), time.perf_counter()
     learn = STRATEGIES[spec['strategy']](dls, arch(spec['backbone'], where['weights']), steps=spec['steps'],
                                          lr=spec['lr'], seed=spec['seed'], progress=False)
-    res = dict(seconds=time.process_time()-t0, wall=time.perf_counter()-w0)
+    res = dict(seconds=clock()-t0, wall=time.perf_counter()-w0)
     res['valid_loss'], res['valid_acc'] = _measure(learn, learn.dls.valid)
     res['train_acc'] = _measure(learn, learn.dls.train.new(shuffle=False, drop_last=False))[1]
     if spec['kind'] == 'report':
@@ -51,19 +52,19 @@ def run_spec(where:dict, # Here: `target`, `size`, `drop_duplicates`, `weights` 
         res.update(pred=s.pred, prob=s.prob)
     return res
 
-# %% ../nbs/tools/02_compare.ipynb #b7896d25
+# %% ../nbs/tools/02_compare.ipynb #e4fd7334
 def _measure(learn, dl):
     "Mean loss and accuracy of `learn` on the pictures of `dl`, without augmentation"
     with dl.dataset.set_split_idx(1), learn.no_bar(), learn.no_logging():
         loss, acc = learn.validate(dl=dl)[:2]
     return float(loss), float(acc)
 
-# %% ../nbs/tools/02_compare.ipynb #32b95295
+# %% ../nbs/tools/02_compare.ipynb #02d23179
 def _winner(acc, table):
     "The rate of highest accuracy in `acc` (rate to accuracy); ties go to the one nearest `table`"
     return max(acc, key=lambda lr: (round(acc[lr], 6), -abs(math.log(lr/table))))
 
-# %% ../nbs/tools/02_compare.ipynb #a753326e
+# %% ../nbs/tools/02_compare.ipynb #aab392a3
 def _rate(table, j): return float(f'{table * 3.**j:.3g}')
 
 def choose_rates(run_grid, # specs -> results, in order (a sweep)
@@ -91,7 +92,7 @@ def choose_rates(run_grid, # specs -> results, in order (a sweep)
         for k,e in grown: (lo if e < 0 else hi)[k] += e
     return res
 
-# %% ../nbs/tools/02_compare.ipynb #5b7c16ab
+# %% ../nbs/tools/02_compare.ipynb #f0e07cc5
 def _cell(strategy, k, correct, results):
     "The table's row for the runs `results`, with `correct` (seeds, images)"
     m, n = correct.shape
@@ -100,7 +101,7 @@ def _cell(strategy, k, correct, results):
                 seconds=float(np.mean([r['seconds'] for r in results])),
                 train_acc=float(np.mean([r['train_acc'] for r in results])))
 
-# %% ../nbs/tools/02_compare.ipynb #9fe6c7bf
+# %% ../nbs/tools/02_compare.ipynb #3897c02d
 def _pairs(correct):
     "Paired differences of all strategies at the same number of labels, `correct[(strategy, shots)]` (seeds, images)"
     res = []
@@ -112,7 +113,7 @@ def _pairs(correct):
     for r,p in zip(res, holm([r['p'] for r in res]) if res else []): r['p_holm'] = float(p)
     return res
 
-# %% ../nbs/tools/02_compare.ipynb #5392889f
+# %% ../nbs/tools/02_compare.ipynb #395bcf5f
 def _choice(cells, pairs, k, margin=.01):
     "(named strategy, highest mean, {strategy: its pair with the highest}) at `k` labels"
     rows = {c['strategy']: c for c in cells if c['shots'] == k and c['seeds'] > 1}
@@ -121,7 +122,7 @@ def _choice(cells, pairs, k, margin=.01):
     same = [s for s,p in vs.items() if p['p_holm'] > .05 and abs(p['diff']) <= margin]
     return min([top, *same], key=lambda s: rows[s]['seconds']), top, vs, rows
 
-# %% ../nbs/tools/02_compare.ipynb #c474ab49
+# %% ../nbs/tools/02_compare.ipynb #1fddb96b
 def _pct(x): return f'{100*x:.1f} %'
 def _labels(k): return f"{k} label{'s'*(k != 1)} per class"
 def _sizes_text(ks): return f"{', '.join(map(str, sorted(ks)))} label{'s'*(list(ks) != [1])} per class"
@@ -136,10 +137,10 @@ def _recommend(cells, pairs, name):
     pick, top, vs, rows = _choice(cells, pairs, k)
     r = rows[pick]
     text = f"At {_labels(k)} on {name} take {pick}: {_pct(r['mean'])} [{100*r['low']:.1f}, {100*r['high']:.1f}]"
-    if pick != top: text += f"; {top} reads {_band(vs[pick], top)} more, which cannot be told from nothing, and a run of it costs {rows[top]['seconds']:.1f} CPU s against {r['seconds']:.1f}"
+    if pick != top: text += f"; {top} reads {_band(vs[pick], top)} more, which the correction does not separate from 0, and a run of it costs {rows[top]['seconds']:.1f} CPU s against {r['seconds']:.1f}"
     elif vs:
         sure, open_ = [[s for s,p in vs.items() if (p['p_holm'] <= .05) == x] for x in (True, False)]
-        text += ', ahead of ' + ', '.join(f'{s} by {_band(vs[s], top)}' + ('' if s in sure else ' (not told from chance)') for s in sure + open_)
+        text += ', ahead of ' + ', '.join(f'{s} by {_band(vs[s], top)}' + ('' if s in sure else ' (not separated after the correction)') for s in sure + open_)
     text += f" ({r['seeds']} seeds, {r['n_test']} test images" + (f", Holm-corrected over {len(pairs)} comparisons" if pairs else '') + "). "
     other = {q: _choice(cells, pairs, q)[0] for q in less}
     changes = [f"at {_labels(q)} it would be {s}" for q,s in other.items() if s != pick]
@@ -148,7 +149,7 @@ def _recommend(cells, pairs, name):
     else: text += "Only this number of labels was run: where it would change is not known."
     return dict(strategy=pick, shots=k, text=text)
 
-# %% ../nbs/tools/02_compare.ipynb #cd219646
+# %% ../nbs/tools/02_compare.ipynb #4d992733
 def _names(names, known, kind):
     "A list of known names, from a list or a comma-separated string"
     names = [n.strip() for n in names.split(',') if n.strip()] if isinstance(names, str) else list(names)
@@ -165,7 +166,7 @@ def _whole(x, what, least=1):
         raise BadInput(f"{what} is {x!r}: it must be a whole number, {least} or more")
     return v
 
-# %% ../nbs/tools/02_compare.ipynb #f61c5ec1
+# %% ../nbs/tools/02_compare.ipynb #daeb2f02
 class Study:
     "What `compare` is about to run: target, weights, strategies, sizes, seeds, and the store"
     def __init__(self,
@@ -195,6 +196,9 @@ class Study:
         for line in self.target.report.lines(): self.note(line)
         self.shots = self._sizes(shots)
         self.V = min(_whole(V, 'V'), self.target.max_valid_shots)
+        folder = Path(where['target'])
+        if out is not None and folder.is_dir() and Path(out).resolve().is_relative_to(folder.resolve()):
+            raise BadInput(f"{out} lies inside the pictures' folder and would be read as pictures next time: name another --out")
         self._tmp = tempfile.TemporaryDirectory() if out is None else None # goes with the study
         self.records = Records(writable_folder(out or self._tmp.name)/'records.db')
         if self.records.notice: self.note(self.records.notice)
@@ -205,7 +209,7 @@ class Study:
         self.notes.append(line)
         self.say(line)
 
-# %% ../nbs/tools/02_compare.ipynb #252dd328
+# %% ../nbs/tools/02_compare.ipynb #c5a3f846
 @patch
 def _sizes(self:Study, shots):
     "The labels per class to run: as asked for, or 1, 5, 20, 100 as far as the smallest class goes"
@@ -221,7 +225,7 @@ def _sizes(self:Study, shots):
         raise BadInput(f"{res[-1]} labels per class asked for, but the smallest class of {name} has {top} training pictures: lower --shots")
     return res
 
-# %% ../nbs/tools/02_compare.ipynb #be0750ee
+# %% ../nbs/tools/02_compare.ipynb #f985b97c
 @patch
 def spec(self:Study,
          strategy:str, # A name in `STRATEGIES`
@@ -245,7 +249,7 @@ def sweep(self:Study,
     "The results of some specs, from the store or run now."
     return sweep(specs, self.records, partial(run_spec, self.where), workers=self.workers, on_done=on_done)
 
-# %% ../nbs/tools/02_compare.ipynb #8030b098
+# %% ../nbs/tools/02_compare.ipynb #16d41865
 @patch
 def timings(self:Study) -> dict: # strategy -> (fixed seconds, seconds a step)
     "What a run of each strategy costs at the largest size, on one thread of this machine; kept in the store."
@@ -272,7 +276,7 @@ def minutes(self:Study,
     runs = sum((a*k/shots[-1] + b*self.steps*part[k])*(seeds + tries) for k in shots for a,b in cost.values())
     return runs/max(self.workers, 1)/60
 
-# %% ../nbs/tools/02_compare.ipynb #9377a8bc
+# %% ../nbs/tools/02_compare.ipynb #53563b48
 @patch
 def plan(self:Study,
          budget:float|None=None # Minutes
@@ -294,7 +298,7 @@ def plan(self:Study,
     self.say(f"{runs} runs of {self.steps} steps on {max(self.workers, 1)} x {self.device}: about {max(1, math.ceil(self.minutes(cost, shots, seeds)))} min if none is stored yet.")
     return self
 
-# %% ../nbs/tools/02_compare.ipynb #681e9634
+# %% ../nbs/tools/02_compare.ipynb #a43b4fc7
 @patch
 def choose(self:Study) -> 'Study':
     "Fix the learning rate of every cell, on validation pictures or from `RATES`"
@@ -310,7 +314,7 @@ def choose(self:Study) -> 'Study':
         if edge: self.note(f"At {_labels(k)} the rate of {' and '.join(edge)} is still at the edge of what was tried.")
     return self
 
-# %% ../nbs/tools/02_compare.ipynb #39c40657
+# %% ../nbs/tools/02_compare.ipynb #afff12f0
 @patch
 def run(self:Study) -> 'Study':
     "Run every cell; a `scratch` that ends below 95 % training accuracy gets one run of four times the steps beside it"
@@ -353,7 +357,7 @@ def _finish(self:Study, cell):
     self.say(f"{_labels(c['shots']):>22}  {c['strategy']:<20} {_pct(c['mean']):>7} [{100*c['low']:.1f}, {100*c['high']:.1f}]"
              f"  ({c['seeds']} seed{'s'*(c['seeds'] > 1)}, {c['n_test']} test images, {c['seconds']:.1f} CPU s a run)")
 
-# %% ../nbs/tools/02_compare.ipynb #a4934272
+# %% ../nbs/tools/02_compare.ipynb #fd85b759
 @patch
 def finish(self:Study) -> 'Comparison':
     "Store what was asked and decided, and sum up."
@@ -364,9 +368,9 @@ def finish(self:Study) -> 'Comparison':
     rates = [dict(strategy=s, shots=k, lr=r['lr'], edge=r['edge'], tried=[list(x) for x in r['tried'].items()]) for (s,k),r in self.rates.items()]
     cells = [[c['strategy'], c['shots'], self.specs[c['strategy'], c['shots']]] for c in self.cells]
     if not self.records.has(what): self.records.add(what, dict(rates=rates, cells=cells, notes=self.notes, versions=versions()))
-    return Comparison(self.records, what, t)
+    return Comparison(self.records, what, t, self._tmp)
 
-# %% ../nbs/tools/02_compare.ipynb #b1a81b3e
+# %% ../nbs/tools/02_compare.ipynb #c12d8c4e
 def _read_cell(records, cell, specs):
     "The table's row for a cell, and its correctness (seeds, images), from the store"
     runs = [records.get(sp) for sp in specs]
@@ -374,15 +378,16 @@ def _read_cell(records, cell, specs):
     correct = np.stack([r['pred'] == y for r in runs])
     return _cell(*cell, correct, runs), correct
 
-# %% ../nbs/tools/02_compare.ipynb #d1828ccd
+# %% ../nbs/tools/02_compare.ipynb #8bcd745f
 class Comparison:
     "What a study measured: `.cells`, `.pairs`, `.rates`, `.settings`, `.notes`, `.recommendation`, read from its store"
     def __init__(self,
                  records, # The store
                  what:dict, # Spec of the study in it
-                 target=None # For pictures in the report; None where they are not at hand
+                 target=None, # For pictures in the report; None where they are not at hand
+                 keep=None # A temporary folder of the store, to live as long as this
                 ):
-        res = records.get(what)
+        res, self._keep = records.get(what), keep
         self.records, self.target, self.name, self.backbone = records, target, what['target'], what['backbone']
         self.rates, self.notes, self.versions = res['rates'], res['notes'], res['versions']
         self.specs = {(s,k): specs for s,k,specs in res['cells']}
@@ -417,15 +422,16 @@ class Comparison:
     def _repr_html_(self):
         return f'<p>{self.recommend()}</p>{self.table.to_html(index=False)}{self.differences.to_html(index=False)}'
 
-# %% ../nbs/tools/02_compare.ipynb #38072377
-def stored_comparison(records # A store that `compare` made
+# %% ../nbs/tools/02_compare.ipynb #600b28d4
+def stored_comparison(records, # A store that `compare` made
+                      **settings # Of the study, such as tune='none' or seeds=5
                      ) -> Comparison:
-    "The comparison that a store holds (the latest, if there are several)."
-    rows = records.rows(kind='study')
-    if not rows: raise BadInput(f"{records.path.name} holds no finished comparison")
+    "The comparison that a store holds; the latest, where several have these settings."
+    rows = records.rows(kind='study', **settings)
+    if not rows: raise BadInput(f"{records.path.name} holds no finished comparison" + (f" with {settings}" if settings else ''))
     return Comparison(records, max(rows, key=lambda r: r.at).spec)
 
-# %% ../nbs/tools/02_compare.ipynb #732f89dd
+# %% ../nbs/tools/02_compare.ipynb #59a6d67c
 @patch(as_prop=True)
 def table(self:Comparison) -> pd.DataFrame:
     "The cells: accuracy and interval in %, test images, seeds, training accuracy in %, CPU seconds for a run."
@@ -440,14 +446,14 @@ def differences(self:Comparison) -> pd.DataFrame:
                           '95 % interval': f"[{100*p['low']:+.1f}, {100*p['high']:+.1f}]",
                           f'Holm p (of {len(self.pairs)})': f"{p['p_holm']:.3f}" if p['p_holm'] >= .001 else '< .001'} for p in self.pairs])
 
-# %% ../nbs/tools/02_compare.ipynb #a9c402d8
+# %% ../nbs/tools/02_compare.ipynb #059d675f
 @patch
 def to_dict(self:Comparison) -> dict:
     "The machine-readable result, as `--json` writes it."
     return dict(target=self.name, backbone=self.backbone, cells=self.cells, pairs=self.pairs, recommendation=self.recommendation,
                 rates=self.rates, settings=self.settings, notes=self.notes, versions=self.versions)
 
-# %% ../nbs/tools/02_compare.ipynb #b7e7d21e
+# %% ../nbs/tools/02_compare.ipynb #cdeca22e
 def compare(target='digits', # A target's name, or the path of a folder of pictures
             backbone:str='glyphnet', # A name in `backbones()`
             strategies=('scratch', 'feature-extraction', 'fine-tuning'), # Names in `STRATEGIES`; a list or comma-separated

@@ -7,7 +7,7 @@ Docs: https://tlcourse.github.io/tlcourse/lessons/fine_tuning.html.md"""
 # %% auto #0
 __all__ = ['RATES', 'STRATEGIES', 'stepped', 'scratch', 'fine_tuning', 'feature_extraction', 'random_features']
 
-# %% ../nbs/lessons/06_fine_tuning.ipynb #a846835d
+# %% ../nbs/lessons/06_fine_tuning.ipynb #f50265cf
 import tlcourse.base
 import torch
 from contextlib import ExitStack
@@ -21,7 +21,7 @@ from .backbones import learner
 from .base import BadInput
 from .layers import true_freeze
 
-# %% ../nbs/lessons/06_fine_tuning.ipynb #2c500f94
+# %% ../nbs/lessons/06_fine_tuning.ipynb #d1b04c35
 class _Steps(GetAttr):
     "A DataLoader's batches, round after round, until there are `n`"
     _default = 'dl'
@@ -35,7 +35,7 @@ class _Steps(GetAttr):
                 i += 1
                 if i == self.n: return
 
-# %% ../nbs/lessons/06_fine_tuning.ipynb #80c1fb0d
+# %% ../nbs/lessons/06_fine_tuning.ipynb #d7b1a0b8
 _no_batch = "no training batch: fewer images than the batch size; use a smaller bs"
 
 def stepped(dls, # fastai DataLoaders
@@ -46,10 +46,10 @@ def stepped(dls, # fastai DataLoaders
     if int(steps) < 1: raise BadInput(f"steps={steps}: train for one step or more")
     return DataLoaders(_Steps(dls.train, int(steps)), *dls.loaders[1:], device=dls.device)
 
-# %% ../nbs/lessons/06_fine_tuning.ipynb #fb9ff591
+# %% ../nbs/lessons/06_fine_tuning.ipynb #ab48fe85
 RATES = {'scratch': 5e-3, 'feature-extraction': 2e-2, 'fine-tuning': 5e-3, 'random-features': 2e-2}
 
-# %% ../nbs/lessons/06_fine_tuning.ipynb #fe280628
+# %% ../nbs/lessons/06_fine_tuning.ipynb #160862a1
 def _fit(learn, epochs, steps, lr, progress=True):
     "Train `learn` by one cycle for `epochs` or for `steps`, exactly one of the two"
     if (epochs is None) == (steps is None): raise BadInput("give epochs= or steps=, exactly one of the two")
@@ -63,7 +63,7 @@ def _fit(learn, epochs, steps, lr, progress=True):
         finally: learn.dls = dls
     return learn
 
-# %% ../nbs/lessons/06_fine_tuning.ipynb #287bbe8b
+# %% ../nbs/lessons/06_fine_tuning.ipynb #615456e1
 def _learner(dls, backbone, seed, **kwargs):
     "A seeded Learner with channels-last weights (convolutions on a CPU take less time so)"
     set_seed(seed, reproducible=True)
@@ -71,7 +71,7 @@ def _learner(dls, backbone, seed, **kwargs):
     learn.model.to(memory_format=torch.channels_last)
     return learn
 
-# %% ../nbs/lessons/06_fine_tuning.ipynb #702245ca
+# %% ../nbs/lessons/06_fine_tuning.ipynb #32702767
 def scratch(dls, # fastai DataLoaders
             backbone, # Name, or a callable from `arch`
             epochs:int|None=None, # Passes over the images; or
@@ -85,7 +85,7 @@ def scratch(dls, # fastai DataLoaders
     learn = _learner(dls, backbone, seed, pretrained=False)
     return _fit(learn, epochs, steps, RATES['scratch'] if lr is None else lr, progress)
 
-# %% ../nbs/lessons/06_fine_tuning.ipynb #632f5eab
+# %% ../nbs/lessons/06_fine_tuning.ipynb #a368e4ba
 def fine_tuning(dls, # fastai DataLoaders
                 backbone, # Name, or a callable from `arch`
                 epochs:int|None=None, # Passes over the images; or
@@ -101,14 +101,14 @@ def fine_tuning(dls, # fastai DataLoaders
     if lr is None: lr = RATES['fine-tuning']
     return _fit(learn, epochs, steps, slice(lr/25, lr), progress)
 
-# %% ../nbs/lessons/06_fine_tuning.ipynb #2984541a
+# %% ../nbs/lessons/06_fine_tuning.ipynb #30a08549
 class _Views:
     "Stored features of n pictures, each in some augmented views, of which an item is one at random"
     def __init__(self, z, y): self.z,self.y = z,y
     def __len__(self): return len(self.y)
     def __getitem__(self, i): return self.z[torch.randint(len(self.z), ()).item(), i], self.y[i]
 
-# %% ../nbs/lessons/06_fine_tuning.ipynb #593b3daa
+# %% ../nbs/lessons/06_fine_tuning.ipynb #8d4e6ce9
 @torch.no_grad()
 def _pooled(learn, dl):
     "The inputs (n, d) of the linear head, and the labels (n,), for the batches of `dl`, by the body in eval mode"
@@ -116,7 +116,7 @@ def _pooled(learn, dl):
     zs, ys = zip(*((f(x), y) for x,y in dl))
     return torch.cat([*map(torch.Tensor.float, zs)]).as_subclass(torch.Tensor), torch.cat(ys).as_subclass(torch.Tensor)
 
-# %% ../nbs/lessons/06_fine_tuning.ipynb #e1c1eacf
+# %% ../nbs/lessons/06_fine_tuning.ipynb #5d93e4ef
 def _cached_head(learn, epochs, steps, lr, views, progress):
     "Train the linear head of `learn` on stored features of its frozen body"
     if not len(learn.dls.train): raise BadInput(_no_batch)
@@ -136,7 +136,7 @@ def _cached_head(learn, epochs, steps, lr, views, progress):
     for k in 'losses', 'values', 'lrs', 'iters': setattr(learn.recorder, k, getattr(probe.recorder, k))
     return learn
 
-# %% ../nbs/lessons/06_fine_tuning.ipynb #58d7ad13
+# %% ../nbs/lessons/06_fine_tuning.ipynb #c84c0abd
 def feature_extraction(dls, # fastai DataLoaders
                        backbone, # Name, or a callable from `arch`
                        epochs:int|None=None, # Passes over the images; or
@@ -153,7 +153,7 @@ def feature_extraction(dls, # fastai DataLoaders
     true_freeze(learn)
     return _cached_head(learn, epochs, steps, RATES['feature-extraction'] if lr is None else lr, views, progress)
 
-# %% ../nbs/lessons/06_fine_tuning.ipynb #62d968cc
+# %% ../nbs/lessons/06_fine_tuning.ipynb #72b0a452
 def random_features(dls, # fastai DataLoaders
                     backbone, # Name, or a callable from `arch`
                     epochs:int|None=None, # Passes over the images; or
@@ -167,6 +167,6 @@ def random_features(dls, # fastai DataLoaders
     lr = RATES['random-features'] if lr is None else lr
     return feature_extraction(dls, backbone, epochs, steps, lr, seed, progress=progress, pretrained=False)
 
-# %% ../nbs/lessons/06_fine_tuning.ipynb #6e84b10b
+# %% ../nbs/lessons/06_fine_tuning.ipynb #1b126913
 STRATEGIES = {'scratch': scratch, 'feature-extraction': feature_extraction, 'fine-tuning': fine_tuning,
               'random-features': random_features}

@@ -7,7 +7,7 @@ Docs: https://tlcourse.github.io/tlcourse/core/pretrain.html.md"""
 # %% auto #0
 __all__ = ['PRETRAIN_STEPS', 'source_loss', 'one_cycle', 'source_accuracy', 'WeightsCard', 'weights_card', 'pretrain']
 
-# %% ../nbs/core/04_pretrain.ipynb #4de5acf8
+# %% ../nbs/core/04_pretrain.ipynb #417c44c5
 from .base import BadInput, package_assets, pick_device, sha256, unknown, versions
 import json, math, os, sys, time
 from pathlib import Path
@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from .backbones import GlyphNet
 from .world import SourceDrawer, kept_out, source_glyphs
 
-# %% ../nbs/core/04_pretrain.ipynb #8a41356f
+# %% ../nbs/core/04_pretrain.ipynb #4ef34fef
 _weights = 1., .4, .4
 
 def _tasks(y): return y[:,None] if y.ndim==1 else y # (n,) or (n,tasks) -> (n,tasks)
@@ -29,20 +29,25 @@ def source_loss(out, # (n, sum of n_outs) logits
     "Cross-entropy of each source task, weighted 1, .4, .4."
     return sum(w*F.cross_entropy(o, t) for w,o,t in zip(_weights, out.split(n_outs, 1), _tasks(y).T))
 
-def one_cycle(i:int, steps:int, lr_max:float=4e-3, pct_start:float=.25) -> float:
-    "The rate of step `i`: cosine from `lr_max/25` up to `lr_max`, then down to about zero (Smith 2018, arXiv:1803.09820)."
+def one_cycle(i:int, # Step, from 0
+              steps:int, # Of the whole cycle
+              lr_max:float=4e-3, # The largest rate
+              pct_start:float=.25 # Share of the steps before it
+             ) -> float:
+    "The rate of step `i`: cosine from `lr_max/25` up to `lr_max`, then down to about 0 (Smith 2018, arXiv:1803.09820)."
     p = (i+1)/steps
     cos = lambda a,b,q: b + (a-b)*(1+math.cos(math.pi*q))/2
-    return cos(lr_max/25, lr_max, p/pct_start) if p < pct_start else cos(lr_max, lr_max*1e-5, (p-pct_start)/(1-pct_start))
+    if p < pct_start: return cos(lr_max/25, lr_max, p/pct_start)
+    return cos(lr_max, lr_max*1e-5, (p-pct_start)/(1-pct_start))
 
-# %% ../nbs/core/04_pretrain.ipynb #2b6f9da7
+# %% ../nbs/core/04_pretrain.ipynb #f15ebe57
 _task_names = 'glyph', 'hue', 'texture'
 
 @torch.no_grad()
 def source_accuracy(model, # Outputs (n, sum of n_outs) logits
                     drawer:SourceDrawer, # Whose fixed check set is used
                     n:int=2000, # Pictures
-                    bs:int=250
+                    bs:int=250 # Pictures at once
                    ) -> dict: # Task to {'k': right, 'n': asked, 'accuracy': k/n}
     "Accuracy on the source's check set: its own glyphs and faces, drawn apart from training."
     was,dev = model.training, next(model.parameters()).device
@@ -53,18 +58,25 @@ def source_accuracy(model, # Outputs (n, sum of n_outs) logits
     ks = [int((o.argmax(1)==t).sum()) for o,t in zip(out.split(drawer.n_outs, 1), _tasks(y).T)]
     return {nm: dict(k=k, n=n, accuracy=k/n) for nm,k in zip(_task_names, ks)}
 
-# %% ../nbs/core/04_pretrain.ipynb #c8a2a703
+# %% ../nbs/core/04_pretrain.ipynb #7493a690
 class WeightsCard(dict):
     "What is known about a weights file, as its JSON says; a table in a notebook, a line when printed."
-    def _acc(self): return ', '.join(f"{t} {a['accuracy']:.1%} ({a['k']:,} of {a['n']:,})" for t,a in self['source_accuracy'].items())
+    def _acc(self):
+        accs = self['source_accuracy'].items()
+        return ', '.join(f"{t} {a['accuracy']:.1%} ({a['k']:,} of {a['n']:,})" for t,a in accs)
     def __repr__(self):
-        return f"{self['name']}: {self['steps']:,} steps in {self['seconds']['wall']:.0f} s, source accuracy {self._acc()}, sha256 {self['sha256'][:12]}"
+        return (f"{self['name']}: {self['steps']:,} steps in {self['seconds']['wall']:.0f} s, "
+                f"source accuracy {self._acc()}, sha256 {self['sha256'][:12]}")
     def _repr_markdown_(self):
-        rows = [('trained', f"{self['steps']:,} steps of {self['bs']} pictures ({self['images']:,}), {self['optimizer']}"),
-                ('seconds', f"{self['seconds']['cpu']:.0f} of CPU, {self['seconds']['wall']:.0f} on the clock, on {self['device']}"),
-                ('source accuracy', self._acc()), ('glyphs', f"{self['n_glyphs']}, sha256 {self['glyphs_sha256'][:12]}"),
+        sec = self['seconds']
+        rows = [('trained', f"{self['steps']:,} steps of {self['bs']} pictures ({self['images']:,})"),
+                ('optimiser', self['optimizer']),
+                ('seconds', f"{sec['cpu']:.0f} of CPU, {sec['wall']:.0f} on the clock, on {self['device']}"),
+                ('source accuracy', self._acc()),
+                ('glyphs', f"{self['n_glyphs']}, sha256 {self['glyphs_sha256'][:12]}"),
                 *((f'never seen: {k}', ', '.join(v)) for k,v in self['kept_out'].items()),
-                ('file', f"fp16 safetensors, {self['bytes']:,} bytes, sha256 {self['sha256'][:12]}"), ('licence', self['licence'])]
+                ('file', f"fp16 safetensors, {self['bytes']:,} bytes, sha256 {self['sha256'][:12]}"),
+                ('licence', self['licence'])]
         return f"**{self['name']}**\n\n| | |\n|---|---|\n" + '\n'.join(f'| {a} | {b} |' for a,b in rows)
 
 def weights_card(name:str='glyphnet', # 'glyphnet' or 'glyphnet_multi'
@@ -75,19 +87,22 @@ def weights_card(name:str='glyphnet', # 'glyphnet' or 'glyphnet_multi'
     if not f.is_file(): raise BadInput(f"no card {f.name} in {f.parent}: make the weights with `tlcourse pretrain`")
     return WeightsCard(json.loads(f.read_text(encoding='utf-8')))
 
-# %% ../nbs/core/04_pretrain.ipynb #e2b786ef
+# %% ../nbs/core/04_pretrain.ipynb #5b95166b
 def _replace(path, write):
     "Writes through a temporary name, so that `path` is whole or absent."
     tmp = path.with_name(f'.{path.name}.{os.getpid()}')
     try: write(tmp); os.replace(tmp, path)
-    except OSError as e: raise BadInput(f"cannot write {path} ({e.strerror or e}): free some space or choose another folder") from e
+    except OSError as e:
+        raise BadInput(f"cannot write {path} ({e.strerror or e}): free some space or choose another folder") from e
     finally: tmp.unlink(missing_ok=True)
 
 def _load_checkpoint(f, settings):
     try: ck = torch.load(f, map_location='cpu', weights_only=True)
-    except Exception as e: raise BadInput(f"the checkpoint {f} cannot be read: delete it, or start over with resume=False") from e
+    except Exception as e: # torch raises many kinds for a damaged file
+        raise BadInput(f"the checkpoint {f} cannot be read: delete it, or start over with resume=False") from e
     diff = [f'{k} {ck["settings"].get(k)} there, {v} here' for k,v in settings.items() if ck['settings'].get(k) != v]
-    if diff: raise BadInput(f"the checkpoint {f} is of another run ({'; '.join(diff)}): choose another folder, or resume=False")
+    if diff:
+        raise BadInput(f"the checkpoint {f} is of another run ({'; '.join(diff)}): another folder, or resume=False")
     return ck
 
 def _bar(start, steps, show):
@@ -97,7 +112,7 @@ def _bar(start, steps, show):
     from fastprogress.fastprogress import progress_bar
     return progress_bar(range(start, steps))
 
-# %% ../nbs/core/04_pretrain.ipynb #d45fef76
+# %% ../nbs/core/04_pretrain.ipynb #d6e3ef70
 class _Clock:
     "Seconds on the clock and of CPU, those of earlier legs included."
     def __init__(self, wall=0., cpu=0.): self.w,self.c = time.perf_counter()-wall, time.process_time()-cpu
@@ -105,10 +120,11 @@ class _Clock:
 
 def _decay_groups(model, wd):
     "Weight decay on the weights of convolutions and linear layers, none on norms and biases."
-    ps = [p for p in model.parameters()]
-    return [dict(params=[p for p in ps if p.ndim>1], weight_decay=wd), dict(params=[p for p in ps if p.ndim<=1], weight_decay=0.)]
+    ps = list(model.parameters())
+    return [dict(params=[p for p in ps if p.ndim>1], weight_decay=wd),
+            dict(params=[p for p in ps if p.ndim<=1], weight_decay=0.)]
 
-# %% ../nbs/core/04_pretrain.ipynb #d316f5b4
+# %% ../nbs/core/04_pretrain.ipynb #70cf5f9d
 PRETRAIN_STEPS = {'glyph': 3000, 'multi': 4000} # Of the shipped weights
 
 def pretrain(kind:str='glyph', # The source task: 'glyph', or 'multi' for glyph, ink hue and paper texture
@@ -116,7 +132,7 @@ def pretrain(kind:str='glyph', # The source task: 'glyph', or 'multi' for glyph,
              out='.', # Folder for `glyphnet.safetensors` (`glyphnet_multi...`), its `.json` card and the checkpoint
              seed:int=0, # Of the first weights and of the pictures
              bs:int=128, # Pictures a step
-             device:str='auto',
+             device:str='auto', # 'auto', 'cpu', 'cuda', 'mps'
              resume:bool=True, # Go on from a checkpoint in `out`?
              progress:bool=True, # A bar with the time left
              n_glyphs:int|None=None, # Only the first so many glyphs, for a short try
@@ -148,8 +164,9 @@ def pretrain(kind:str='glyph', # The source task: 'glyph', or 'multi' for glyph,
         clock,curve,acc,drawer.i = _Clock(**ck['seconds']), ck['curve'], ck['acc'], ck['step']
 
     def checkpoint(step):
-        _replace(ck_file, lambda f: torch.save(dict(settings=settings, step=step, model=model.state_dict(), opt=opt.state_dict(),
-                                                    curve=curve, acc=acc, seconds=clock.now()), f))
+        ck = dict(settings=settings, step=step, model=model.state_dict(), opt=opt.state_dict(), curve=curve, acc=acc,
+                  seconds=clock.now())
+        _replace(ck_file, lambda f: torch.save(ck, f))
     model.train()
     span = max(1, steps//50) # The card's curve has about 50 points
     for i in _bar(drawer.i, steps, progress):
@@ -162,24 +179,30 @@ def pretrain(kind:str='glyph', # The source task: 'glyph', or 'multi' for glyph,
         if len(acc)==span or i==steps-1: curve.append([i+1, round(sum(acc)/len(acc), 4)]); acc.clear()
         if on_step: on_step(i+1, loss.item())
         if (i+1) % every == 0 and i+1 < steps: checkpoint(i+1)
-    return _finish(model, drawer, out, name, dict(steps=steps, bs=bs, seed=seed, lr=lr), clock.now(), curve, dev, ck_file)
+    how = dict(steps=steps, bs=bs, seed=seed, lr=lr, device=str(dev))
+    card = _finish(model, drawer, out, name, how, clock.now(), curve)
+    ck_file.unlink(missing_ok=True)
+    return card
 
-# %% ../nbs/core/04_pretrain.ipynb #5a6ba5d0
-def _finish(model, drawer, out, name, how, seconds, curve, dev, ck_file):
-    "Rounds to fp16, measures what was rounded, writes weights and card, drops the checkpoint."
+# %% ../nbs/core/04_pretrain.ipynb #baf48d7a
+def _finish(model, drawer, out, name, how, seconds, curve):
+    "Rounds to fp16, measures what was rounded, writes weights and card."
     sd = {k: v.detach().cpu().contiguous() for k,v in model.state_dict().items()}
     sd = {k: v.half() if v.is_floating_point() else v for k,v in sd.items()}
     model = GlyphNet(sum(drawer.n_outs))
     model.load_state_dict({k: v.float() if v.is_floating_point() else v for k,v in sd.items()})
-    f = out/f'{name}.safetensors'
+    f,glyphs = out/f'{name}.safetensors', ''.join(drawer.classes)
     _replace(f, lambda p: save_file(sd, p))
-    card = WeightsCard(name=name, kind=drawer.kind, **how, images=how['steps']*how['bs'],
-        optimizer=f"AdamW, weight decay .02, one-cycle to {how['lr']:g}", seconds={k: round(v,1) for k,v in seconds.items()}, device=str(dev),
-        source_accuracy=source_accuracy(model, drawer), source_accuracy_of='the fp16 weights, on pictures of the same glyphs and faces drawn apart from training',
-        outputs=dict(zip(_task_names, drawer.n_outs)), n_glyphs=len(drawer.classes), glyphs=''.join(drawer.classes),
-        glyphs_sha256=sha256(''.join(drawer.classes).encode()), kept_out=kept_out(), normalise=dict(mean=[.5]*3, std=[.25]*3),
-        licence='Apache-2.0; drawn with the DejaVu fonts (Bitstream Vera licence)', bytes=f.stat().st_size, sha256=sha256(f),
-        curve=curve, versions=versions())
-    _replace(out/f'{name}.json', lambda p: p.write_text(json.dumps(card, indent=1, ensure_ascii=False)+'\n', encoding='utf-8'))
-    ck_file.unlink(missing_ok=True)
+    card = WeightsCard(
+        name=name, kind=drawer.kind, **how, images=how['steps']*how['bs'],
+        optimizer=f"AdamW, weight decay .02, one-cycle to {how['lr']:g}",
+        seconds={k: round(v,1) for k,v in seconds.items()},
+        source_accuracy=source_accuracy(model, drawer),
+        source_accuracy_of='the fp16 weights, on pictures of the same glyphs and faces drawn apart from training',
+        outputs=dict(zip(_task_names, drawer.n_outs)), n_glyphs=len(glyphs), glyphs=glyphs,
+        glyphs_sha256=sha256(glyphs.encode()), kept_out=kept_out(), normalise=dict(mean=[.5]*3, std=[.25]*3),
+        licence='Apache-2.0; drawn with the DejaVu fonts (Bitstream Vera licence)',
+        bytes=f.stat().st_size, sha256=sha256(f), curve=curve, versions=versions())
+    text = json.dumps(card, indent=1, ensure_ascii=False) + '\n'
+    _replace(out/f'{name}.json', lambda p: p.write_text(text, encoding='utf-8'))
     return card

@@ -7,7 +7,7 @@ Docs: https://tlcourse.github.io/tlcourse/tools/report.html.md"""
 # %% auto #0
 __all__ = ['report_html', 'write_report']
 
-# %% ../nbs/tools/01_report.ipynb #6d77cd73
+# %% ../nbs/tools/01_report.ipynb #cd971dac
 import base64, contextlib, html, io, os, re
 import matplotlib, numpy as np, pandas as pd
 from collections import Counter
@@ -17,12 +17,13 @@ from PIL import Image
 from .base import BadInput, write_text, writable_folder
 from .plots import style
 
-# %% ../nbs/tools/01_report.ipynb #255efa0e
-_odd = re.compile('[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]') # HTML has no place for these
+# %% ../nbs/tools/01_report.ipynb #0af9653f
+# Characters that HTML has no place for
+_odd = re.compile('[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]')
 
 def _esc(x): return html.escape(_odd.sub('\ufffd', str(x)))
 
-# %% ../nbs/tools/01_report.ipynb #935c9f5d
+# %% ../nbs/tools/01_report.ipynb #785db0d3
 _num = re.compile(r'[<\[+-]?[\s<\d.,+%\]-]*$') # A number, an interval, or nothing
 
 def _table(df, # A data frame; of its index nothing is shown
@@ -32,8 +33,8 @@ def _table(df, # A data frame; of its index nothing is shown
           ) -> str:
     "A data frame as an accessible HTML table."
     rows = [[str(v) for v in r] for r in df.itertuples(index=False)]
-    num = [bool(rows) and (all(_num.match(r[j]) for r in rows) if j >= head else df.dtypes.iloc[j].kind in 'if') for j in range(df.shape[1])]
-    cls = [' class="num"' if n else '' for n in num]
+    def num(j): return df.dtypes.iloc[j].kind in 'if' if j < head else all(_num.match(r[j]) for r in rows)
+    cls = [' class="num"' if num(j) else '' for j in range(df.shape[1])]
     cols = ''.join(f'<th scope="col"{k}>{_esc(c)}</th>' for c,k in zip(df.columns, cls))
     body, last = '', None
     for i,r in enumerate(rows):
@@ -41,10 +42,11 @@ def _table(df, # A data frame; of its index nothing is shown
         cells = ''.join(f'<th scope="row"{k}>{_esc(v)}</th>' if j < head else f'<td{k}>{_esc(v)}</td>'
                         for j,(v,k) in enumerate(zip(r, cls)))
         body, last = body + f'<tr{" class=mark" if i in mark else ""}>{cells}</tr>\n', r[0]
-    return (f'<div class="scroll" role="region" tabindex="0" aria-label="{_esc(caption)}"><table><caption><span>{_esc(caption)}</span></caption>\n'
+    return (f'<div class="scroll" role="region" tabindex="0" aria-label="{_esc(caption)}"><table>'
+            f'<caption><span>{_esc(caption)}</span></caption>\n'
             f'<thead><tr>{cols}</tr></thead>\n<tbody>{body}</tbody></table></div>\n')
 
-# %% ../nbs/tools/01_report.ipynb #605f1198
+# %% ../nbs/tools/01_report.ipynb #21eaf74f
 def _shade(m):
     "A grey of the figure as a variable of the page; another colour as one that the page may lighten"
     r,g,b = (int(m[0][i:i+2], 16) for i in (1, 3, 5))
@@ -62,13 +64,13 @@ def _svg(fig, # A matplotlib figure
     s = buf.getvalue()
     box = re.search(r'viewBox="[^"]*"', s)[0]
     s = s[s.index('>', s.index('<svg'))+1:] # the page says what follows in its own way
-    for old,new in ((r'<metadata>.*?</metadata>', ''), (r'<defs>\s*<style.*?</style>\s*</defs>', ''), (r'<!--.*?-->', ''), (r'\bxlink:href=', 'href='),
-                    (r'\bid="', f'id="{name}-'), (r'url\(#', f'url(#{name}-'), (r'href="#', f'href="#{name}-')):
+    for old,new in ((r'<metadata>.*?</metadata>', ''), (r'<defs>\s*<style.*?</style>\s*</defs>', ''), (r'<!--.*?-->', ''),
+                    (r'\bxlink:href=', 'href='), (r'\bid="', f'id="{name}-'), (r'url\(#', f'url(#{name}-'), (r'href="#', f'href="#{name}-')):
         s = re.sub(old, new, s, flags=re.S)
     s = re.sub(r'(?<=: )#[0-9a-f]{6}\b', _shade, s)
     return f'<svg {box} role="img" aria-label="{_esc(alt)}">{s.strip()}'
 
-# %% ../nbs/tools/01_report.ipynb #02190659
+# %% ../nbs/tools/01_report.ipynb #77148dcc
 def _draw(plot, width, height):
     "The figure that `plot(ax=)` draws, outside of pyplot's list of open figures"
     with style():
@@ -81,7 +83,7 @@ def _png(fig) -> bytes:
     fig.savefig(buf, format='png', dpi=200, facecolor='white', metadata={'Software': None})
     return buf.getvalue()
 
-# %% ../nbs/tools/01_report.ipynb #4b1da6c1
+# %% ../nbs/tools/01_report.ipynb #5950ee45
 def _pc(x): return f'{100*x:.1f}'
 def _and(xs): return ' and '.join(', '.join(map(str, o)) for o in (xs[:-1], xs[-1:]) if o)
 def _sizes(k): return f"{k} label{'s'*(k != 1)} per class"
@@ -89,15 +91,18 @@ def _sizes(k): return f"{k} label{'s'*(k != 1)} per class"
 def _curve_alt(cells):
     "The learning curve in words"
     by = {}
-    for c in cells: by.setdefault(c['strategy'], []).append(f"{_pc(c['mean'])} % [{_pc(c['low'])}, {_pc(c['high'])}] at {c['shots']}")
-    return 'Accuracy against labels per class, with 95 % intervals. ' + ' '.join(f"{s}: {', '.join(v)}." for s,v in by.items())
+    for c in cells:
+        by.setdefault(c['strategy'], []).append(f"{_pc(c['mean'])} % [{_pc(c['low'])}, {_pc(c['high'])}] at {c['shots']}")
+    lines = [f"{s}: {', '.join(v)}." for s,v in by.items()]
+    return ' '.join(['Accuracy against labels per class, with 95 % intervals.', *lines])
 
 def _pairs_alt(pairs):
     "The paired differences in words"
-    return 'Paired differences in points of accuracy, with 95 % intervals. ' + ' '.join(
-        f"{p['a']} minus {p['b']} at {_sizes(p['shots'])}: {100*p['diff']:+.1f} [{100*p['low']:+.1f}, {100*p['high']:+.1f}]." for p in pairs)
+    lines = [f"{p['a']} minus {p['b']} at {_sizes(p['shots'])}: "
+             f"{100*p['diff']:+.1f} [{100*p['low']:+.1f}, {100*p['high']:+.1f}]." for p in pairs]
+    return ' '.join(['Paired differences in points of accuracy, with 95 % intervals.', *lines])
 
-# %% ../nbs/tools/01_report.ipynb #ebeef69c
+# %% ../nbs/tools/01_report.ipynb #287c7f4d
 def _runs(c, cell):
     "Predicted classes and their probabilities, both (seeds, images), of a cell (strategy, shots)"
     runs = [c.records.get(s) for s in c.specs[cell]]
@@ -115,7 +120,7 @@ def _mistakes(pred, # (seeds, images) predicted classes
         res.append((int(i), said, float(prob[pred[:,i] == said, i].mean()), int(wrong[:,i].sum())))
     return sorted(res, key=lambda r: (-r[3], -r[2], r[0]))
 
-# %% ../nbs/tools/01_report.ipynb #fddc2747
+# %% ../nbs/tools/01_report.ipynb #51c9c98e
 def _seen_better(wrong, # (images,) share of the recommended strategy's runs that are wrong
                  others, # Name of another strategy -> the same of it
                  most:int=6 # Pictures
@@ -128,111 +133,118 @@ def _seen_better(wrong, # (images,) share of the recommended strategy's runs tha
     ids = np.flatnonzero((wrong > .5) & (o.min(0) < .5))
     return [(int(i), names[best[i]]) for i in ids[np.argsort(-lead[ids], kind='stable')][:most]]
 
-# %% ../nbs/tools/01_report.ipynb #1048c2e2
+# %% ../nbs/tools/01_report.ipynb #36325a48
 def _picture(x, # uint8 (3,H,W)
              alt):
     "A picture inside the page; a small one is shown with its pixels, a photo as JPEG"
-    im, buf, small = Image.fromarray(np.ascontiguousarray(np.asarray(x).transpose(1, 2, 0))), io.BytesIO(), max(x.shape[1:]) <= 64
+    im = Image.fromarray(np.ascontiguousarray(np.asarray(x).transpose(1, 2, 0)))
+    buf, small = io.BytesIO(), max(im.size) <= 64
     if small: im.save(buf, 'PNG', optimize=True)
     else: im.save(buf, 'JPEG', quality=85)
     return (f'<img{" class=pixels" if small else ""} width="{im.width}" height="{im.height}" alt="{_esc(alt)}" '
             f'src="data:image/{"png" if small else "jpeg"};base64,{base64.b64encode(buf.getvalue()).decode()}">')
 
 def _strip(items): # (picture, alt, lines of the caption, already HTML)
-    return '<ul class="strip">' + '\n'.join(f"<li><figure>{_picture(x, alt)}<figcaption>{'<br>'.join(lines)}</figcaption></figure></li>"
-                                            for x,alt,lines in items) + '</ul>\n'
+    res = [f"<li><figure>{_picture(x, alt)}<figcaption>{'<br>'.join(lines)}</figcaption></figure></li>\n" for x,alt,lines in items]
+    return f'<ul class="strip">{"".join(res)}</ul>\n'
 
-# %% ../nbs/tools/01_report.ipynb #77b87ab9
+# %% ../nbs/tools/01_report.ipynb #e317c82b
 def _bdi(x): return f'<bdi>{_esc(x)}</bdi>'
 def _many(c): return [x for x in c.cells if x['seeds'] > 1]
-def _marked(c): return {i for i,x in enumerate(c.cells) if (x['strategy'], x['shots']) == (c.recommendation['strategy'], c.recommendation['shots'])}
+def _marked(c): return {i for i,x in enumerate(c.cells) if all(x[k] == c.recommendation[k] for k in ('strategy', 'shots'))}
 
 def _curve(c):
     s = c.settings
-    text = (f'<figure>{_svg(_draw(c.plot, 3.9, 3.2), "curve", _curve_alt(c.cells))}'
-            '<figcaption>Accuracy on the test pictures against labelled pictures per class. Bars: 95 % intervals.</figcaption></figure>\n')
+    more = f"; {s['V']} more per class chose the learning rates, the same for every strategy" if s['tune'] == 'valid' else ''
+    text = (f'<figure>{_svg(_draw(c.plot, 3.9, 3.2), "curve", _curve_alt(c.cells))}<figcaption>Accuracy on the test pictures '
+            'against labelled pictures per class. Bars: 95 % intervals.</figcaption></figure>\n')
     text += _table(c.table, 'Accuracy in %, by labels per class', 2, _marked(c))
-    text += ('<p class="small"><b>labels</b>: labelled pictures per class to train on'
-             + (f"; {s['V']} more per class chose the learning rates, the same for every strategy" if s['tune'] == 'valid' else '')
-             + '. <b>training</b>: accuracy on the training pictures when a run ends, in %. <b>CPU s</b>: processor seconds of one run. '
-             'The row of the recommendation is set off.</p>\n')
+    text += (f'<p class="small"><b>labels</b>: labelled pictures per class to train on{more}. '
+             '<b>training</b>: accuracy on the training pictures when a run ends, in %. '
+             '<b>CPU s</b>: processor seconds of one run. The row of the recommendation is set off.</p>\n')
     if len(_many(c)) < len(c.cells):
-        text += '<p class="small">A row with one seed is there to show whether longer training helps; it is in no comparison.</p>\n'
+        text += ('<p class="small">A row with one seed is there to show whether longer training helps; '
+                 'it is in no comparison.</p>\n')
     return text
 
-# %% ../nbs/tools/01_report.ipynb #fc3f5684
+# %% ../nbs/tools/01_report.ipynb #d7153b22
 def _differences(c):
-    if not c.pairs: return '<p>Only one strategy was run at each number of labels: there is nothing to compare it with.</p>\n'
+    if not c.pairs: return '<p>Only one strategy was run: there is nothing to compare it with.</p>\n'
     n, rows = len(c.pairs), len(c.pairs) + len({(p['a'], p['b']) for p in c.pairs})
     sure = sum(p['p_holm'] <= .05 for p in c.pairs)
-    text = ("<p>Two strategies are compared on the same seeds and the same test pictures, so what makes a draw or a picture easy for both falls out. "
-            "Above zero, the first one named is ahead. "
-            f"{n} comparison{' was' if n == 1 else 's were'} made; the p-values are Holm-corrected over all of them, and {sure} of {n} "
-            f"{'is' if sure == 1 else 'are'} at or below .05. The intervals are not corrected: each covers its own difference.</p>\n")
+    text = ("<p>Two strategies are compared on the same seeds and the same test pictures, so what makes a draw or a picture easy "
+            "for both falls out. Above zero, the first one named is ahead. "
+            f"{n} comparison{' was' if n == 1 else 's were'} made; the p-values are Holm-corrected over all of them, "
+            f"and {sure} of {n} {'is' if sure == 1 else 'are'} at or below .05. "
+            "The intervals are not corrected: each covers its own difference.</p>\n")
     text += (f'<figure>{_svg(_draw(c.plot_differences, 3.9, .8 + .22*rows), "pairs", _pairs_alt(c.pairs))}'
              '<figcaption>Paired differences in points of accuracy. Bars: 95 % intervals.</figcaption></figure>\n')
     return text + _table(c.differences, f'Paired differences in points of accuracy ({n} comparisons, Holm-corrected)', 2)
 
-# %% ../nbs/tools/01_report.ipynb #b696d93d
+# %% ../nbs/tools/01_report.ipynb #134d3e43
 def _notes(c):
     "What was said while it was planned and run; indented lines belong to the one before"
     if not c.notes: return '<p>There was nothing to announce.</p>\n'
     res = ''.join(f'<li{" class=more" if n.startswith("  ") else ""}>{_esc(n.strip())}</li>\n' for n in c.notes)
     return f'<ul>{res}</ul>\n'
 
-# %% ../nbs/tools/01_report.ipynb #f11b877d
+# %% ../nbs/tools/01_report.ipynb #f498bdb5
 def _confusions(names, y, pred, most=6):
     "The most frequent pairs of true and predicted class"
     said = Counter((int(y[i]), int(p)) for r in pred for i,p in enumerate(r) if p != y[i]).most_common(most)
-    df = pd.DataFrame([{'true class': names[a], 'taken for': names[b], f'times (in {len(pred)} runs)': t, 'test pictures of the class': int((y == a).sum())}
-                       for (a,b),t in said])
+    df = pd.DataFrame([{'true class': names[a], 'taken for': names[b], f'times (in {len(pred)} runs)': t,
+                        'test pictures of the class': int((y == a).sum())} for (a,b),t in said])
     return '<h3>What is taken for what</h3>\n' + _table(df, 'Most frequent mistakes', 2)
 
-# %% ../nbs/tools/01_report.ipynb #236472ae
+# %% ../nbs/tools/01_report.ipynb #0b98211e
 def _errors(c, most=12):
     "The pictures that the recommended strategy gets wrong, what it takes for what, and who sees better"
     pick, k = c.recommendation['strategy'], c.recommendation['shots']
-    x, names = None if c.target is None else c.target._test_arrays[0], c.classes # the runs are over: the seal has done its work
-    y = c.records.labels(c.settings['pixel_hash']).astype(int)
+    y, names = c.records.labels(c.settings['pixel_hash']).astype(int), c.classes
     pred, prob = _runs(c, (pick, k))
     m, n = pred.shape
     rows, always = _mistakes(pred, prob, y), int((pred != y).all(0).sum())
-    text = (f'<p>{_esc(pick)} at {_sizes(k)}, {m} runs on {n:,} test pictures: {n - len(rows):,} pictures are right in every run, '
-            f'{len(rows) - always:,} in some, {always:,} in none.</p>\n')
+    text = (f'<p>{_esc(pick)} at {_sizes(k)}, {m} runs on {n:,} test pictures: {n - len(rows):,} pictures are right '
+            f'in every run, {len(rows) - always:,} in some, {always:,} in none.</p>\n')
     if not rows: return text
-    if x is None: return text + '<p>The pictures themselves are not at hand where this report was written.</p>\n' + _confusions(names, y, pred)
-    def item(i, said, p, times, more=()):
-        cap = [f'{_bdi(names[y[i]])}, taken for <b>{_bdi(names[said])}</b>', f'probability {p:.2f}', f'wrong in {times} of {m} runs', *more]
-        return x[i], f'Test picture {i}: {names[y[i]]}, taken for {names[said]}', cap
-    text += f"<h3>Wrong most often</h3>\n<p>True class, the class it was most often taken for, and the mean probability of that answer.</p>\n"
-    text += _strip([item(*r) for r in rows[:most]])
+    said = _confusions(names, y, pred)
+    if c.target is None: return f'{text}<p>The pictures themselves are not at hand where this report was written.</p>\n{said}'
+    x = c.target._test_arrays[0] # the runs are over and nothing here trains: the seal has done its work
+    def item(i, said, p, times, *more):
+        cap = [f'{_bdi(names[y[i]])}, taken for <b>{_bdi(names[said])}</b>', f'probability {p:.2f}', f'wrong in {times} of {m} runs']
+        return x[i], f'Test picture {i}: {names[y[i]]}, taken for {names[said]}', [*cap, *more]
+    text += ('<h3>Wrong most often</h3>\n<p>True class, the class it was most often taken for, and the mean probability '
+             'of that answer.</p>\n') + _strip([item(*r) for r in rows[:most]])
     wrong = {s['strategy']: (_runs(c, (s['strategy'], k))[0] != y).mean(0) for s in _many(c) if s['shots'] == k}
-    better, by = _seen_better(wrong[pick], {s: w for s,w in wrong.items() if s != pick}), {r[0]: r for r in rows}
     if len(wrong) > 1:
+        better = _seen_better(wrong[pick], {s: w for s,w in wrong.items() if s != pick})
+        by = {r[0]: r for r in rows}
         text += '<h3>Seen better by another strategy</h3>\n'
-        if better: text += _strip([item(*by[i], [f'{_esc(s)}: wrong in {round(wrong[s][i]*m)} of {m}']) for i,s in better])
-        else: text += f'<p>No picture is wrong in more than half of the runs of {_esc(pick)} and in fewer than half of those of another strategy.</p>\n'
-    return text + _confusions(names, y, pred) + ('<p class="small">Who changes something because of these pictures has seen the test set: '
-                                                 'the next comparison then needs test pictures of its own.</p>\n')
+        if better: text += _strip([item(*by[i], f'{_esc(s)}: wrong in {round(wrong[s][i]*m)} of {m}') for i,s in better])
+        else: text += (f'<p>No picture is wrong in more than half of the runs of {_esc(pick)} '
+                       'and in fewer than half of those of another strategy.</p>\n')
+    return text + said + ('<p class="small">Who changes something because of these pictures has seen the test set: '
+                          'the next comparison then needs test pictures of its own.</p>\n')
 
-# %% ../nbs/tools/01_report.ipynb #c782f1e0
+# %% ../nbs/tools/01_report.ipynb #7b9d36d8
 def _rates(c):
     s = c.settings
     rates = sorted(c.rates, key=lambda r: r['shots'])
+    rows = [{'labels': r['shots'], 'strategy': r['strategy'], 'learning rate': f"{r['lr']:g}"} for r in rates]
     if s['tune'] == 'none':
-        df = pd.DataFrame([{'labels': r['shots'], 'strategy': r['strategy'], 'learning rate': f"{r['lr']:g}"} for r in rates])
         return ("<p>The rates are fixed: they come from the table of tlcourse.finetune and were chosen on another target, "
-                "so no picture of this one had a say.</p>\n" + _table(df, 'Learning rates', 2))
-    df = pd.DataFrame([{'labels': r['shots'], 'strategy': r['strategy'],
-                        'rate: validation accuracy in %': ' · '.join(f'{lr:g}:\u00a0{_pc(v)}' for lr,v in sorted(r['tried'])),
-                        'chosen': f"{r['lr']:g}", 'at the edge': {-1: 'the lowest tried', 0: 'no', 1: 'the highest tried'}[r['edge']]} for r in rates])
-    return (f"<p>Each strategy had the same number of tries at each number of labels, three times apart, on seeds that are not reported. "
-            f"The rate with the highest accuracy on {s['V']} validation pictures per class was taken; these pictures are the same for every strategy "
-            "and are labels too, so a cell costs both counts. A tie goes to the rate nearest the one in the table of tlcourse.finetune. "
-            "Where the winner was the lowest or highest rate tried, every strategy got more tries; what still is at the edge is named.</p>\n"
-            + _table(df, 'Learning rates tried and chosen', 2))
+                "so no picture of this one had a say.</p>\n" + _table(pd.DataFrame(rows), 'Learning rates', 2))
+    for row,r in zip(rows, rates):
+        row['rate: validation accuracy in %'] = ' · '.join(f'{lr:g}:\u00a0{_pc(v)}' for lr,v in sorted(r['tried']))
+        row['at the edge'] = {-1: 'the lowest tried', 0: 'no', 1: 'the highest tried'}[r['edge']]
+    df = pd.DataFrame(rows).rename(columns={'learning rate': 'chosen'})
+    return ("<p>Each strategy had the same number of tries at each number of labels, three times apart, on seeds that are not "
+            f"reported. The rate with the highest accuracy on {s['V']} validation pictures per class was taken; these pictures "
+            "are the same for every strategy and are labels too, so a cell costs both counts. A tie goes to the rate nearest "
+            "the one in the table of tlcourse.finetune. Where the winner was the lowest or highest rate tried, every strategy "
+            "got more tries; what still is at the edge is named.</p>\n" + _table(df, 'Learning rates tried and chosen', 2))
 
-# %% ../nbs/tools/01_report.ipynb #fac0e375
+# %% ../nbs/tools/01_report.ipynb #9e8ef05a
 def _tuning(c, cell):
     "CPU seconds of the stored runs that chose the rate of a cell (strategy, shots)"
     lrs = [lr for r in c.rates if (r['strategy'], r['shots']) == cell for lr,_ in r['tried']]
@@ -249,25 +261,30 @@ def _cost(c):
         rows.append({'labels': x['shots'], 'strategy': x['strategy'], 'a run': f"{x['seconds']:.1f}", 'runs': x['seeds'],
                      'all runs': f"{x['seconds']*x['seeds']:.1f}",
                      **({} if c.settings['tune'] == 'none' else {'tuning runs': len(t), 'tuning': f'{sum(t):.1f}'})})
-    return (f'<p>Processor seconds on {_esc(c.settings["device"])}, {total/60:.1f} minutes in all. They depend on the machine and on what else it was doing. '
-            'Reading pictures and the look at the test set are not counted.</p>\n' + _table(pd.DataFrame(rows), 'Cost in CPU seconds', 2, _marked(c)))
+    text = (f'<p>Processor seconds on {_esc(c.settings["device"])}, {total/60:.1f} minutes in all. They depend on the machine and on '
+            'what else it was doing. Reading pictures and the look at the test set are not counted.</p>\n')
+    return text + _table(pd.DataFrame(rows), 'Cost in CPU seconds', 2, _marked(c))
 
-# %% ../nbs/tools/01_report.ipynb #4ea30706
-def _intervals(c):
-    return ('<p>An interval covers two sources of chance: which labelled pictures and initial weights a run happened to get (the seeds), '
-            'and which pictures happened to be in the test set. Its half-width is</p>\n'
-            '<p class="formula">√( (<i>t</i> · <i>s</i> / √<i>m</i>)² + (1.96 · <i>d</i> / √<i>n</i>)² )</p>\n'
-            '<p>with <i>m</i> seeds, <i>s</i> the standard deviation of the accuracy over seeds, <i>t</i> the 97.5 % quantile of Student’s distribution with '
-            '<i>m</i> − 1 degrees of freedom, <i>n</i> test pictures and <i>d</i> the standard deviation over pictures of the share of seeds that got them right. '
-            'For paired differences, <i>s</i> and <i>d</i> are those of the differences. A row with one seed has the interval of one model on <i>n</i> pictures '
-            '(Wilson), which says nothing about other seeds. The notebook of tlcourse.stats simulates how often such intervals hold the true value.</p>\n')
+# %% ../nbs/tools/01_report.ipynb #ebcade74
+def _intervals(c): return '''<p>An interval covers two sources of chance: which labelled pictures and initial weights a run happened
+to get (the seeds), and which pictures happened to be in the test set. Its half-width is</p>
+<p class="formula">√( (<i>t</i> · <i>s</i> / √<i>m</i>)² + (1.96 · <i>d</i> / √<i>n</i>)² )</p>
+<p>with <i>m</i> seeds, <i>s</i> the standard deviation of the accuracy over seeds, <i>t</i> the 97.5 % quantile of Student’s
+distribution with <i>m</i> − 1 degrees of freedom, <i>n</i> test pictures and <i>d</i> the standard deviation over pictures of the share
+of seeds that got them right. For paired differences, <i>s</i> and <i>d</i> are those of the differences. A row with one seed has the
+interval of one model on <i>n</i> pictures (Wilson), which says nothing about other seeds. The notebook of tlcourse.stats simulates how
+often such intervals hold the true value.</p>
+'''
 
-# %% ../nbs/tools/01_report.ipynb #8579d871
-_words = dict(target='Target', classes='Classes', size='Side of a picture in pixels', pixel_hash='Hash of the pixels', backbone='Backbone', weights='Weights',
-              head='Head', strategies='Strategies', shots='Labels per class', seeds='Seeds', steps='Optimiser steps of a run', bs='Batch size, at most',
-              tune='Choice of rates', V='Validation pictures per class', augment='Augmentation', device='Device', openings='Looks at the test set')
+# %% ../nbs/tools/01_report.ipynb #c1749a70
+_words = dict(target='Target', classes='Classes', size='Side of a picture in pixels', pixel_hash='Hash of the pixels',
+              backbone='Backbone', weights='Weights', head='Head', strategies='Strategies', shots='Labels per class', seeds='Seeds',
+              steps='Optimiser steps of a run', bs='Batch size, at most', tune='Choice of rates',
+              V='Validation pictures per class', augment='Augmentation', device='Device', openings='Looks at the test set')
 
-def _value(v): return _and([_value(o) for o in v]) or 'none' if isinstance(v, (list, tuple)) else f'{v:,}' if isinstance(v, int) else str(v)
+def _value(v):
+    if isinstance(v, (list, tuple)): return _and([_value(o) for o in v]) or 'none'
+    return f'{v:,}' if isinstance(v, int) else str(v)
 
 def _settings(c):
     s, here = c.settings, sum(map(len, c.specs.values()))
@@ -276,23 +293,28 @@ def _settings(c):
     text = f"<p>The test set was opened {here:,} times for this comparison: one look for each finished run. "
     if looks > here: text += f"The store holds {looks - here:,} more looks at it, by runs with other settings. "
     text += 'Learning rates were chosen without it.</p>\n'
-    df = pd.DataFrame([*((_words.get(k, k), _value(s[k])) for k in [*(o for o in _words if o in s), *(o for o in s if o not in _words)]),
-                       ('Runs finished', f'{at[0]} to {at[-1]} UTC')], columns=['setting', 'value'])
-    return text + _table(df, 'Settings') + _table(pd.DataFrame(c.versions.items(), columns=['package', 'version']), 'Versions')
+    keys = [*(k for k in _words if k in s), *(k for k in s if k not in _words)]
+    rows = [*((_words.get(k, k), _value(s[k])) for k in keys), ('Runs finished', f'{at[0]} to {at[-1]} UTC')]
+    return (text + _table(pd.DataFrame(rows, columns=['setting', 'value']), 'Settings')
+            + _table(pd.DataFrame(c.versions.items(), columns=['package', 'version']), 'Versions'))
 
-# %% ../nbs/tools/01_report.ipynb #f8a2c40a
+# %% ../nbs/tools/01_report.ipynb #35c9dfd6
 _parts = {'curve': ('How accuracy grows with labels', _curve), 'differences': ('Who is ahead, and how sure that is', _differences),
-          'announced': ('Announced on the way', _notes), 'mistakes': ('Mistakes of the recommended strategy', _errors), 'rates': ('How the learning rates were chosen', _rates),
-          'cost': ('What it cost', _cost), 'intervals': ('How the intervals are made', _intervals), 'settings': ('Settings and versions', _settings)}
+          'announced': ('Announced on the way', _notes), 'mistakes': ('Mistakes of the recommended strategy', _errors),
+          'rates': ('How the learning rates were chosen', _rates), 'cost': ('What it cost', _cost),
+          'intervals': ('How the intervals are made', _intervals), 'settings': ('Settings and versions', _settings)}
 
-# %% ../nbs/tools/01_report.ipynb #4c0748f9
+# %% ../nbs/tools/01_report.ipynb #89bdc67f
 _css = '''
 :root{--page:#fff;--ink:#1c1e21;--soft:#5c6168;--line:#d5d8dc;--box:#f2f5f8;--edge:#0b63a5}
-@media(prefers-color-scheme:dark){:root{--page:#15181c;--ink:#e6e8ea;--soft:#a3a9b0;--line:#3a4047;--box:#1f242a;--edge:#6db3ec;--c0072b2:#3f9fdc}}
+@media(prefers-color-scheme:dark){:root{--page:#15181c;--ink:#e6e8ea;--soft:#a3a9b0;--line:#3a4047;--box:#1f242a;
+  --edge:#6db3ec;--c0072b2:#3f9fdc}}
 *{box-sizing:border-box}
-body{margin:0;background:var(--page);color:var(--ink);font:1rem/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans",sans-serif;overflow-wrap:anywhere}
+body{margin:0;background:var(--page);color:var(--ink);
+  font:1rem/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans",sans-serif;overflow-wrap:anywhere}
 main{max-width:48rem;margin:0 auto;padding:1.5rem 1rem 4rem}
-h1{font-size:1.6rem;line-height:1.25;margin:0 0 .3rem}h2{font-size:1.2rem;margin:2.6rem 0 .6rem}h3{font-size:1rem;margin:1.6rem 0 .4rem}
+h1{font-size:1.6rem;line-height:1.25;margin:0 0 .3rem}
+h2{font-size:1.2rem;margin:2.6rem 0 .6rem}h3{font-size:1rem;margin:1.6rem 0 .4rem}
 .sub,.small,figcaption,caption{color:var(--soft)}.sub{margin:0 0 1.2rem}.small,figcaption,caption{font-size:.85rem}
 .answer{background:var(--box);border-left:.3rem solid var(--edge);padding:.9rem 1.1rem;margin:1rem 0;font-size:1.08rem}
 nav ul{display:flex;flex-wrap:wrap;gap:.2rem 1.1rem;list-style:none;padding:0;font-size:.9rem}a{color:var(--edge)}
@@ -300,31 +322,56 @@ figure{margin:1rem 0}figure>svg{display:block;width:100%;max-width:30rem;height:
 svg *{stroke-linejoin:round;stroke-linecap:butt}svg text{font-family:inherit!important}
 .scroll{overflow-x:auto;margin:1rem 0}.scroll:focus-visible{outline:2px solid var(--edge)}
 table{border-collapse:collapse;font-size:.9rem;overflow-wrap:normal;font-variant-numeric:tabular-nums}
-caption{text-align:left;padding:.2rem 0}caption span{display:inline-block;max-width:calc(100vw - 2rem)}th,td{padding:.25rem .9rem .25rem 0;text-align:left;vertical-align:top}
-th{font-weight:400}thead th{font-weight:600;border-bottom:1px solid var(--soft);vertical-align:bottom}tbody{border-bottom:1px solid var(--line)}
+caption{text-align:left;padding:.2rem 0}caption span{display:inline-block;max-width:calc(100vw - 2rem)}
+th,td{padding:.25rem .9rem .25rem 0;text-align:left;vertical-align:top}
+th{font-weight:400}thead th{font-weight:600;border-bottom:1px solid var(--soft);vertical-align:bottom}
+tbody{border-bottom:1px solid var(--line)}
 .num{text-align:right;white-space:nowrap}.mark{background:var(--box)}.mark th,.mark td{font-weight:600}
 .strip{display:grid;grid-template-columns:repeat(auto-fill,minmax(8rem,1fr));gap:1rem .8rem;list-style:none;padding:0}
-.strip figure{margin:0}.strip img{display:block;width:8rem;max-width:100%;height:auto}.strip figcaption{margin-top:.3rem;line-height:1.35}
-.pixels{image-rendering:pixelated}.more{list-style:none;margin-left:1rem;font-size:.9rem}.formula{text-align:center;font-size:1.1rem}
+.strip figure{margin:0}.strip img{display:block;width:8rem;max-width:100%;height:auto}
+.strip figcaption{margin-top:.3rem;line-height:1.35}
+.pixels{image-rendering:pixelated}.more{list-style:none;margin-left:1rem;font-size:.9rem}
+.formula{text-align:center;font-size:1.1rem}
 @media(min-width:42rem){tbody th{white-space:nowrap}}
-@media(max-width:42rem){tbody th:not(.num){min-width:6rem;max-width:10rem;overflow-wrap:anywhere}th,td{padding-right:.6rem}}
+@media(max-width:42rem){tbody th:not(.num){min-width:6rem;max-width:10rem;overflow-wrap:anywhere}
+  th,td{padding-right:.6rem}}
 @media print{nav{display:none}h2{break-after:avoid}figure,tr{break-inside:avoid}}
 '''
 
+_page = '''<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{title}</title>
+<style>{css}</style>
+</head>
+<body>
+<main>
+<h1>{title}</h1>
+<p class="sub">{sub}</p>
+<p class="answer">{answer}</p>
+<nav aria-label="Parts of the report"><ul>{nav}</ul></nav>
+{body}
+</main>
+</body>
+</html>
+'''
+
+# %% ../nbs/tools/01_report.ipynb #c5c48430
 def report_html(comparison # What `compare` measured
                ) -> str:
     "The report as one HTML text."
     c, s = comparison, comparison.settings
     title = f"{c.name}: which transfer strategy, with {c.backbone}?"
-    sub = (f"{s['classes']} classes, {c.cells[0]['n_test']:,} test pictures, {s['seeds']} seeds, {s['steps']:,} steps a run for every strategy, "
-           f"{_and(s['shots'])} labels per class. Measured with tlcourse {c.versions.get('tlcourse', '')}.")
+    sub = (f"{s['classes']} classes, {c.cells[0]['n_test']:,} test pictures, {s['seeds']} seeds, {s['steps']:,} steps a run for "
+           f"every strategy, {_and(s['shots'])} labels per class. Measured with tlcourse {c.versions.get('tlcourse', '')}.")
     nav = ''.join(f'<li><a href="#{k}">{_esc(h)}</a></li>' for k,(h,_) in _parts.items())
     body = '\n'.join(f'<section aria-labelledby="{k}">\n<h2 id="{k}">{_esc(h)}</h2>\n{f(c)}</section>' for k,(h,f) in _parts.items())
-    return (f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="color-scheme" content="light dark">\n'
-            f'<title>{_esc(title)}</title>\n<style>{_css}</style>\n</head>\n<body>\n<main>\n<h1>{_esc(title)}</h1>\n<p class="sub">{_esc(sub)}</p>\n'
-            f'<p class="answer">{_esc(c.recommend())}</p>\n<nav aria-label="Parts of the report"><ul>{nav}</ul></nav>\n{body}\n</main>\n</body>\n</html>\n')
+    return _page.format(title=_esc(title), css=_css, sub=_esc(sub), answer=_esc(c.recommend()), nav=nav, body=body)
 
-# %% ../nbs/tools/01_report.ipynb #b10b61dc
+# %% ../nbs/tools/01_report.ipynb #bbd59450
 def _write_bytes(path, data:bytes):
     "`write_text` for bytes"
     tmp = path.with_name(f'.{path.name}.{os.getpid()}')

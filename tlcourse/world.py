@@ -8,16 +8,16 @@ Docs: https://tlcourse.github.io/tlcourse/core/world.html.md"""
 __all__ = ['FACES', 'N_HUES', 'N_TEXTURES', 'SPLITS', 'source_glyphs', 'glyph_mask', 'Masks', 'glyph_masks', 'SourceDrawer',
            'kept_out', 'Card', 'Drawn', 'drawn_targets', 'draw']
 
-# %% ../nbs/core/01_world.ipynb #d35c48b1
+# %% ../nbs/core/01_world.ipynb #1de72367
 from .base import BadInput, sha256, unknown
-import functools, math, unicodedata
+import functools, math
 from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib, numpy as np, torch, torch.nn.functional as F
 from PIL import Image, ImageFont
 
-# %% ../nbs/core/01_world.ipynb #88513fe7
+# %% ../nbs/core/01_world.ipynb #4dff9de4
 _source = ('LWkþƇƔƕƜƝƣƤƦƿȤȵȶȸȹȻȿɀɅɚɰɲʍʛʞʢʣʤʩʫʬʭʮᴖᴗᴝᴞⱵⱷꞐꞪ'  # Latin
     'ςϗϞϟϡϺ' 'ЊЫцѣҗҚҤҭҲӋ'                               # Greek, Cyrillic
     '*+<=>¤©¬®±¿×‣‱′‵₯₹←→↖↗↘↙↜↝↢↣↫↬↭↯↰↱↳↵↶↷↸↹↺↻↼↽↾⇄⇆⇐⇑⇒⇓⇖⇗⇘⇙⇚⇛⇣⇤⇥⇫⇮⇰⇱⇲⇶⇺'
@@ -29,12 +29,12 @@ _source = ('LWkþƇƔƕƜƝƣƤƦƿȤȵȶȸȹȻȿɀɅɚɰɲʍʛʞʢʣʤʩʫʬʭ�
 _letters = 'FKVXYfmræŒɸʎʦΨζЉЖЩЮҐ'   # Held out for `letters`; STIX has them all
 _scripts = 'ԷԻԿՀՃՉՊՎՐՖեխմչორფქჭჴ'   # Armenian, then Georgian
 
-# %% ../nbs/core/01_world.ipynb #eca05469
+# %% ../nbs/core/01_world.ipynb #4d0e4cb6
 def source_glyphs() -> list: # Of one-character strings, in the order of the source's classes
     "The glyph classes that the backbones are pretrained on."
     return list(_source)
 
-# %% ../nbs/core/01_world.ipynb #b599081d
+# %% ../nbs/core/01_world.ipynb #a8e68680
 _styles = '', '-Bold', '-Oblique', '-BoldOblique'
 FACES = {'dejavu': tuple(f'DejaVuSans{m}{s}' for m in ('','Mono') for s in _styles) +
                    tuple(f'DejaVuSerif{s}' for s in ('','-Bold','-Italic','-BoldItalic')),
@@ -50,7 +50,7 @@ def _font(face):
     f = str(_font_file(face))
     return ImageFont.truetype(f, 80, layout_engine=ImageFont.Layout.BASIC), set(FT2Font(f).get_charmap())
 
-# %% ../nbs/core/01_world.ipynb #9db2438f
+# %% ../nbs/core/01_world.ipynb #50ccc18c
 def glyph_mask(ch:str, # One character
                face:str # A face of `FACES`
               ) -> np.ndarray|None: # (48,48) uint8, 255 where the ink is; None if the face lacks the character
@@ -67,7 +67,7 @@ def glyph_mask(ch:str, # One character
     res.paste(im.crop(box).resize((w,h), Image.Resampling.LANCZOS), ((_MASK-w)//2, (_MASK-h)//2))
     return np.asarray(res)
 
-# %% ../nbs/core/01_world.ipynb #f218a726
+# %% ../nbs/core/01_world.ipynb #45ada800
 @dataclass
 class Masks:
     "Glyphs in faces: `m` (n,48,48) uint8, `y` glyph (n,), `face` (n,), `group` (n,), the masks that look the same."
@@ -91,13 +91,13 @@ def glyph_masks(chars:str, # The glyphs
     faces,rows = FACES[family],[]
     for i,c in enumerate(chars):
         ms = [(m,j) for j,f in enumerate(faces) if (m := glyph_mask(c, f)) is not None]
-        if not ms: raise BadInput(f"no {family} face of this matplotlib draws {c!r} ({unicodedata.name(c, '?')}): reinstall matplotlib")
+        if not ms: raise BadInput(f"no {family} face of this matplotlib draws {c!r}: reinstall matplotlib")
         g = _groups(np.stack([m for m,_ in ms]))
         rows += [(m, i, j, len(rows) + k) for (m,j),k in zip(ms, g)]
     m,y,f,g = zip(*rows)
     return Masks(list(chars), faces, torch.from_numpy(np.stack(m)), *map(torch.tensor, (y,f,g)))
 
-# %% ../nbs/core/01_world.ipynb #d5c435db
+# %% ../nbs/core/01_world.ipynb #6c927db5
 class _Rng:
     "Uniform and normal numbers from one seeded generator, in one dtype."
     def __init__(self, seed, dtype=torch.float32): self.g,self.dtype = torch.Generator().manual_seed(seed), dtype
@@ -107,11 +107,11 @@ class _Rng:
 
 def _seed(*parts): return int(sha256(repr(parts).encode())[:15], 16)
 
-# %% ../nbs/core/01_world.ipynb #9525bcd7
+# %% ../nbs/core/01_world.ipynb #d270599d
 def _upsample(x, size): return F.interpolate(x, size=(size,size), mode='bicubic', align_corners=False)
 
 def _warp(m, r, size=32):
-    "Masks (b,48,48) uint8 -> (b,size,size) in 0..1: rotation +-15 degrees, scale .8-1.2, shear .25, shift .12, bending."
+    "Masks (b,48,48) uint8 -> (b,size,size) in 0..1: turned 15 degrees, scaled .8-1.2, sheared .25, shifted .12, bent."
     b = len(m)
     a,sh = r.u(b, lo=-math.pi/12, hi=math.pi/12), r.u(b, lo=-.25, hi=.25)
     s = 1/r.u(b, lo=.8, hi=1.2)
@@ -134,11 +134,11 @@ def _stroke(x, r):
     x = ((x - r.u(b,1,1,1, lo=.25, hi=.6))*r.u(b,1,1,1, lo=1.3, hi=3.5) + .5).clamp(0,1)
     return torch.lerp(x, _blur(x), r.u(b,1,1,1, hi=.9))
 
-# %% ../nbs/core/01_world.ipynb #aac9b57e
+# %% ../nbs/core/01_world.ipynb #bf20a19e
 _luma = .299, .587, .114
 
 def _colour(h, l, c):
-    "RGB (b,3) in 0..1 of hue `h` (0..1, turns), lightness `l` and chroma `c` (1: as strong as hue and lightness allow)."
+    "RGB (b,3) in 0..1 of hue `h` (turns), lightness `l` and chroma `c` (1: as strong as hue and lightness allow)."
     k = torch.tensor([0.,4.,2.], dtype=h.dtype)
     pure = ((((h[:,None]*6 + k) % 6) - 3).abs() - 1).clamp(0,1)
     y = (pure*torch.tensor(_luma, dtype=h.dtype)).sum(1, keepdim=True)
@@ -153,19 +153,20 @@ def _lightness(b, r, gap=.3):
     flip = r.u(b) < .5
     return torch.where(flip, lo+d, lo), torch.where(flip, lo, lo+d)
 
-# %% ../nbs/core/01_world.ipynb #8ce6611c
+# %% ../nbs/core/01_world.ipynb #fad04e2e
 def _bandpass(theta, freq, r, size=32, waves=8, spread=(.09,.12)):
-    "Noise (b,size,size), unit variance: `waves` plane waves at `theta` (b,) radians and `freq` (b,) cycles a pixel, spread normally (radians; share of freq)."
+    "Noise (b,size,size) of variance 1: plane waves around `theta` (b,) radians and `freq` (b,) cycles a pixel."
     b = len(theta)
-    t = theta[:,None] + spread[0]*r.n(b,waves)
+    t = theta[:,None] + spread[0]*r.n(b,waves) # Normal spread: radians, then share of `freq`
     f = 2*math.pi*freq[:,None]*(1 + spread[1]*r.n(b,waves))
     p = r.u(b,waves, hi=2*math.pi)
     s = torch.arange(size, dtype=r.dtype)
     fx,fy = (f*t.cos())[...,None]*s, (f*t.sin())[...,None]*s + p[...,None]
     # cos(x+y) = cos x cos y - sin x sin y: a product of two thin matrices instead of b*waves*size*size cosines
-    return (torch.einsum('bwy,bwx->byx', fy.cos(), fx.cos()) - torch.einsum('bwy,bwx->byx', fy.sin(), fx.sin()))*(2/waves)**.5
+    n = torch.einsum('bwy,bwx->byx', fy.cos(), fx.cos()) - torch.einsum('bwy,bwx->byx', fy.sin(), fx.sin())
+    return n*(2/waves)**.5
 
-# %% ../nbs/core/01_world.ipynb #29dee077
+# %% ../nbs/core/01_world.ipynb #929fbbe8
 def _compose(a, ink, paper, r):
     "Ink (b,3) through the mask `a` (b,H,W) on paper (b,3,H,W), with shading and pixel noise -> (b,3,H,W) in 0..1."
     b,_,size,_ = paper.shape
@@ -175,7 +176,7 @@ def _compose(a, ink, paper, r):
 
 def _flat(rgb, size=32): return rgb[:,:,None,None].expand(-1,-1,size,size)
 
-# %% ../nbs/core/01_world.ipynb #1f62330a
+# %% ../nbs/core/01_world.ipynb #ca8ef03f
 N_HUES,N_TEXTURES = 12, 17
 _freqs = 1/8, 1/4
 
@@ -208,12 +209,12 @@ def _draw_multi(m, hue, tex, r):
     paper = _flat(_colour(r.u(b), lp, r.u(b))) + (amp[:,None,None]*_bandpass(theta, freq, r))[:,None]
     return _compose(a, ink, paper, r)
 
-# %% ../nbs/core/01_world.ipynb #45109a52
+# %% ../nbs/core/01_world.ipynb #773c5a6f
 class SourceDrawer:
     "Batches of the source without end; batch `i` depends on `kind`, `seed` and `i` alone, so drawing can be resumed."
     def __init__(self,
         kind:str='glyph', # 'glyph', or 'multi' for glyph, ink hue and paper texture
-        seed:int=0,
+        seed:int=0, # Of the draws
         n_glyphs:int|None=None # Only the first so many glyphs, for a short try
     ):
         if kind not in ('glyph','multi'): raise unknown('source', kind, ['glyph','multi'])
@@ -246,22 +247,24 @@ class SourceDrawer:
         "A fixed set to measure source accuracy: the same masks, drawn apart from every batch of any seed."
         return self._draw(n, _Rng(_seed('source check', self.kind)))
 
-# %% ../nbs/core/01_world.ipynb #8310c417
+# %% ../nbs/core/01_world.ipynb #a08db8e4
 def kept_out() -> dict: # What to a list of names
     "What no shipped backbone has seen: recorded on the card of each."
-    return dict(families=['STIX'], scripts=['Georgian','Armenian'], glyphs=list(_letters), kinds=['digits and glyphs that resemble one in any face'])
+    return dict(families=['STIX'], scripts=['Georgian','Armenian'], glyphs=list(_letters),
+                kinds=['digits and glyphs that resemble one in any face'])
 
-# %% ../nbs/core/01_world.ipynb #454fbb80
+# %% ../nbs/core/01_world.ipynb #3c28edf6
 @dataclass
 class Card:
     "What a set of pictures is, where from, and what it cannot show."
     name:str; source:str; count:str; split:str; licence:str; purpose:str; cannot:str; augment:tuple=()
     def _repr_markdown_(self):
-        rows = [('where from', self.source), ('how many', self.count), ('split', self.split), ('licence', self.licence), ('for', self.purpose),
-                ('cannot show', self.cannot), ('label survives', ', '.join(self.augment) or 'no augmentation')]
+        rows = [('where from', self.source), ('how many', self.count), ('split', self.split), ('licence', self.licence),
+                ('for', self.purpose), ('cannot show', self.cannot),
+                ('label survives', ', '.join(self.augment) or 'no augmentation')]
         return f'**{self.name}**\n\n| | |\n|---|---|\n' + '\n'.join(f'| {k} | {v} |' for k,v in rows)
 
-# %% ../nbs/core/01_world.ipynb #ccae1e85
+# %% ../nbs/core/01_world.ipynb #1466b021
 SPLITS = 'train', 'valid', 'test'
 
 @dataclass
@@ -291,13 +294,14 @@ class Drawn:
 
     def counts(self):
         "Part to its number of pictures and the smallest class's."
-        return {s: dict(n=int(len(y)), smallest=int(np.bincount(y, minlength=len(self.classes)).min())) for s in SPLITS for y in [self.part(s)[1]]}
+        n = {s: np.bincount(self.y[self.split==s], minlength=len(self.classes)) for s in SPLITS}
+        return {s: dict(n=int(v.sum()), smallest=int(v.min())) for s,v in n.items()}
 
 def _count_text(y, split, classes):
     n = {s: int((split==s).sum()) for s in SPLITS}
     return f"{len(y):,} pictures of 3x32x32, {len(classes)} classes; " + ', '.join(f'{v:,} {k}' for k,v in n.items())
 
-# %% ../nbs/core/01_world.ipynb #a8410a8d
+# %% ../nbs/core/01_world.ipynb #4fa7f660
 _targets = {} # Name to the function that draws it
 
 def _target(*names):
@@ -315,7 +319,7 @@ def draw(name:str, # One of `drawn_targets()`
     if name not in _targets: raise unknown('target', name, _targets)
     return _targets[name](name, seed)
 
-# %% ../nbs/core/01_world.ipynb #73d16eb6
+# %% ../nbs/core/01_world.ipynb #b007d8ed
 _digit_blocks = {'train': (0,1130), 'valid': (1130,1297), 'test': (1297,1797)}
 
 @_target('digits')
@@ -327,14 +331,16 @@ def _draw_digits(name, seed):
     split = np.empty(len(x), 'U5')
     for k,(a,b) in _digit_blocks.items(): split[a:b] = k
     y,classes,aug = d.target.astype(np.int64), list('0123456789'), ('affine',)
-    card = Card(name, "scikit-learn's `load_digits`: the test part of Optical Recognition of Handwritten Digits, UCI (Alpaydin and Kaynak 1998), "
-        '13 writers; 8x8 padded by 1 and enlarged by bicubic interpolation', _count_text(y, split, classes),
-        'fixed contiguous blocks of the file, whose order about follows the writers: train and test writers are about disjoint',
+    card = Card(name, "scikit-learn's `load_digits`: the test part of Optical Recognition of Handwritten Digits, UCI "
+        '(Alpaydin and Kaynak 1998), 13 writers; 8x8 padded by 1 and enlarged by bicubic interpolation',
+        _count_text(y, split, classes),
+        'fixed contiguous blocks of the file, whose order about follows the writers: '
+        'train and test writers are about disjoint',
         'CC BY 4.0', 'synthetic to real: the backbones have seen no digit and nothing written by hand',
         'accuracy on new writers exactly (the writers are not named in the file); large pictures; clutter', aug)
     return Drawn(name, classes, x, y, split, aug, card)
 
-# %% ../nbs/core/01_world.ipynb #4bbc38b5
+# %% ../nbs/core/01_world.ipynb #d1a63bd4
 def _balanced(n_classes, sizes, r):
     "Labels and parts with `sizes` pictures of each class, shuffled within each part."
     ys = [torch.arange(n_classes).repeat(k)[torch.randperm(n_classes*k, generator=r.g)] for k in sizes]
@@ -342,7 +348,7 @@ def _balanced(n_classes, sizes, r):
 
 def _uint8(x): return (x*255).round().to(torch.uint8).numpy()
 
-# %% ../nbs/core/01_world.ipynb #fea493cc
+# %% ../nbs/core/01_world.ipynb #5c6ef54a
 def _deal(masks, r, shares=(.6,.15)):
     "Each mask's part: of every glyph the groups of look-alike masks are shuffled and dealt, at least one to each part."
     part = np.empty(len(masks), 'U5')
@@ -351,7 +357,8 @@ def _deal(masks, r, shares=(.6,.15)):
         gs = masks.group[i].unique()
         gs = gs[torch.randperm(len(gs), generator=r.g)]
         n_va,n_te = (max(1, round(s*len(gs))) for s in (shares[1], 1-sum(shares)))
-        if len(gs) < n_va+n_te+1: raise BadInput(f"{masks.chars[c]!r} has {len(gs)} distinct faces, too few for three parts")
+        if len(gs) < n_va+n_te+1:
+            raise BadInput(f"{masks.chars[c]!r} has only {len(gs)} distinct faces, 3 are needed: reinstall matplotlib")
         cut = dict(valid=gs[:n_va], test=gs[n_va:n_va+n_te], train=gs[n_va+n_te:])
         for k,v in cut.items(): part[i[torch.isin(masks.group[i], v)].numpy()] = k
     return part
@@ -366,13 +373,15 @@ def _pick(masks, part, y, split, r):
             res[i] = pool[(u[i]*len(pool)).long()]
     return res
 
-# %% ../nbs/core/01_world.ipynb #123bfba7
-_dial = {'letters': (_letters, 'dejavu', 'in the twelve DejaVu faces that the source is drawn in', 'near: new glyphs, known faces',
-                     'what handwriting does; letters among other letters'),
-         'letters-stix': (_letters, 'stix', 'in the four STIX faces, which the source leaves out', 'a step farther: the glyphs of `letters` in an unseen font family',
-                          'more than four faces; handwriting'),
-         'letters-scripts': (_scripts, 'dejavu', 'in the twelve DejaVu faces; Georgian and Armenian, of which the source has no letter', 'farther: unseen scripts',
-                             'distance alone: its classes are not those of `letters`')}
+# %% ../nbs/core/01_world.ipynb #0de3c758
+_dial = { # Name to glyphs, family, where drawn, what for, what it cannot show
+    'letters': (_letters, 'dejavu', 'in the twelve DejaVu faces that the source is drawn in',
+                'near: new glyphs, known faces', 'what handwriting does; letters among other letters'),
+    'letters-stix': (_letters, 'stix', 'in the four STIX faces, which the source leaves out',
+                     'a step farther: the glyphs of `letters` in an unseen font family',
+                     'more than four faces; handwriting'),
+    'letters-scripts': (_scripts, 'dejavu', 'in the twelve DejaVu faces; Georgian and Armenian, absent from the source',
+                        'farther: unseen scripts', 'distance alone: its classes are not those of `letters`')}
 _vera,_ofl = 'DejaVu fonts: Bitstream Vera licence', 'STIX fonts: SIL Open Font Licence'
 
 @_target(*_dial)
@@ -387,7 +396,7 @@ def _draw_letters(name, seed):
         _ofl if family=='stix' else _vera, what, cannot, aug)
     return Drawn(name, classes, x, y.numpy(), split, aug, card, masks.group[i].numpy())
 
-# %% ../nbs/core/01_world.ipynb #fafe2c1d
+# %% ../nbs/core/01_world.ipynb #449a9c30
 _orients,_tex_freqs = 5, (1/8,1/4)
 
 @_target('textures')
@@ -395,16 +404,19 @@ def _draw_textures(name, seed):
     r = _Rng(_seed('target', name, seed), torch.float64)
     y,split = _balanced(2*_orients, (200,20,100), r)
     b,o,f = len(y), y % _orients, y // _orients
-    n = _bandpass(o*math.pi/_orients + r.u(b, lo=-.1, hi=.1), torch.tensor(_tex_freqs, dtype=r.dtype)[f]*r.u(b, lo=.9, hi=1.1), r, spread=(.15,.15))
+    theta = o*math.pi/_orients + r.u(b, lo=-.1, hi=.1)
+    freq = torch.tensor(_tex_freqs, dtype=r.dtype)[f]*r.u(b, lo=.9, hi=1.1)
+    n = _bandpass(theta, freq, r, spread=(.15,.15))
     a = (n*r.u(b,1,1, lo=.3, hi=.8) + .5).clamp(0,1)
     ink,paper = (_colour(r.u(b), l, r.u(b)) for l in _lightness(b, r))
     x,aug = _uint8(_compose(a, ink, _flat(paper), r)), ('shift',)
     classes = [f'{180//_orients*k}° {w}' for w in ('coarse','fine') for k in range(_orients)]
-    card = Card(name, f'drawn here: band-pass noise at {_orients} orientations and 2 frequencies, any two colours', _count_text(y, split, classes),
-        'every picture is drawn afresh', 'Apache-2.0, as the course', 'a task with no glyph in it', 'natural textures; scale or perspective', aug)
+    card = Card(name, f'drawn here: band-pass noise at {_orients} orientations and 2 frequencies, any two colours',
+        _count_text(y, split, classes), 'every picture is drawn afresh', 'Apache-2.0, as the course',
+        'a task with no glyph in it', 'natural textures; scale or perspective', aug)
     return Drawn(name, classes, x, y.numpy(), split, aug, card)
 
-# %% ../nbs/core/01_world.ipynb #e6c62f31
+# %% ../nbs/core/01_world.ipynb #3e6ccaee
 _n_bins = 10
 
 @_target('hues')
@@ -419,8 +431,9 @@ def _draw_hues(name, seed):
     ink,lp = _hue_ink(y, _n_bins, r)
     x,aug = _uint8(_compose(a, ink, _flat(lp[:,None].expand(-1,3)), r)), ('affine',)
     classes = [f'{36*k}-{36*k+36}°' for k in range(_n_bins)]
-    card = Card(name, "drawn here: the source's glyphs in ink of ten hue bins on grey paper; the glyph and the lightness say nothing about the class",
-        _count_text(y, split, classes), 'each mask (glyph in a face) belongs to one part', _vera,
+    card = Card(name, "drawn here: the source's glyphs in ink of ten hue bins on grey paper; "
+        'neither the glyph nor the lightness depends on the class', _count_text(y, split, classes),
+        'each mask (glyph in a face) belongs to one part', _vera,
         'negative transfer by construction: `glyph` teaches to ignore colour; `glyphnet_multi` is the repair',
         'that far targets fail in general: this one was built to', aug)
     return Drawn(name, classes, x, y.numpy(), split, aug, card, masks.group[i].numpy())
@@ -428,4 +441,5 @@ def _draw_hues(name, seed):
 def _deal_all(masks, r, shares=(.7,.1)):
     "Each mask's part, dealt over all glyphs together by group."
     gs,inv = masks.group.unique(return_inverse=True)
-    return np.asarray(SPLITS)[torch.bucketize(r.u(len(gs)), torch.tensor([shares[0], sum(shares)]).to(r.dtype)).numpy()][inv.numpy()]
+    part = torch.bucketize(r.u(len(gs)), torch.tensor([shares[0], sum(shares)]).to(r.dtype))
+    return np.asarray(SPLITS)[part[inv].numpy()]
