@@ -7,7 +7,7 @@ Docs: https://tlcourse.github.io/tlcourse/tools/compare.html.md"""
 # %% auto #0
 __all__ = ['CODE', 'TUNE_SEED', 'run_spec', 'choose_rates', 'Study', 'Comparison', 'stored_comparison', 'compare']
 
-# %% ../nbs/tools/02_compare.ipynb #a41f41e0
+# %% ../nbs/tools/02_compare.ipynb #2a9d15a0
 import tlcourse.base
 import itertools, math, tempfile, time
 import numpy as np, pandas as pd
@@ -24,15 +24,15 @@ from .stats import holm, mean_ci, paired_ci, paired_p, wilson
 from .report import write_report
 from .sweep import cores, one_thread, sweep
 
-# %% ../nbs/tools/02_compare.ipynb #abb7364e
+# %% ../nbs/tools/02_compare.ipynb #4b07c084
 CODE = 1 # see above
 TUNE_SEED = 1000 # first seed of the runs that choose rates; reported runs count from 0
 
-# %% ../nbs/tools/02_compare.ipynb #f45083eb
+# %% ../nbs/tools/02_compare.ipynb #8a8158f3
 @lru_cache(2)
 def _target(name, size, drop_duplicates): return target(name, size=size, drop_duplicates=drop_duplicates)
 
-# %% ../nbs/tools/02_compare.ipynb #c206804f
+# %% ../nbs/tools/02_compare.ipynb #1c3de21f
 def run_spec(where:dict, # Here: `target`, `size`, `drop_duplicates`, `weights` (file or None), `device`
              spec:dict # What to run
             ) -> dict: # `train_acc`, `valid_acc`, `valid_loss`, CPU `seconds`; of a report run `pred` and `prob` too
@@ -52,19 +52,19 @@ def run_spec(where:dict, # Here: `target`, `size`, `drop_duplicates`, `weights` 
         res.update(pred=s.pred, prob=s.prob)
     return res
 
-# %% ../nbs/tools/02_compare.ipynb #e4fd7334
+# %% ../nbs/tools/02_compare.ipynb #1b549652
 def _measure(learn, dl):
     "Mean loss and accuracy of `learn` on the pictures of `dl`, without augmentation"
     with dl.dataset.set_split_idx(1), learn.no_bar(), learn.no_logging():
         loss, acc = learn.validate(dl=dl)[:2]
     return float(loss), float(acc)
 
-# %% ../nbs/tools/02_compare.ipynb #02d23179
+# %% ../nbs/tools/02_compare.ipynb #ed3cd0d2
 def _winner(acc, table):
     "The rate of highest accuracy in `acc` (rate to accuracy); ties go to the one nearest `table`"
     return max(acc, key=lambda lr: (round(acc[lr], 6), -abs(math.log(lr/table))))
 
-# %% ../nbs/tools/02_compare.ipynb #aab392a3
+# %% ../nbs/tools/02_compare.ipynb #41432a51
 def _rate(table, j): return float(f'{table * 3.**j:.3g}')
 
 def choose_rates(run_grid, # specs -> results, in order (a sweep)
@@ -92,7 +92,7 @@ def choose_rates(run_grid, # specs -> results, in order (a sweep)
         for k,e in grown: (lo if e < 0 else hi)[k] += e
     return res
 
-# %% ../nbs/tools/02_compare.ipynb #f0e07cc5
+# %% ../nbs/tools/02_compare.ipynb #ae75cbd3
 def _cell(strategy, k, correct, results):
     "The table's row for the runs `results`, with `correct` (seeds, images)"
     m, n = correct.shape
@@ -101,7 +101,7 @@ def _cell(strategy, k, correct, results):
                 seconds=float(np.mean([r['seconds'] for r in results])),
                 train_acc=float(np.mean([r['train_acc'] for r in results])))
 
-# %% ../nbs/tools/02_compare.ipynb #3897c02d
+# %% ../nbs/tools/02_compare.ipynb #25dc6ae2
 def _pairs(correct):
     "Paired differences of all strategies at the same number of labels, `correct[(strategy, shots)]` (seeds, images)"
     res = []
@@ -113,7 +113,7 @@ def _pairs(correct):
     for r,p in zip(res, holm([r['p'] for r in res]) if res else []): r['p_holm'] = float(p)
     return res
 
-# %% ../nbs/tools/02_compare.ipynb #395bcf5f
+# %% ../nbs/tools/02_compare.ipynb #8b250525
 def _choice(cells, pairs, k, margin=.01):
     "(named strategy, highest mean, {strategy: its pair with the highest}) at `k` labels"
     rows = {c['strategy']: c for c in cells if c['shots'] == k and c['seeds'] > 1}
@@ -122,7 +122,7 @@ def _choice(cells, pairs, k, margin=.01):
     same = [s for s,p in vs.items() if p['p_holm'] > .05 and abs(p['diff']) <= margin]
     return min([top, *same], key=lambda s: rows[s]['seconds']), top, vs, rows
 
-# %% ../nbs/tools/02_compare.ipynb #1fddb96b
+# %% ../nbs/tools/02_compare.ipynb #b24eb889
 def _pct(x): return f'{100*x:.1f} %'
 def _labels(k): return f"{k} label{'s'*(k != 1)} per class"
 def _sizes_text(ks): return f"{', '.join(map(str, sorted(ks)))} label{'s'*(list(ks) != [1])} per class"
@@ -149,7 +149,7 @@ def _recommend(cells, pairs, name):
     else: text += "Only this number of labels was run: where it would change is not known."
     return dict(strategy=pick, shots=k, text=text)
 
-# %% ../nbs/tools/02_compare.ipynb #4d992733
+# %% ../nbs/tools/02_compare.ipynb #140f999e
 def _names(names, known, kind):
     "A list of known names, from a list or a comma-separated string"
     names = [n.strip() for n in names.split(',') if n.strip()] if isinstance(names, str) else list(names)
@@ -166,7 +166,7 @@ def _whole(x, what, least=1):
         raise BadInput(f"{what} is {x!r}: it must be a whole number, {least} or more")
     return v
 
-# %% ../nbs/tools/02_compare.ipynb #daeb2f02
+# %% ../nbs/tools/02_compare.ipynb #79de2889
 class Study:
     "What `compare` is about to run: target, weights, strategies, sizes, seeds, and the store"
     def __init__(self,
@@ -182,9 +182,9 @@ class Study:
                  augment:bool, # The target's augmentations
                  out, # Folder of the store
                  workers, # Processes
-                 say # Where lines go
+                 say # Where lines go; None: nowhere, and no bar
                 ):
-        self.notes, self.say = [], say or (lambda *_: None)
+        self.notes, self.quiet, self.say = [], say is None, say or (lambda *_: None)
         self.strategies = _names(strategies, STRATEGIES, 'strategy')
         self.seeds, self.steps, self.bs = _whole(seeds, 'seeds', 3), _whole(steps, 'steps'), _whole(bs, 'bs', 2)
         if tune not in ('valid', 'none'): raise unknown('way to tune', tune, ['valid', 'none'])
@@ -209,7 +209,7 @@ class Study:
         self.notes.append(line)
         self.say(line)
 
-# %% ../nbs/tools/02_compare.ipynb #c5a3f846
+# %% ../nbs/tools/02_compare.ipynb #afee1b2f
 @patch
 def _sizes(self:Study, shots):
     "The labels per class to run: as asked for, or 1, 5, 20, 100 as far as the smallest class goes"
@@ -225,7 +225,7 @@ def _sizes(self:Study, shots):
         raise BadInput(f"{res[-1]} labels per class asked for, but the smallest class of {name} has {top} training pictures: lower --shots")
     return res
 
-# %% ../nbs/tools/02_compare.ipynb #f985b97c
+# %% ../nbs/tools/02_compare.ipynb #52d591e8
 @patch
 def spec(self:Study,
          strategy:str, # A name in `STRATEGIES`
@@ -247,9 +247,10 @@ def sweep(self:Study,
           on_done=None # As in `tlcourse.sweep.sweep`
          ) -> list: # Results, in the order of the specs
     "The results of some specs, from the store or run now."
-    return sweep(specs, self.records, partial(run_spec, self.where), workers=self.workers, on_done=on_done)
+    return sweep(specs, self.records, partial(run_spec, self.where), workers=self.workers,
+                 progress=not self.quiet, on_done=on_done)
 
-# %% ../nbs/tools/02_compare.ipynb #16d41865
+# %% ../nbs/tools/02_compare.ipynb #3a19d66d
 @patch
 def timings(self:Study) -> dict: # strategy -> (fixed seconds, seconds a step)
     "What a run of each strategy costs at the largest size, on one thread of this machine; kept in the store."
@@ -276,7 +277,7 @@ def minutes(self:Study,
     runs = sum((a*k/shots[-1] + b*self.steps*part[k])*(seeds + tries) for k in shots for a,b in cost.values())
     return runs/max(self.workers, 1)/60
 
-# %% ../nbs/tools/02_compare.ipynb #53563b48
+# %% ../nbs/tools/02_compare.ipynb #4e12602c
 @patch
 def plan(self:Study,
          budget:float|None=None # Minutes
@@ -298,7 +299,7 @@ def plan(self:Study,
     self.say(f"{runs} runs of {self.steps} steps on {max(self.workers, 1)} x {self.device}: about {max(1, math.ceil(self.minutes(cost, shots, seeds)))} min if none is stored yet.")
     return self
 
-# %% ../nbs/tools/02_compare.ipynb #a43b4fc7
+# %% ../nbs/tools/02_compare.ipynb #fe4ac036
 @patch
 def choose(self:Study) -> 'Study':
     "Fix the learning rate of every cell, on validation pictures or from `RATES`"
@@ -314,7 +315,7 @@ def choose(self:Study) -> 'Study':
         if edge: self.note(f"At {_labels(k)} the rate of {' and '.join(edge)} is still at the edge of what was tried.")
     return self
 
-# %% ../nbs/tools/02_compare.ipynb #afff12f0
+# %% ../nbs/tools/02_compare.ipynb #899b5bc2
 @patch
 def run(self:Study) -> 'Study':
     "Run every cell; a `scratch` that ends below 95 % training accuracy gets one run of four times the steps beside it"
@@ -357,7 +358,7 @@ def _finish(self:Study, cell):
     self.say(f"{_labels(c['shots']):>22}  {c['strategy']:<20} {_pct(c['mean']):>7} [{100*c['low']:.1f}, {100*c['high']:.1f}]"
              f"  ({c['seeds']} seed{'s'*(c['seeds'] > 1)}, {c['n_test']} test images, {c['seconds']:.1f} CPU s a run)")
 
-# %% ../nbs/tools/02_compare.ipynb #fd85b759
+# %% ../nbs/tools/02_compare.ipynb #220896c9
 @patch
 def finish(self:Study) -> 'Comparison':
     "Store what was asked and decided, and sum up."
@@ -370,7 +371,7 @@ def finish(self:Study) -> 'Comparison':
     if not self.records.has(what): self.records.add(what, dict(rates=rates, cells=cells, notes=self.notes, versions=versions()))
     return Comparison(self.records, what, t, self._tmp)
 
-# %% ../nbs/tools/02_compare.ipynb #c12d8c4e
+# %% ../nbs/tools/02_compare.ipynb #975415b8
 def _read_cell(records, cell, specs):
     "The table's row for a cell, and its correctness (seeds, images), from the store"
     runs = [records.get(sp) for sp in specs]
@@ -378,7 +379,7 @@ def _read_cell(records, cell, specs):
     correct = np.stack([r['pred'] == y for r in runs])
     return _cell(*cell, correct, runs), correct
 
-# %% ../nbs/tools/02_compare.ipynb #8bcd745f
+# %% ../nbs/tools/02_compare.ipynb #0c14ec8f
 class Comparison:
     "What a study measured: `.cells`, `.pairs`, `.rates`, `.settings`, `.notes`, `.recommendation`, read from its store"
     def __init__(self,
@@ -422,7 +423,7 @@ class Comparison:
     def _repr_html_(self):
         return f'<p>{self.recommend()}</p>{self.table.to_html(index=False)}{self.differences.to_html(index=False)}'
 
-# %% ../nbs/tools/02_compare.ipynb #600b28d4
+# %% ../nbs/tools/02_compare.ipynb #1aca15d6
 def stored_comparison(records, # A store that `compare` made
                       **settings # Of the study, such as tune='none' or seeds=5
                      ) -> Comparison:
@@ -431,7 +432,7 @@ def stored_comparison(records, # A store that `compare` made
     if not rows: raise BadInput(f"{records.path.name} holds no finished comparison" + (f" with {settings}" if settings else ''))
     return Comparison(records, max(rows, key=lambda r: r.at).spec)
 
-# %% ../nbs/tools/02_compare.ipynb #59a6d67c
+# %% ../nbs/tools/02_compare.ipynb #4faae387
 @patch(as_prop=True)
 def table(self:Comparison) -> pd.DataFrame:
     "The cells: accuracy and interval in %, test images, seeds, training accuracy in %, CPU seconds for a run."
@@ -446,14 +447,14 @@ def differences(self:Comparison) -> pd.DataFrame:
                           '95 % interval': f"[{100*p['low']:+.1f}, {100*p['high']:+.1f}]",
                           f'Holm p (of {len(self.pairs)})': f"{p['p_holm']:.3f}" if p['p_holm'] >= .001 else '< .001'} for p in self.pairs])
 
-# %% ../nbs/tools/02_compare.ipynb #059d675f
+# %% ../nbs/tools/02_compare.ipynb #f4b124b9
 @patch
 def to_dict(self:Comparison) -> dict:
     "The machine-readable result, as `--json` writes it."
     return dict(target=self.name, backbone=self.backbone, cells=self.cells, pairs=self.pairs, recommendation=self.recommendation,
                 rates=self.rates, settings=self.settings, notes=self.notes, versions=self.versions)
 
-# %% ../nbs/tools/02_compare.ipynb #cdeca22e
+# %% ../nbs/tools/02_compare.ipynb #a4bea1b6
 def compare(target='digits', # A target's name, or the path of a folder of pictures
             backbone:str='glyphnet', # A name in `backbones()`
             strategies=('scratch', 'feature-extraction', 'fine-tuning'), # Names in `STRATEGIES`; a list or comma-separated
@@ -471,7 +472,7 @@ def compare(target='digits', # A target's name, or the path of a folder of pictu
             device:str='auto', # 'auto', 'cpu', 'cuda', 'mps'
             workers:int|None=None, # Processes; None: one for each core on a CPU; 1: this process alone
             budget:float|None=None, # Minutes: seeds, then sizes are trimmed to fit
-            say=print # Where lines of progress go; None: nowhere
+            say=print # Where lines of progress go; None: nowhere, and no bar
            ) -> Comparison:
     "Measure strategies at several numbers of labels, at equal budget, and recommend one."
     where = dict(target=str(target), size=size, drop_duplicates=drop_duplicates, weights=weights, device=device)
