@@ -8,7 +8,7 @@ Docs: https://tlcourse.github.io/tlcourse/tools/dev.html.md"""
 __all__ = ['find_root', 'pages', 'cells', 'make_readme', 'Number', 'prose_numbers', 'output_numbers', 'unshown', 'out_of_date',
            'prose_pages', 'digest', 'Executed', 'executed_path', 'execute', 'execute_all', 'main']
 
-# %% ../nbs/tools/09_dev.ipynb #d1df0841
+# %% ../nbs/tools/09_dev.ipynb #3271d34f
 import argparse, hashlib, html, json, os, re, shutil, subprocess, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from .base import BadInput, photo_assets, versions
 
-# %% ../nbs/tools/09_dev.ipynb #c24aef74
+# %% ../nbs/tools/09_dev.ipynb #f57dbbcd
 _rooms = 'core', 'lessons', 'tools'
 
-# %% ../nbs/tools/09_dev.ipynb #719d66f0
+# %% ../nbs/tools/09_dev.ipynb #3fe53267
 def find_root(path:str|Path='.' # Where to start
              ) -> Path: # The folder with pyproject.toml and nbs
     "The clone that holds `path`."
@@ -28,7 +28,7 @@ def find_root(path:str|Path='.' # Where to start
         if (d/'pyproject.toml').is_file() and (d/'nbs').is_dir(): return d
     raise BadInput(f"no clone of the course around {start}: run this inside one")
 
-# %% ../nbs/tools/09_dev.ipynb #1f15eea9
+# %% ../nbs/tools/09_dev.ipynb #97141ef8
 def pages(names=(), # Folders, numbers or parts of names: 'core', 'lessons/01', '04_freezing'; none means all
           root:str|Path|None=None # The clone; the one around the working folder if None
          ) -> list[Path]: # Notebooks: the index, then core, lessons and tools, each by number
@@ -40,7 +40,7 @@ def pages(names=(), # Folders, numbers or parts of names: 'core', 'lessons/01', 
     if missing: raise BadInput(f"no notebook has {missing[0]!r} in its path: try one of {known}")
     return [p for p in res if p.is_file() and (not names or any(n in p.as_posix() for n in names))]
 
-# %% ../nbs/tools/09_dev.ipynb #090bfd4a
+# %% ../nbs/tools/09_dev.ipynb #b9a568ce
 def _text(o): return o if isinstance(o, str) else ''.join(o)
 
 def cells(path:str|Path, # A notebook
@@ -50,7 +50,7 @@ def cells(path:str|Path, # A notebook
     res = json.loads(Path(path).read_text(encoding='utf-8'))['cells']
     return [{**c, 'source': _text(c['source'])} for c in res if kind in (None, c['cell_type'])]
 
-# %% ../nbs/tools/09_dev.ipynb #479b896c
+# %% ../nbs/tools/09_dev.ipynb #ed2bb197
 def _relink(s): # links of nbs/index.ipynb as seen from the folder above
     return re.sub(r'\]\((?!\w+:|#)(\.\./)?([^)]+)\)', lambda m: f"]({'' if m[1] else 'nbs/'}{m[2]})", s)
 
@@ -61,7 +61,7 @@ def _output(o):
     if 'text/markdown' in data: return _text(data['text/markdown'])
     return '```\n' + _text(data.get('text/plain') or o.get('text', '')).rstrip() + '\n```'
 
-# %% ../nbs/tools/09_dev.ipynb #bdfa2507
+# %% ../nbs/tools/09_dev.ipynb #6b9a2c16
 def make_readme(path:str|Path # The index notebook
                ) -> str: # Markdown
     "The README of an index notebook."
@@ -76,7 +76,7 @@ def make_readme(path:str|Path # The index notebook
             parts += [_output(o) for o in c['outputs']]
     return '\n\n'.join(_relink(p.strip()) for p in parts if p.strip()) + '\n'
 
-# %% ../nbs/tools/09_dev.ipynb #01cc4545
+# %% ../nbs/tools/09_dev.ipynb #206e9d8c
 @dataclass(frozen=True)
 class Number:
     "A number of the prose as it is written."
@@ -94,7 +94,7 @@ _number = re.compile(rf'{_num}(?:{_unit}|(?P<range>\s?(?:[-–—]|to)\s?(?=[\d.
 _not_prose = re.compile(r'^(```|~~~).*?^\1\s*$|\$\$.*?\$\$|\$[^$\n]+\$|<!--.*?-->|<style.*?</style>'
                         r'|(?<=\])\([^)]*\)|https?://\S+|\b(?:arXiv|doi):\S+', re.S|re.M|re.I)
 
-# %% ../nbs/tools/09_dev.ipynb #ab9694a8
+# %% ../nbs/tools/09_dev.ipynb #70d78f1c
 def _prose(s):
     "Markdown without code, formulas, link targets and identifiers; a bare number in backticks stays."
     bare = re.compile(rf'{_num}(?:{_unit})?')
@@ -105,7 +105,7 @@ def _as_number(m, unit):
     text = m[0][:len(m[0]) - len(m['range'] or '')].strip()
     return Number(text, float(val) * (-1 if m['sign'] in ('-', '−') else 1), len(val.partition('.')[2]), unit)
 
-# %% ../nbs/tools/09_dev.ipynb #b1e94fd4
+# %% ../nbs/tools/09_dev.ipynb #e2be7bfd
 def prose_numbers(s:str # Markdown
                  ) -> list[Number]: # Those that an output must show
     "The checked numbers of a text: with a decimal point, or in %, points, x or seconds; a range has one unit."
@@ -121,7 +121,7 @@ def prose_numbers(s:str # Markdown
         waiting = []
     return res + [n for n in (_as_number(m, '') for m in waiting) if n.decimals]
 
-# %% ../nbs/tools/09_dev.ipynb #407ccd7c
+# %% ../nbs/tools/09_dev.ipynb #9ff40df3
 _shown = re.compile(r'(?<![\w.])([-−+]?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?:e[-+]?\d+)?)(?!\.?\d)(\s?%)?')
 
 def output_numbers(cell:dict # A code cell
@@ -140,7 +140,7 @@ def output_numbers(cell:dict # A code cell
                 res.append((v, bool(m[2]), '.' in m[1] or 'e' in m[1]))
     return res
 
-# %% ../nbs/tools/09_dev.ipynb #9932c592
+# %% ../nbs/tools/09_dev.ipynb #1ebc97fb
 def _shows(out, n):
     "Does this number of an output support that number of the prose?"
     v, percent, decimal = out
@@ -150,7 +150,7 @@ def _shows(out, n):
     want, tol = n.value, .5*10**-n.decimals*(1 + 1e-9) + 1e-12
     return any(abs(o - want) <= tol or abs(abs(o) - want) <= tol for o in vals)
 
-# %% ../nbs/tools/09_dev.ipynb #c7140a53
+# %% ../nbs/tools/09_dev.ipynb #6805065e
 def unshown(path:str|Path # A notebook with outputs
            ) -> list[str]: # One line for each number, with the words around it
     "The numbers in a page's prose that none of its outputs shows, and the seconds."
@@ -165,7 +165,7 @@ def unshown(path:str|Path # A notebook with outputs
             res.append(f'{n.text}: {why}: "{line.strip()[:120]}"')
     return res
 
-# %% ../nbs/tools/09_dev.ipynb #aa0bc174
+# %% ../nbs/tools/09_dev.ipynb #71d64e9a
 # In a process of its own: nbdev takes its settings from the working folder, and exports nothing under IN_TEST.
 def _nbdev(code, cwd):
     env = {k:v for k,v in os.environ.items() if k != 'IN_TEST'}
@@ -177,7 +177,7 @@ _loop = '''from nbdev.doclinks import nbdev_export
 from nbdev.clean import nbdev_clean
 nbdev_export.__wrapped__(); nbdev_clean.__wrapped__()'''
 
-# %% ../nbs/tools/09_dev.ipynb #f61dae5f
+# %% ../nbs/tools/09_dev.ipynb #ea0e8718
 def out_of_date(root:str|Path|None=None # The clone; the one around the working folder if None
                ) -> list[str]: # One line a file
     "The files that export, clean and readme would change."
@@ -202,13 +202,13 @@ def out_of_date(root:str|Path|None=None # The clone; the one around the working 
                 elif not a.exists() or a.read_bytes() != b.read_bytes(): res.append(f'{n}: {what}')
     return res
 
-# %% ../nbs/tools/09_dev.ipynb #88eb4904
+# %% ../nbs/tools/09_dev.ipynb #135fb467
 def prose_pages(root:str|Path|None=None # The clone; the one around the working folder if None
                ) -> list[Path]: # The index and the lessons
     "The pages whose prose is held to their outputs."
     return [p for p in pages(root=root) if p.parent.name in ('lessons', 'nbs')]
 
-# %% ../nbs/tools/09_dev.ipynb #e72c3e71
+# %% ../nbs/tools/09_dev.ipynb #fb181a53
 def digest(path:str|Path, # A notebook
            root:str|Path|None=None # The clone; the one around the notebook if None
           ) -> str: # 64 hexadecimal digits
@@ -220,7 +220,7 @@ def digest(path:str|Path, # A notebook
         if p.is_file() and p.suffix != '.pyc': h.update(p.name.encode() + p.read_bytes())
     return h.hexdigest()
 
-# %% ../nbs/tools/09_dev.ipynb #de4714f7
+# %% ../nbs/tools/09_dev.ipynb #b154e0c4
 @dataclass
 class Executed:
     "One execution of a notebook."
@@ -236,7 +236,7 @@ def executed_path(path:str|Path, # A notebook
     root = find_root(Path(path).parent)
     return (Path(out) if out else root/'_proc/executed')/Path(path).resolve().relative_to(root/'nbs')
 
-# %% ../nbs/tools/09_dev.ipynb #04e49fa7
+# %% ../nbs/tools/09_dev.ipynb #ac0017df
 def _failure(nb):
     for i,c in enumerate(nb['cells']):
         for o in c.get('outputs', []):
@@ -251,7 +251,7 @@ def _spent(nb): # the seconds of each cell, as the client timed them
     at = lambda d, k: datetime.fromisoformat(d[f'iopub.{k}'].replace('Z', '+00:00')).timestamp()
     return sum(at(d, 'status.idle') - at(d, 'status.busy') for d in t if {'iopub.status.idle', 'iopub.status.busy'} <= set(d))
 
-# %% ../nbs/tools/09_dev.ipynb #9177ed44
+# %% ../nbs/tools/09_dev.ipynb #c8b5841e
 def execute(path:str|Path, # A notebook
             out:str|Path|None=None, # Folder for the executed copy; `_proc/executed` of the clone if None
             timeout:float=600, # Seconds for one cell
@@ -287,23 +287,26 @@ def execute(path:str|Path, # A notebook
         _nbdev(f'from nbdev.clean import nbdev_clean; nbdev_clean.__wrapped__({str(path)!r})', path.parent)
     return res
 
-# %% ../nbs/tools/09_dev.ipynb #cbf37295
+# %% ../nbs/tools/09_dev.ipynb #98cec6b6
 def execute_all(paths, # Notebooks
                 out:str|Path|None=None, # Folder for the executed copies; `_proc/executed` of the clone if None
                 workers:int=2, # Kernels at a time
                 show=None, # Called with (path, Executed) as each is done
                 **kwargs # For `execute`
                ) -> dict[Path,Executed]: # In the order of `paths`
-    "Execute notebooks, each once in its own kernel, a few at a time."
+    "Execute notebooks, each once in its own kernel: lessons one after another, the other pages a few at a time."
     def one(p):
         res = execute(p, out, **kwargs)
         if show: show(p, res)
         return res
     paths = list(paths)
-    with ThreadPoolExecutor(max(1, min(workers, os.cpu_count() or 1))) as ex:
-        return dict(zip(paths, ex.map(one, paths)))
+    alone = [p for p in paths if Path(p).parent.name == 'lessons'] # They run processes of their own, and their seconds are a promise
+    res = {p: one(p) for p in alone}
+    rest = [p for p in paths if p not in res]
+    with ThreadPoolExecutor(max(1, min(workers, os.cpu_count() or 1))) as ex: res.update(zip(rest, ex.map(one, rest)))
+    return {p: res[p] for p in paths}
 
-# %% ../nbs/tools/09_dev.ipynb #d69a7ccf
+# %% ../nbs/tools/09_dev.ipynb #e036cb84
 def _check(root):
     bad = out_of_date(root)
     for p in prose_pages(root): bad += [f'{p.relative_to(root).as_posix()}: {o}' for o in unshown(p)]
@@ -342,5 +345,5 @@ def main(args:list[str]|None=None # The words after the command; `sys.argv` if N
         return 2
     return 0
 
-# %% ../nbs/tools/09_dev.ipynb #7b6cb5b1
+# %% ../nbs/tools/09_dev.ipynb #e9bc6c0c
 if __name__ == '__main__' and '__file__' in globals(): sys.exit(main())
