@@ -7,7 +7,7 @@ Docs: https://tlcourse.github.io/tlcourse/lessons/fine_tuning.html.md"""
 # %% auto #0
 __all__ = ['RATES', 'STRATEGIES', 'stepped', 'scratch', 'fine_tuning', 'feature_extraction', 'random_features']
 
-# %% ../nbs/lessons/06_fine_tuning.ipynb #f50265cf
+# %% ../nbs/lessons/06_fine_tuning.ipynb #f5bc587c
 import tlcourse.base
 import torch
 from contextlib import ExitStack
@@ -21,7 +21,7 @@ from .backbones import learner
 from .base import BadInput
 from .layers import true_freeze
 
-# %% ../nbs/lessons/06_fine_tuning.ipynb #d1b04c35
+# %% ../nbs/lessons/06_fine_tuning.ipynb #3c2da712
 class _Steps(GetAttr):
     "A DataLoader's batches, round after round, until there are `n`"
     _default = 'dl'
@@ -35,7 +35,7 @@ class _Steps(GetAttr):
                 i += 1
                 if i == self.n: return
 
-# %% ../nbs/lessons/06_fine_tuning.ipynb #d7b1a0b8
+# %% ../nbs/lessons/06_fine_tuning.ipynb #bf279ca4
 _no_batch = "no training batch: fewer images than the batch size; use a smaller bs"
 
 def stepped(dls, # fastai DataLoaders
@@ -46,10 +46,10 @@ def stepped(dls, # fastai DataLoaders
     if int(steps) < 1: raise BadInput(f"steps={steps}: train for one step or more")
     return DataLoaders(_Steps(dls.train, int(steps)), *dls.loaders[1:], device=dls.device)
 
-# %% ../nbs/lessons/06_fine_tuning.ipynb #ab48fe85
+# %% ../nbs/lessons/06_fine_tuning.ipynb #23c19a13
 RATES = {'scratch': 5e-3, 'feature-extraction': 2e-2, 'fine-tuning': 5e-3, 'random-features': 2e-2}
 
-# %% ../nbs/lessons/06_fine_tuning.ipynb #160862a1
+# %% ../nbs/lessons/06_fine_tuning.ipynb #f3ee4afd
 def _fit(learn, epochs, steps, lr, progress=True):
     "Train `learn` by one cycle for `epochs` or for `steps`, exactly one of the two"
     if (epochs is None) == (steps is None): raise BadInput("give epochs= or steps=, exactly one of the two")
@@ -63,7 +63,7 @@ def _fit(learn, epochs, steps, lr, progress=True):
         finally: learn.dls = dls
     return learn
 
-# %% ../nbs/lessons/06_fine_tuning.ipynb #615456e1
+# %% ../nbs/lessons/06_fine_tuning.ipynb #6e75bcff
 def _learner(dls, backbone, seed, **kwargs):
     "A seeded Learner with channels-last weights (convolutions on a CPU take less time so)"
     set_seed(seed, reproducible=True)
@@ -71,7 +71,7 @@ def _learner(dls, backbone, seed, **kwargs):
     learn.model.to(memory_format=torch.channels_last)
     return learn
 
-# %% ../nbs/lessons/06_fine_tuning.ipynb #32702767
+# %% ../nbs/lessons/06_fine_tuning.ipynb #c697b90d
 def scratch(dls, # fastai DataLoaders
             backbone, # Name, or a callable from `arch`
             epochs:int|None=None, # Passes over the images; or
@@ -85,7 +85,7 @@ def scratch(dls, # fastai DataLoaders
     learn = _learner(dls, backbone, seed, pretrained=False)
     return _fit(learn, epochs, steps, RATES['scratch'] if lr is None else lr, progress)
 
-# %% ../nbs/lessons/06_fine_tuning.ipynb #a368e4ba
+# %% ../nbs/lessons/06_fine_tuning.ipynb #b8cd9441
 def fine_tuning(dls, # fastai DataLoaders
                 backbone, # Name, or a callable from `arch`
                 epochs:int|None=None, # Passes over the images; or
@@ -101,14 +101,14 @@ def fine_tuning(dls, # fastai DataLoaders
     if lr is None: lr = RATES['fine-tuning']
     return _fit(learn, epochs, steps, slice(lr/25, lr), progress)
 
-# %% ../nbs/lessons/06_fine_tuning.ipynb #30a08549
+# %% ../nbs/lessons/06_fine_tuning.ipynb #4fabd6ed
 class _Views:
     "Stored features of n pictures, each in some augmented views, of which an item is one at random"
     def __init__(self, z, y): self.z,self.y = z,y
     def __len__(self): return len(self.y)
     def __getitem__(self, i): return self.z[torch.randint(len(self.z), ()).item(), i], self.y[i]
 
-# %% ../nbs/lessons/06_fine_tuning.ipynb #8d4e6ce9
+# %% ../nbs/lessons/06_fine_tuning.ipynb #0ff05cd5
 @torch.no_grad()
 def _pooled(learn, dl):
     "The inputs (n, d) of the linear head, and the labels (n,), for the batches of `dl`, by the body in eval mode"
@@ -116,7 +116,7 @@ def _pooled(learn, dl):
     zs, ys = zip(*((f(x), y) for x,y in dl))
     return torch.cat([*map(torch.Tensor.float, zs)]).as_subclass(torch.Tensor), torch.cat(ys).as_subclass(torch.Tensor)
 
-# %% ../nbs/lessons/06_fine_tuning.ipynb #5d93e4ef
+# %% ../nbs/lessons/06_fine_tuning.ipynb #29993014
 def _cached_head(learn, epochs, steps, lr, views, progress):
     "Train the linear head of `learn` on stored features of its frozen body"
     if not len(learn.dls.train): raise BadInput(_no_batch)
@@ -124,24 +124,24 @@ def _cached_head(learn, epochs, steps, lr, views, progress):
     varied = any(getattr(f, 'split_idx', None) == 0 for p in (dl.after_item, dl.after_batch) for f in p.fs)
     zs, ys = zip(*(_pooled(learn, dl) for _ in range(views if varied else 1)))
     z, y, head = torch.stack(zs), ys[0], learn.model[1][-1]
-    mu, sd = z.mean((0, 1)), z.std((0, 1), correction=0).clamp_min(1e-3)
+    mu, unit = z.mean((0, 1)), z.std((0, 1), correction=0).clamp_min(1e-3) * z.shape[-1]/192
     zv, yv = _pooled(learn, learn.dls.valid)
-    data = DataLoaders.from_dsets(_Views((z-mu)/sd, y), list(zip((zv-mu)/sd, yv)), bs=learn.dls.train.bs,
+    data = DataLoaders.from_dsets(_Views((z-mu)/unit, y), list(zip((zv-mu)/unit, yv)), bs=learn.dls.train.bs,
                                   device=learn.dls.device, num_workers=0)
     probe = Learner(data, head, loss_func=learn.loss_func, metrics=learn.metrics)
     _fit(probe, epochs, steps, lr, progress)
     with torch.no_grad():
-        head.weight.div_(sd)
+        head.weight.div_(unit)
         head.bias.sub_(head.weight @ mu)
     for k in 'losses', 'values', 'lrs', 'iters': setattr(learn.recorder, k, getattr(probe.recorder, k))
     return learn
 
-# %% ../nbs/lessons/06_fine_tuning.ipynb #c84c0abd
+# %% ../nbs/lessons/06_fine_tuning.ipynb #561edc48
 def feature_extraction(dls, # fastai DataLoaders
                        backbone, # Name, or a callable from `arch`
                        epochs:int|None=None, # Passes over the images; or
                        steps:int|None=None, # optimiser steps
-                       lr:float|None=None, # Learning rate in standardised units; None: `RATES`
+                       lr:float|None=None, # Learning rate in the units above; None: `RATES`
                        seed:int=0, # Of the head's weights, the order and the augmentation
                        weights=None, # File of pretrained weights; None: the backbone's own
                        progress:bool=True, # Show fastai's progress
@@ -153,12 +153,12 @@ def feature_extraction(dls, # fastai DataLoaders
     true_freeze(learn)
     return _cached_head(learn, epochs, steps, RATES['feature-extraction'] if lr is None else lr, views, progress)
 
-# %% ../nbs/lessons/06_fine_tuning.ipynb #72b0a452
+# %% ../nbs/lessons/06_fine_tuning.ipynb #ed17a63a
 def random_features(dls, # fastai DataLoaders
                     backbone, # Name, or a callable from `arch`
                     epochs:int|None=None, # Passes over the images; or
                     steps:int|None=None, # optimiser steps
-                    lr:float|None=None, # Learning rate in standardised units; None: `RATES`
+                    lr:float|None=None, # Learning rate in the units above; None: `RATES`
                     seed:int=0, # Of body and head, the order and the augmentation
                     weights=None, # Not used: there for the common signature
                     progress:bool=True # Show fastai's progress
@@ -167,6 +167,6 @@ def random_features(dls, # fastai DataLoaders
     lr = RATES['random-features'] if lr is None else lr
     return feature_extraction(dls, backbone, epochs, steps, lr, seed, progress=progress, pretrained=False)
 
-# %% ../nbs/lessons/06_fine_tuning.ipynb #1b126913
+# %% ../nbs/lessons/06_fine_tuning.ipynb #e878a3fb
 STRATEGIES = {'scratch': scratch, 'feature-extraction': feature_extraction, 'fine-tuning': fine_tuning,
               'random-features': random_features}
