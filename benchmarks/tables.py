@@ -1,6 +1,6 @@
 """The stored tables: `tlcourse compare` on each target, its JSON beside this file, and the records that lesson 1 ships with.
 
-    python benchmarks/tables.py [NAME ...]     # all: about 45 minutes on 2 cores
+    python benchmarks/tables.py [NAME ...]     # all: about half an hour on 2 cores
 
 Stopped and started again it goes on from tlcourse-out/tables. The photo sets need the folder that TLCOURSE_ASSETS names;
 where it is missing they are left out, and that is said. `-fixed` uses the fixed rates (--tune none), which claims about one
@@ -22,9 +22,9 @@ tables = {
     'digits-fixed': ['digits', '--tune', 'none', '--strategies', 'scratch,random-features,feature-extraction,fine-tuning'],
     'letters': ['letters'],
     'letters-fixed': ['letters', '--tune', 'none'],
-    # fewer seeds and steps on photos: a step of mobilenet_v2 costs a CPU core most of a second
-    'ants_bees': photo('ants_bees', 'squeezenet1_0', 'squeezenet1_0-imagenet-from-deepcompression.pth', '--steps', '60', '--seeds', '3'),
-    'flowers17': photo('flowers17', 'mobilenet_v2', 'mobilenet_v2-imagenet-from-tf2ptq.pth', '--steps', '60', '--seeds', '3', '--shots', '1,20'),
+    # on photos fixed rates and fewer steps: a step of mobilenet_v2 costs a CPU core most of a second
+    'flowers17': photo('flowers17', 'mobilenet_v2', 'mobilenet_v2-imagenet-from-tf2ptq.pth', '--tune', 'none', '--steps', '60', '--shots', '1,20'),
+    'ants_bees': photo('ants_bees', 'squeezenet1_0', 'squeezenet1_0-imagenet-from-deepcompression.pth', '--tune', 'none', '--steps', '60'),
 }
 
 if __name__ == '__main__':

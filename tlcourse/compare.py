@@ -7,7 +7,7 @@ Docs: https://tlcourse.github.io/tlcourse/tools/compare.html.md"""
 # %% auto #0
 __all__ = ['CODE', 'TUNE_SEED', 'run_spec', 'choose_rates', 'Study', 'Comparison', 'stored_comparison', 'compare']
 
-# %% ../nbs/tools/02_compare.ipynb #2febf9a5
+# %% ../nbs/tools/02_compare.ipynb #ca29e015
 import tlcourse.base
 import itertools, math, tempfile, time
 import numpy as np, pandas as pd
@@ -24,15 +24,15 @@ from .stats import holm, mean_ci, paired_ci, paired_p, wilson
 from .report import write_report
 from .sweep import cores, one_thread, sweep
 
-# %% ../nbs/tools/02_compare.ipynb #856a1043
+# %% ../nbs/tools/02_compare.ipynb #7fd5ee75
 CODE = 1 # see above
 TUNE_SEED = 1000 # first seed of the runs that choose rates; reported runs count from 0
 
-# %% ../nbs/tools/02_compare.ipynb #ae826f66
+# %% ../nbs/tools/02_compare.ipynb #ef6be39c
 @lru_cache(2)
 def _target(name, size, drop_duplicates): return target(name, size=size, drop_duplicates=drop_duplicates)
 
-# %% ../nbs/tools/02_compare.ipynb #853bff36
+# %% ../nbs/tools/02_compare.ipynb #8b1c4e1a
 def run_spec(where:dict, # Here: `target`, `size`, `drop_duplicates`, `weights` (file or None), `device`
              spec:dict # What to run
             ) -> dict: # `train_acc`, `valid_acc`, `valid_loss`, CPU `seconds`; of a report run `pred` and `prob` too
@@ -46,25 +46,26 @@ def run_spec(where:dict, # Here: `target`, `size`, `drop_duplicates`, `weights` 
                                          lr=spec['lr'], seed=spec['seed'], progress=False)
     res = dict(seconds=clock()-t0, wall=time.perf_counter()-w0)
     res['valid_loss'], res['valid_acc'] = _measure(learn, learn.dls.valid)
-    res['train_acc'] = _measure(learn, learn.dls.train.new(shuffle=False, drop_last=False))[1]
+    if spec['kind'] == 'report' or spec['strategy'] == 'scratch':
+        res['train_acc'] = _measure(learn, learn.dls.train.new(shuffle=False, drop_last=False))[1]
     if spec['kind'] == 'report':
         s = t.score(learn)
         res.update(pred=s.pred, prob=s.prob)
     return res
 
-# %% ../nbs/tools/02_compare.ipynb #e94200e4
+# %% ../nbs/tools/02_compare.ipynb #b8c34630
 def _measure(learn, dl):
     "Mean loss and accuracy of `learn` on the pictures of `dl`, without augmentation"
     with dl.dataset.set_split_idx(1), learn.no_bar(), learn.no_logging():
         loss, acc = learn.validate(dl=dl)[:2]
     return float(loss), float(acc)
 
-# %% ../nbs/tools/02_compare.ipynb #3310f821
+# %% ../nbs/tools/02_compare.ipynb #30979c81
 def _winner(acc, table):
     "The rate of highest accuracy in `acc` (rate to accuracy); ties go to the one nearest `table`"
     return max(acc, key=lambda lr: (round(acc[lr], 6), -abs(math.log(lr/table))))
 
-# %% ../nbs/tools/02_compare.ipynb #2334dd07
+# %% ../nbs/tools/02_compare.ipynb #0f063cdc
 def _rate(table, j): return float(f'{table * 3.**j:.3g}')
 
 def choose_rates(run_grid, # specs -> results, in order (a sweep)
@@ -92,7 +93,7 @@ def choose_rates(run_grid, # specs -> results, in order (a sweep)
         for k,e in grown: (lo if e < 0 else hi)[k] += e
     return res
 
-# %% ../nbs/tools/02_compare.ipynb #6d64706a
+# %% ../nbs/tools/02_compare.ipynb #3258d718
 def _cell(strategy, k, correct, results):
     "The table's row for the runs `results`, with `correct` (seeds, images)"
     m, n = correct.shape
@@ -101,7 +102,7 @@ def _cell(strategy, k, correct, results):
                 seconds=float(np.mean([r['seconds'] for r in results])),
                 train_acc=float(np.mean([r['train_acc'] for r in results])))
 
-# %% ../nbs/tools/02_compare.ipynb #14dc4064
+# %% ../nbs/tools/02_compare.ipynb #3669b8b0
 def _pairs(correct):
     "Paired differences of all strategies at the same number of labels, `correct[(strategy, shots)]` (seeds, images)"
     res = []
@@ -113,7 +114,7 @@ def _pairs(correct):
     for r,p in zip(res, holm([r['p'] for r in res]) if res else []): r['p_holm'] = float(p)
     return res
 
-# %% ../nbs/tools/02_compare.ipynb #3512669f
+# %% ../nbs/tools/02_compare.ipynb #6c0a0989
 def _choice(cells, pairs, k, margin=.01):
     "(named strategy, highest mean, {strategy: its pair with the highest}) at `k` labels"
     rows = {c['strategy']: c for c in cells if c['shots'] == k and c['seeds'] > 1}
@@ -122,7 +123,7 @@ def _choice(cells, pairs, k, margin=.01):
     same = [s for s,p in vs.items() if p['p_holm'] > .05 and abs(p['diff']) <= margin]
     return min([top, *same], key=lambda s: rows[s]['seconds']), top, vs, rows
 
-# %% ../nbs/tools/02_compare.ipynb #43dce26e
+# %% ../nbs/tools/02_compare.ipynb #4f35efa8
 def _pct(x): return f'{100*x:.1f} %'
 def _labels(k): return f"{k} label{'s'*(k != 1)} per class"
 def _sizes_text(ks): return f"{', '.join(map(str, sorted(ks)))} label{'s'*(list(ks) != [1])} per class"
@@ -149,7 +150,7 @@ def _recommend(cells, pairs, name):
     else: text += "Only this number of labels was run: where it would change is not known."
     return dict(strategy=pick, shots=k, text=text)
 
-# %% ../nbs/tools/02_compare.ipynb #1ac63729
+# %% ../nbs/tools/02_compare.ipynb #61c1439b
 def _names(names, known, kind):
     "A list of known names, from a list or a comma-separated string"
     names = [n.strip() for n in names.split(',') if n.strip()] if isinstance(names, str) else list(names)
@@ -166,7 +167,7 @@ def _whole(x, what, least=1):
         raise BadInput(f"{what} is {x!r}: it must be a whole number, {least} or more")
     return v
 
-# %% ../nbs/tools/02_compare.ipynb #b518f04b
+# %% ../nbs/tools/02_compare.ipynb #8af55314
 class Study:
     "What `compare` is about to run: target, weights, strategies, sizes, seeds, and the store"
     def __init__(self,
@@ -209,7 +210,7 @@ class Study:
         self.notes.append(line)
         self.say(line)
 
-# %% ../nbs/tools/02_compare.ipynb #e8fa5e05
+# %% ../nbs/tools/02_compare.ipynb #05435930
 @patch
 def _sizes(self:Study, shots):
     "The labels per class to run: as asked for, or 1, 5, 20, 100 as far as the smallest class goes"
@@ -225,7 +226,7 @@ def _sizes(self:Study, shots):
         raise BadInput(f"{res[-1]} labels per class asked for, but the smallest class of {name} has {top} training pictures: lower --shots")
     return res
 
-# %% ../nbs/tools/02_compare.ipynb #5fb839a4
+# %% ../nbs/tools/02_compare.ipynb #5bbb696d
 @patch
 def spec(self:Study,
          strategy:str, # A name in `STRATEGIES`
@@ -250,7 +251,7 @@ def sweep(self:Study,
     return sweep(specs, self.records, partial(run_spec, self.where), workers=self.workers,
                  progress=not self.quiet, on_done=on_done)
 
-# %% ../nbs/tools/02_compare.ipynb #251b5b18
+# %% ../nbs/tools/02_compare.ipynb #b632d886
 @patch
 def timings(self:Study) -> dict: # strategy -> (fixed seconds, seconds a step)
     "What a run of each strategy costs at the largest size, on one thread of this machine; kept in the store."
@@ -261,9 +262,11 @@ def timings(self:Study) -> dict: # strategy -> (fixed seconds, seconds a step)
         def wall(steps):
             with one_thread(): return run_spec(self.where, {**self.spec(s, self.shots[-1], RATES[s], TUNE_SEED), 'steps': steps})['wall']
         one = wall(1)
-        if one < 1: one = wall(1) # the first one of a small run is mostly warming up
-        step = max(wall(4) - one, 1e-3)/3
-        res[s] = max(one - step, 0.), step
+        if one < 5: one = wall(1) # the first of a small run is mostly warming up
+        if one > .3: res[s] = (one, 0.) if 'features' in s or 'extraction' in s else (0., one) # all of it extraction, or a step
+        else:
+            step = max(wall(4) - one, 1e-3)/3
+            res[s] = max(one - step, 0.), step
     self.records.add(key, dict(cost=res), opened=False)
     return res
 
@@ -279,7 +282,7 @@ def minutes(self:Study,
     runs = sum((a*k/shots[-1] + b*self.steps*part[k])*(seeds + tries) for k in shots for a,b in cost.values())
     return runs/max(self.workers, 1)/60
 
-# %% ../nbs/tools/02_compare.ipynb #bc669ce3
+# %% ../nbs/tools/02_compare.ipynb #34f4ca90
 @patch
 def plan(self:Study,
          budget:float|None=None # Minutes
@@ -301,7 +304,7 @@ def plan(self:Study,
     self.say(f"{runs} runs of {self.steps} steps on {max(self.workers, 1)} x {self.device}: about {max(1, math.ceil(self.minutes(cost, shots, seeds)))} min if none is stored yet.")
     return self
 
-# %% ../nbs/tools/02_compare.ipynb #0a9e31b5
+# %% ../nbs/tools/02_compare.ipynb #1988ef38
 @patch
 def choose(self:Study) -> 'Study':
     "Fix the learning rate of every cell, on validation pictures or from `RATES`"
@@ -317,7 +320,7 @@ def choose(self:Study) -> 'Study':
         if edge: self.note(f"At {_labels(k)} the rate of {' and '.join(edge)} is still at the edge of what was tried.")
     return self
 
-# %% ../nbs/tools/02_compare.ipynb #bc0d7675
+# %% ../nbs/tools/02_compare.ipynb #d796d33c
 @patch
 def run(self:Study) -> 'Study':
     "Run every cell; a `scratch` that ends below 95 % training accuracy gets one run of four times the steps beside it"
@@ -360,7 +363,7 @@ def _finish(self:Study, cell):
     self.say(f"{_labels(c['shots']):>22}  {c['strategy']:<20} {_pct(c['mean']):>7} [{100*c['low']:.1f}, {100*c['high']:.1f}]"
              f"  ({c['seeds']} seed{'s'*(c['seeds'] > 1)}, {c['n_test']} test images, {c['seconds']:.1f} CPU s a run)")
 
-# %% ../nbs/tools/02_compare.ipynb #0851d984
+# %% ../nbs/tools/02_compare.ipynb #b1d0ad66
 @patch
 def finish(self:Study) -> 'Comparison':
     "Store what was asked and decided, and sum up."
@@ -373,7 +376,7 @@ def finish(self:Study) -> 'Comparison':
     if not self.records.has(what): self.records.add(what, dict(rates=rates, cells=cells, notes=self.notes, versions=versions()))
     return Comparison(self.records, what, t, self._tmp)
 
-# %% ../nbs/tools/02_compare.ipynb #39f07ebc
+# %% ../nbs/tools/02_compare.ipynb #8c19cfa7
 def _read_cell(records, cell, specs):
     "The table's row for a cell, and its correctness (seeds, images), from the store"
     runs = [records.get(sp) for sp in specs]
@@ -381,7 +384,7 @@ def _read_cell(records, cell, specs):
     correct = np.stack([r['pred'] == y for r in runs])
     return _cell(*cell, correct, runs), correct
 
-# %% ../nbs/tools/02_compare.ipynb #dd354527
+# %% ../nbs/tools/02_compare.ipynb #9c88d8eb
 class Comparison:
     "What a study measured: `.cells`, `.pairs`, `.rates`, `.settings`, `.notes`, `.recommendation`, read from its store"
     def __init__(self,
@@ -426,7 +429,7 @@ class Comparison:
     def _repr_html_(self):
         return ''.join([f'<p>{self.recommend()}</p>', self.table.to_html(index=False), self.differences.to_html(index=False) if self.pairs else ''])
 
-# %% ../nbs/tools/02_compare.ipynb #90239167
+# %% ../nbs/tools/02_compare.ipynb #449ac36f
 def stored_comparison(records, # A store that `compare` made
                       **settings # Of the study, such as tune='none' or seeds=5
                      ) -> Comparison:
@@ -435,7 +438,7 @@ def stored_comparison(records, # A store that `compare` made
     if not rows: raise BadInput(f"{records.path.name} holds no finished comparison" + (f" with {settings}" if settings else ''))
     return Comparison(records, max(rows, key=lambda r: r.at).spec)
 
-# %% ../nbs/tools/02_compare.ipynb #457b80ef
+# %% ../nbs/tools/02_compare.ipynb #121c43e0
 @patch(as_prop=True)
 def table(self:Comparison) -> pd.DataFrame:
     "The cells: accuracy and interval in %, test images, seeds, training accuracy in %, CPU seconds for a run."
@@ -450,14 +453,14 @@ def differences(self:Comparison) -> pd.DataFrame:
                           '95 % interval': f"[{100*p['low']:+.1f}, {100*p['high']:+.1f}]",
                           f'Holm p (of {len(self.pairs)})': f"{p['p_holm']:.3f}" if p['p_holm'] >= .001 else '< .001'} for p in self.pairs])
 
-# %% ../nbs/tools/02_compare.ipynb #23b368e7
+# %% ../nbs/tools/02_compare.ipynb #222c72af
 @patch
 def to_dict(self:Comparison) -> dict:
     "The machine-readable result, as `--json` writes it."
     return dict(target=self.name, backbone=self.backbone, cells=self.cells, pairs=self.pairs, recommendation=self.recommendation,
                 rates=self.rates, settings=self.settings, notes=self.notes, versions=self.versions)
 
-# %% ../nbs/tools/02_compare.ipynb #2d8ca81e
+# %% ../nbs/tools/02_compare.ipynb #b756336a
 def compare(target='digits', # A target's name, or the path of a folder of pictures
             backbone:str='glyphnet', # A name in `backbones()`
             strategies=('scratch', 'feature-extraction', 'fine-tuning'), # Names in `STRATEGIES`; a list or comma-separated
