@@ -66,8 +66,7 @@ def _add_pretrain(sub):
 
 def _pretrain(a):
     from tlcourse.pretrain import pretrain
-    kw = {} if a.steps is None else {'steps': a.steps}
-    print(pretrain('multi' if a.backbone == 'glyphnet_multi' else 'glyph', out=writable_folder(a.out), seed=a.seed, device=a.device, **kw))
+    print(pretrain('multi' if a.backbone == 'glyphnet_multi' else 'glyph', out=writable_folder(a.out), seed=a.seed, device=a.device, steps=a.steps))
 
 # %% ../nbs/tools/03_cli.ipynb #1eb07f0e
 def main(argv=None # Arguments; None: the command line's

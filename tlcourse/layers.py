@@ -11,7 +11,6 @@ __all__ = ['TrueFreeze', 'true_freeze']
 import tlcourse.base
 from fastai.callback.core import Callback, TrainEvalCallback
 from fastai.learner import Learner
-from torch import nn
 
 # %% ../nbs/lessons/04_freezing.ipynb #7a4dfbcd
 def _eval_frozen(m, prev=False):
