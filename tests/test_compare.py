@@ -82,7 +82,8 @@ def test_a_damaged_store_is_kept_aside(tmp_path):
 bad = [(['digit'], "did you mean 'digits'"), (['--backbone', 'glyphnett'], "'glyphnet'"), (['--backbone', 'resnet18', '--weights', 'no.pth'], 'no.pth'),
        (['--strategies', 'finetuning'], "'fine-tuning'"), (['--shots', '1,200'], 'lower --shots'), (['--shots', 'few'], 'whole number'),
        (['--shots', '0'], 'whole number'), (['--seeds', '1'], '3 or more'), (['--steps', '0'], '1 or more'), (['no/such/folder'], 'no/such/folder'),
-       (['--budget', '-1'], 'more than 0'), (['--device', 'tpu9'], 'device'), (['--tune', 'test'], 'known: none, valid')]
+       (['--budget', '-1'], 'more than 0'), (['--device', 'tpu9'], 'device'), (['--tune', 'test'], 'known: none, valid'),
+       (['--backbone', 'squeezenet1_0', '--weights', 'damaged.pth'], 'cannot be read')]
 
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path):
     "All of them in one process: fastai is imported once"
@@ -98,6 +99,7 @@ for args in json.loads(sys.argv[1]):
     res.append([c, e.getvalue()])
 print(json.dumps(res))
 '''
+    (tmp_path/'damaged.pth').write_bytes(b'PK rubbish'*99)
     args = [[*a, '--out', str(tmp_path/f'o{i}')] for i,(a,_) in enumerate(bad)]
     p = subprocess.run([sys.executable, '-c', code, json.dumps(args)], capture_output=True, text=True, cwd=tmp_path)
     assert p.returncode == 0, p.stderr
@@ -105,6 +107,7 @@ print(json.dumps(res))
         assert c == 2, (a, err)
         assert words in err and err.strip().count('\n') == 0, (a, err)
     assert not list(tmp_path.glob('o*/report.html'))
+    assert not (tmp_path/f'o{len(bad)-1}').exists(), 'weights that cannot be read are refused before a folder is made'
 
 def test_fixed_rates_are_the_measured_ones():
     from tlcourse.finetune import RATES

@@ -19,9 +19,12 @@ from .records import *
 from .sweep import *
 from .plots import *
 from .layers import *
+from .features import *
+from .probes import *
 from .finetune import *
 from .report import *
 from .compare import *
+from .lint import *
 from .exercises import *
 
 # %% ../nbs/tools/08_all.ipynb #d5068218

@@ -7,7 +7,7 @@ Docs: https://tlcourse.github.io/tlcourse/tools/compare.html.md"""
 # %% auto #0
 __all__ = ['CODE', 'TUNE_SEED', 'run_spec', 'choose_rates', 'Study', 'Comparison', 'stored_comparison', 'compare']
 
-# %% ../nbs/tools/02_compare.ipynb #ca29e015
+# %% ../nbs/tools/02_compare.ipynb #783f2430
 import tlcourse.base
 import itertools, math, tempfile, time
 import numpy as np, pandas as pd
@@ -16,23 +16,24 @@ from pathlib import Path
 from fastcore.basics import patch
 from .backbones import arch
 from .base import BadInput, pick_device, unknown, versions, writable_folder
-from .data import target
+from .data import SHIFTS, target
 from .finetune import RATES, STRATEGIES
 from .plots import plot_curves, plot_pairs
 from .records import Records, spec_hash
 from .stats import holm, mean_ci, paired_ci, paired_p, wilson
 from .report import write_report
 from .sweep import cores, one_thread, sweep
+from .world import drawn_targets
 
-# %% ../nbs/tools/02_compare.ipynb #7fd5ee75
+# %% ../nbs/tools/02_compare.ipynb #82611ed6
 CODE = 1 # see above
 TUNE_SEED = 1000 # first seed of the runs that choose rates; reported runs count from 0
 
-# %% ../nbs/tools/02_compare.ipynb #ef6be39c
+# %% ../nbs/tools/02_compare.ipynb #a26e1e64
 @lru_cache(2)
 def _target(name, size, drop_duplicates): return target(name, size=size, drop_duplicates=drop_duplicates)
 
-# %% ../nbs/tools/02_compare.ipynb #8b1c4e1a
+# %% ../nbs/tools/02_compare.ipynb #25c70880
 def run_spec(where:dict, # Here: `target`, `size`, `drop_duplicates`, `weights` (file or None), `device`
              spec:dict # What to run
             ) -> dict: # `train_acc`, `valid_acc`, `valid_loss`, CPU `seconds`; of a report run `pred` and `prob` too
@@ -49,23 +50,26 @@ def run_spec(where:dict, # Here: `target`, `size`, `drop_duplicates`, `weights` 
     if spec['kind'] == 'report' or spec['strategy'] == 'scratch':
         res['train_acc'] = _measure(learn, learn.dls.train.new(shuffle=False, drop_last=False))[1]
     if spec['kind'] == 'report':
-        s = t.score(learn)
-        res.update(pred=s.pred, prob=s.prob)
+        shifts = spec.get('shifts', {})
+        s = t.score(learn, [n for n in shifts if n in SHIFTS])
+        res.update(pred=s.pred, prob=s.prob, **{f'pred {n}': o.pred for n,o in s.shifts.items()})
+        others = {n: _target(n, where['size'], False).unopened() for n in shifts if n not in SHIFTS}
+        res.update({f'pred {n}': o.score(learn).pred for n,o in others.items()})
     return res
 
-# %% ../nbs/tools/02_compare.ipynb #b8c34630
+# %% ../nbs/tools/02_compare.ipynb #15e7be6c
 def _measure(learn, dl):
     "Mean loss and accuracy of `learn` on the pictures of `dl`, without augmentation"
     with dl.dataset.set_split_idx(1), learn.no_bar(), learn.no_logging():
         loss, acc = learn.validate(dl=dl)[:2]
     return float(loss), float(acc)
 
-# %% ../nbs/tools/02_compare.ipynb #30979c81
+# %% ../nbs/tools/02_compare.ipynb #f20471c3
 def _winner(acc, table):
     "The rate of highest accuracy in `acc` (rate to accuracy); ties go to the one nearest `table`"
     return max(acc, key=lambda lr: (round(acc[lr], 6), -abs(math.log(lr/table))))
 
-# %% ../nbs/tools/02_compare.ipynb #0f063cdc
+# %% ../nbs/tools/02_compare.ipynb #71a41d5e
 def _rate(table, j): return float(f'{table * 3.**j:.3g}')
 
 def choose_rates(run_grid, # specs -> results, in order (a sweep)
@@ -93,7 +97,7 @@ def choose_rates(run_grid, # specs -> results, in order (a sweep)
         for k,e in grown: (lo if e < 0 else hi)[k] += e
     return res
 
-# %% ../nbs/tools/02_compare.ipynb #3258d718
+# %% ../nbs/tools/02_compare.ipynb #7f01340a
 def _cell(strategy, k, correct, results):
     "The table's row for the runs `results`, with `correct` (seeds, images)"
     m, n = correct.shape
@@ -102,7 +106,7 @@ def _cell(strategy, k, correct, results):
                 seconds=float(np.mean([r['seconds'] for r in results])),
                 train_acc=float(np.mean([r['train_acc'] for r in results])))
 
-# %% ../nbs/tools/02_compare.ipynb #3669b8b0
+# %% ../nbs/tools/02_compare.ipynb #b5ae18b1
 def _pairs(correct):
     "Paired differences of all strategies at the same number of labels, `correct[(strategy, shots)]` (seeds, images)"
     res = []
@@ -114,7 +118,7 @@ def _pairs(correct):
     for r,p in zip(res, holm([r['p'] for r in res]) if res else []): r['p_holm'] = float(p)
     return res
 
-# %% ../nbs/tools/02_compare.ipynb #6c0a0989
+# %% ../nbs/tools/02_compare.ipynb #89b64ba4
 def _choice(cells, pairs, k, margin=.01):
     "(named strategy, highest mean, {strategy: its pair with the highest}) at `k` labels"
     rows = {c['strategy']: c for c in cells if c['shots'] == k and c['seeds'] > 1}
@@ -123,7 +127,7 @@ def _choice(cells, pairs, k, margin=.01):
     same = [s for s,p in vs.items() if p['p_holm'] > .05 and abs(p['diff']) <= margin]
     return min([top, *same], key=lambda s: rows[s]['seconds']), top, vs, rows
 
-# %% ../nbs/tools/02_compare.ipynb #4f35efa8
+# %% ../nbs/tools/02_compare.ipynb #93213e63
 def _pct(x): return f'{100*x:.1f} %'
 def _labels(k): return f"{k} label{'s'*(k != 1)} per class"
 def _sizes_text(ks): return f"{', '.join(map(str, sorted(ks)))} label{'s'*(list(ks) != [1])} per class"
@@ -150,7 +154,7 @@ def _recommend(cells, pairs, name):
     else: text += "Only this number of labels was run: where it would change is not known."
     return dict(strategy=pick, shots=k, text=text)
 
-# %% ../nbs/tools/02_compare.ipynb #61c1439b
+# %% ../nbs/tools/02_compare.ipynb #53eed0ea
 def _names(names, known, kind):
     "A list of known names, from a list or a comma-separated string"
     names = [n.strip() for n in names.split(',') if n.strip()] if isinstance(names, str) else list(names)
@@ -167,7 +171,19 @@ def _whole(x, what, least=1):
         raise BadInput(f"{what} is {x!r}: it must be a whole number, {least} or more")
     return v
 
-# %% ../nbs/tools/02_compare.ipynb #8af55314
+# %% ../nbs/tools/02_compare.ipynb #46504c58
+def _shift_hashes(names, t):
+    "Name of each shift to the pixel hash of its pictures, or to None where they are the test pictures of `t`, changed"
+    res = {}
+    for n in [names] if isinstance(names, str) else names:
+        if n not in SHIFTS and n not in drawn_targets(): raise unknown('shift', n, [*SHIFTS, *drawn_targets()])
+        o = None if n in SHIFTS else _target(n, t.size, False)
+        if o and (o.classes != t.classes or n == t.name):
+            raise BadInput(f"{n} is no shift of {t.name}: its pictures must be other ones of the same classes")
+        res[n] = o and o.pixel_hash
+    return res
+
+# %% ../nbs/tools/02_compare.ipynb #0547d08f
 class Study:
     "What `compare` is about to run: target, weights, strategies, sizes, seeds, and the store"
     def __init__(self,
@@ -183,7 +199,8 @@ class Study:
                  augment:bool, # The target's augmentations
                  out, # Folder of the store
                  workers, # Processes
-                 say # Where lines go; None: nowhere, and no bar
+                 say, # Where lines go; None: nowhere, and no bar
+                 shifts=() # As in `compare`
                 ):
         self.notes, self.quiet, self.say = [], say is None, say or (lambda *_: None)
         self.strategies = _names(strategies, STRATEGIES, 'strategy')
@@ -193,6 +210,8 @@ class Study:
         self.where, self.backbone, self.tune, self.augment = {**where, 'device': self.device}, backbone, tune, augment
         self.workers = workers if workers is not None else cores() if self.device == 'cpu' else 1
         self.arch = arch(backbone, where['weights'])
+        # A file that cannot be read is refused before anything is written
+        if set(self.strategies) - {'scratch', 'random-features'}: self.arch(pretrained=True)
         self.target = _target(where['target'], where['size'], where['drop_duplicates'])
         for line in self.target.report.lines(): self.note(line)
         self.shots = self._sizes(shots)
@@ -204,13 +223,16 @@ class Study:
         self.records = Records(writable_folder(out or self._tmp.name)/'records.db')
         if self.records.notice: self.note(self.records.notice)
         self.records.put_labels(self.target.pixel_hash, self.target._test_arrays[1], dict(classes=self.target.classes))
+        self.shifts = _shift_hashes(shifts, self.target)
+        for n,h in self.shifts.items():
+            if h: self.records.put_labels(h, _target(n, where['size'], False)._test_arrays[1], dict(classes=self.target.classes))
         self.specs, self.cells = {}, []
     def note(self, line:str): # A sentence
         "Say a line and keep it for the report"
         self.notes.append(line)
         self.say(line)
 
-# %% ../nbs/tools/02_compare.ipynb #05435930
+# %% ../nbs/tools/02_compare.ipynb #9fd98e46
 @patch
 def _sizes(self:Study, shots):
     "The labels per class to run: as asked for, or 1, 5, 20, 100 as far as the smallest class goes"
@@ -226,7 +248,7 @@ def _sizes(self:Study, shots):
         raise BadInput(f"{res[-1]} labels per class asked for, but the smallest class of {name} has {top} training pictures: lower --shots")
     return res
 
-# %% ../nbs/tools/02_compare.ipynb #5bbb696d
+# %% ../nbs/tools/02_compare.ipynb #27e18f0d
 @patch
 def spec(self:Study,
          strategy:str, # A name in `STRATEGIES`
@@ -238,9 +260,10 @@ def spec(self:Study,
         ) -> dict: # Hashed as the key of the run
     "The spec of one run."
     weights = 'random' if strategy in ('scratch', 'random-features') else self.arch.weights_id
+    shifts = dict(shifts=self.shifts) if self.shifts and kind == 'report' else {}
     return dict(kind=kind, pixel_hash=self.target.pixel_hash, size=self.target.size, backbone=self.backbone, weights=weights,
                 strategy=strategy, shots=shots, seed=seed, lr=lr, steps=self.steps*times, bs=self.bs, augment=self.augment,
-                V=self.V, head='pool-flatten-linear', device=self.device.split(':')[0], code=CODE)
+                V=self.V, head='pool-flatten-linear', device=self.device.split(':')[0], code=CODE, **shifts)
 
 @patch
 def sweep(self:Study,
@@ -251,7 +274,7 @@ def sweep(self:Study,
     return sweep(specs, self.records, partial(run_spec, self.where), workers=self.workers,
                  progress=not self.quiet, on_done=on_done)
 
-# %% ../nbs/tools/02_compare.ipynb #b632d886
+# %% ../nbs/tools/02_compare.ipynb #f7d55c9f
 @patch
 def timings(self:Study) -> dict: # strategy -> (fixed seconds, seconds a step)
     "What a run of each strategy costs at the largest size, on one thread of this machine; kept in the store."
@@ -282,7 +305,7 @@ def minutes(self:Study,
     runs = sum((a*k/shots[-1] + b*self.steps*part[k])*(seeds + tries) for k in shots for a,b in cost.values())
     return runs/max(self.workers, 1)/60
 
-# %% ../nbs/tools/02_compare.ipynb #34f4ca90
+# %% ../nbs/tools/02_compare.ipynb #8c8f3c36
 @patch
 def plan(self:Study,
          budget:float|None=None # Minutes
@@ -304,7 +327,7 @@ def plan(self:Study,
     self.say(f"{runs} runs of {self.steps} steps on {max(self.workers, 1)} x {self.device}: about {max(1, math.ceil(self.minutes(cost, shots, seeds)))} min if none is stored yet.")
     return self
 
-# %% ../nbs/tools/02_compare.ipynb #1988ef38
+# %% ../nbs/tools/02_compare.ipynb #4638cfd9
 @patch
 def choose(self:Study) -> 'Study':
     "Fix the learning rate of every cell, on validation pictures or from `RATES`"
@@ -320,7 +343,7 @@ def choose(self:Study) -> 'Study':
         if edge: self.note(f"At {_labels(k)} the rate of {' and '.join(edge)} is still at the edge of what was tried.")
     return self
 
-# %% ../nbs/tools/02_compare.ipynb #d796d33c
+# %% ../nbs/tools/02_compare.ipynb #5ae8ff30
 @patch
 def run(self:Study) -> 'Study':
     "Run every cell; a `scratch` that ends below 95 % training accuracy gets one run of four times the steps beside it"
@@ -363,41 +386,46 @@ def _finish(self:Study, cell):
     self.say(f"{_labels(c['shots']):>22}  {c['strategy']:<20} {_pct(c['mean']):>7} [{100*c['low']:.1f}, {100*c['high']:.1f}]"
              f"  ({c['seeds']} seed{'s'*(c['seeds'] > 1)}, {c['n_test']} test images, {c['seconds']:.1f} CPU s a run)")
 
-# %% ../nbs/tools/02_compare.ipynb #b1d0ad66
+# %% ../nbs/tools/02_compare.ipynb #3b72a8e2
 @patch
 def finish(self:Study) -> 'Comparison':
     "Store what was asked and decided, and sum up."
     t = self.target
     what = dict(kind='study', pixel_hash=t.pixel_hash, target=t.name, size=t.size, backbone=self.backbone, weights=self.arch.weights_id,
                 head='pool-flatten-linear', strategies=self.strategies, shots=self.shots, seeds=self.seeds, steps=self.steps, bs=self.bs,
-                tune=self.tune, V=self.V, augment=list(t.augments) if self.augment else [], device=self.device, code=CODE)
+                tune=self.tune, V=self.V, augment=list(t.augments) if self.augment else [], device=self.device, code=CODE,
+                **(dict(shifts=self.shifts) if self.shifts else {}))
     rates = [dict(strategy=s, shots=k, lr=r['lr'], edge=r['edge'], tried=[list(x) for x in r['tried'].items()]) for (s,k),r in self.rates.items()]
     cells = [[c['strategy'], c['shots'], self.specs[c['strategy'], c['shots']]] for c in self.cells]
     if not self.records.has(what): self.records.add(what, dict(rates=rates, cells=cells, notes=self.notes, versions=versions()))
     return Comparison(self.records, what, t, self._tmp)
 
-# %% ../nbs/tools/02_compare.ipynb #8c19cfa7
-def _read_cell(records, cell, specs):
+# %% ../nbs/tools/02_compare.ipynb #dc0b9dc3
+def _read_cell(records, cell, specs, shift=None):
     "The table's row for a cell, and its correctness (seeds, images), from the store"
     runs = [records.get(sp) for sp in specs]
-    y = records.labels(specs[0]['pixel_hash'])
-    correct = np.stack([r['pred'] == y for r in runs])
+    y = records.labels(shift and specs[0]['shifts'][shift] or specs[0]['pixel_hash'])
+    correct = np.stack([r[f'pred {shift}' if shift else 'pred'] == y for r in runs])
     return _cell(*cell, correct, runs), correct
 
-# %% ../nbs/tools/02_compare.ipynb #9c88d8eb
+# %% ../nbs/tools/02_compare.ipynb #97925bf4
 class Comparison:
     "What a study measured: `.cells`, `.pairs`, `.rates`, `.settings`, `.notes`, `.recommendation`, read from its store"
     def __init__(self,
                  records, # The store
                  what:dict, # Spec of the study in it
                  target=None, # For pictures in the report; None where they are not at hand
-                 keep=None # A temporary folder of the store, to live as long as this
+                 keep=None, # A temporary folder of the store, to live as long as this
+                 shift=None # A name in the study's shifts: what the same runs did there
                 ):
         res, self._keep = records.get(what), keep
-        self.records, self.target, self.name, self.backbone = records, target, what['target'], what['backbone']
+        self._what, self.shifts = what, list(what.get('shifts', {}))
+        if shift is not None and shift not in self.shifts: raise unknown('shift of this study', shift, self.shifts)
+        self.records, self.target, self.backbone = records, None if shift else target, what['backbone']
+        self.name = f"{what['target']} under {shift}" if shift else what['target']
         self.rates, self.notes, self.versions = res['rates'], res['notes'], res['versions']
         self.specs = {(s,k): specs for s,k,specs in res['cells']}
-        read = {c: _read_cell(records, c, specs) for c,specs in self.specs.items()}
+        read = {c: _read_cell(records, c, specs, shift) for c,specs in self.specs.items()}
         self.cells = [cell for cell,_ in read.values()]
         self.correct = {c: correct for c,(_,correct) in read.items()}
         self.pairs = _pairs({c: x for c,x in self.correct.items() if len(x) > 1})
@@ -405,6 +433,11 @@ class Comparison:
         self.classes = records.info(what['pixel_hash'])['classes']
         runs = sum(map(len, self.specs.values()))
         self.settings = {**{k: v for k,v in what.items() if k not in ('kind', 'code')}, 'classes': len(self.classes), 'openings': runs}
+    def shifted(self,
+                name:str # In `.shifts`
+               ) -> 'Comparison':
+        "The comparison of the same runs under a shift of the test pictures."
+        return Comparison(self.records, self._what, keep=self._keep, shift=name)
     def recommend(self) -> str:
         "What to take at the largest number of labels, what that rests on and where it would change."
         return self.recommendation['text']
@@ -429,7 +462,7 @@ class Comparison:
     def _repr_html_(self):
         return ''.join([f'<p>{self.recommend()}</p>', self.table.to_html(index=False), self.differences.to_html(index=False) if self.pairs else ''])
 
-# %% ../nbs/tools/02_compare.ipynb #449ac36f
+# %% ../nbs/tools/02_compare.ipynb #f3f6aa87
 def stored_comparison(records, # A store that `compare` made
                       **settings # Of the study, such as tune='none' or seeds=5
                      ) -> Comparison:
@@ -438,7 +471,7 @@ def stored_comparison(records, # A store that `compare` made
     if not rows: raise BadInput(f"{records.path.name} holds no finished comparison" + (f" with {settings}" if settings else ''))
     return Comparison(records, max(rows, key=lambda r: r.at).spec)
 
-# %% ../nbs/tools/02_compare.ipynb #121c43e0
+# %% ../nbs/tools/02_compare.ipynb #bbef3849
 @patch(as_prop=True)
 def table(self:Comparison) -> pd.DataFrame:
     "The cells: accuracy and interval in %, test images, seeds, training accuracy in %, CPU seconds for a run."
@@ -453,14 +486,14 @@ def differences(self:Comparison) -> pd.DataFrame:
                           '95 % interval': f"[{100*p['low']:+.1f}, {100*p['high']:+.1f}]",
                           f'Holm p (of {len(self.pairs)})': f"{p['p_holm']:.3f}" if p['p_holm'] >= .001 else '< .001'} for p in self.pairs])
 
-# %% ../nbs/tools/02_compare.ipynb #222c72af
+# %% ../nbs/tools/02_compare.ipynb #e06f756c
 @patch
 def to_dict(self:Comparison) -> dict:
     "The machine-readable result, as `--json` writes it."
     return dict(target=self.name, backbone=self.backbone, cells=self.cells, pairs=self.pairs, recommendation=self.recommendation,
                 rates=self.rates, settings=self.settings, notes=self.notes, versions=self.versions)
 
-# %% ../nbs/tools/02_compare.ipynb #b756336a
+# %% ../nbs/tools/02_compare.ipynb #615a614f
 def compare(target='digits', # A target's name, or the path of a folder of pictures
             backbone:str='glyphnet', # A name in `backbones()`
             strategies=('scratch', 'feature-extraction', 'fine-tuning'), # Names in `STRATEGIES`; a list or comma-separated
@@ -478,9 +511,10 @@ def compare(target='digits', # A target's name, or the path of a folder of pictu
             device:str='auto', # 'auto', 'cpu', 'cuda', 'mps'
             workers:int|None=None, # Processes; None: one for each core on a CPU; 1: this process alone
             budget:float|None=None, # Minutes: seeds, then sizes are trimmed to fit
-            say=print # Where lines of progress go; None: nowhere, and no bar
+            say=print, # Where lines of progress go; None: nowhere, and no bar
+            shifts=() # Score each run also under these: names in `SHIFTS`, or of a target with the same classes
            ) -> Comparison:
     "Measure strategies at several numbers of labels, at equal budget, and recommend one."
     where = dict(target=str(target), size=size, drop_duplicates=drop_duplicates, weights=weights, device=device)
-    study = Study(where, backbone, strategies, shots, seeds, steps, tune, V, bs, augment, out, workers, say)
+    study = Study(where, backbone, strategies, shots, seeds, steps, tune, V, bs, augment, out, workers, say, shifts)
     return study.plan(budget).choose().run().finish()

@@ -131,6 +131,7 @@ class BatchAugment(DisplayedTransform):
 # %% ../nbs/core/02_data.ipynb #96af3986
 class Part:
     "The training or the validation part: pixels and labels."
+    augments = () # Names that its labels survive, as `Target` sets them
     def __init__(self,
         name:str, # 'train' or 'valid'
         x, # uint8 (n,3,H,W)
@@ -362,6 +363,7 @@ class Target:
             return x[m],y[m],None if paths is None else [paths[i] for i in m]
         (a,b,c),(d,e,f),(tx,ty,_) = map(get, ('train','valid','test'))
         self.train,self.valid = Part('train', a, b, self.classes, c),Part('valid', d, e, self.classes, f)
+        self.train.augments = self.valid.augments = self.augments
         self.test = Sealed({c:int((ty == i).sum()) for i,c in enumerate(self.classes)})
         self._test_arrays,self._log = (torch.as_tensor(tx),ty.astype(np.uint16)),{}
         for nm,o in (('train',self.train), ('valid',self.valid), ('test',self.test)):

@@ -104,3 +104,454 @@ def _fair(answer):
         if 'e' in extra: return "e is not a fault: one look at the end is what a test set is for"
         return f"there is no {sorted(extra)[0]!r}"
     if got != want: return f"{len(got)} of the faults; there are more. Who chose the rates, on what, how often?"
+
+# %% ../nbs/tools/04_exercises.ipynb #ex020001
+@exercise(2, 1)
+def _sampler(f):
+    "`f(y, k, seed)`: k places of each class, nested in k"
+    if h := _calls(f, 'sampler'): return h
+    rng = np.random.default_rng()
+    for ns in (5, 9, 6), (30, 8, 12, 8):
+        y = rng.permutation(np.repeat(np.arange(len(ns)), ns))
+        def places(k, seed): return np.asarray(f(y.copy(), k, seed))
+        def of(k, seed): return set(places(k, seed).tolist())
+        for k in 1, 2, 5:
+            got = places(k, 3)
+            if got.ndim != 1 or got.dtype.kind not in 'iu': return "give the places in y as a list or array of whole numbers"
+            if len(set(got.tolist())) < len(got): return "a place comes twice: draw without replacement"
+            if got.size and (got.min() < 0 or got.max() >= len(y)): return "a place that y does not have: give places in y, not within the class"
+            have = np.bincount(y[got], minlength=len(ns)).tolist() if got.size else []
+            if have != [k]*len(ns): return f"for k={k} the classes have {have} pictures, not {k} each: draw from each class in turn"
+        if of(5, 3) != of(5, 3): return "the same seed gives other pictures when asked again: take every random number from the seed"
+        if not all(of(a, s) <= of(b, s) for s in range(4) for a,b in ((1, 2), (2, 5))):
+            return "the five of a class do not hold its two: shuffle the class once by the seed, and take the first k"
+        if len({frozenset(of(2, s)) for s in range(8)}) == 1: return "every seed gives the same pictures"
+
+# %% ../nbs/tools/04_exercises.ipynb #ex020002
+def _few_pictures(rng, n, size=16): # Coarse patterns, no two alike
+    return np.kron(rng.integers(40, 180, (n, size//4, size//4)), np.ones((4, 4))).astype(np.uint8)
+
+@exercise(2, 2)
+def _copies(f):
+    "`f(train, test)`: for each test picture the place of its copy in train, or -1"
+    if h := _calls(f, 'copies'): return h
+    rng = np.random.default_rng()
+    for how in 'same', 'noise', 'bright', 'dark':
+        train, test = _few_pictures(rng, 30), _few_pictures(rng, 12)
+        at, want = rng.permutation(30)[:5], np.full(12, -1)
+        where = rng.permutation(12)[:5]
+        new = train[at].astype(float)
+        if how == 'noise': new += rng.normal(0, 4, new.shape)
+        if how == 'bright': new = new*1.1 + 30
+        if how == 'dark': new = new*.5 + 10
+        test[where], want[where] = new.clip(0, 255).astype(np.uint8), at
+        got = np.asarray(f(train.copy(), test.copy()))
+        if got.shape == (30,): return "one answer for each training picture: for each *test* picture its copy in train is asked for"
+        if got.shape != (12,): return f"for 12 test pictures the result has shape {got.shape}, not (12,)"
+        if (got == want).all(): continue
+        if how == 'same' and (got == -1).all(): return "it finds no copy, though some are the same pixel by pixel"
+        if (got[want < 0] >= 0).any(): return "it names copies of pictures that have none: how alike must two pictures be? (uint8 minus uint8 runs over: use floats)"
+        return {'same': "it misses copies that are the same pixel by pixel", 'noise': "a copy that was saved again differs by a few levels in each pixel: allow for it"}.get(how,
+               "a brighter or darker copy is a copy too: take the mean off and divide by the spread before you compare")
+
+# %% ../nbs/tools/04_exercises.ipynb #ex020003
+@exercise(2, 3)
+def _optimism(f):
+    "`f(m, n, p)`: by how much the highest of m equal models reads above p on n pictures"
+    from scipy.stats import binom
+    if h := _calls(f, 'optimism_of'): return h
+    rng = np.random.default_rng()
+    for m,n,p in (1, 100, .9), (10, 100, .9), (72, 50, float(rng.uniform(.6, .9))), (20, 400, float(rng.uniform(.6, .9))):
+        want, got = (1 - binom.cdf(np.arange(n), n, p)**m).sum()/n - p, f(m, n, p)
+        if got is None or not np.isscalar(got): return "the function returns no number"
+        if abs(got - want) < .006: continue
+        if abs(got - want - p) < .006: return "that is the reading itself: how far is it above p?"
+        if abs(got - 100*want) < .6: return "that is in points; give a fraction, as p is"
+        if abs(got) < .006: return "that is the mean of the models, which is honest: the highest one is reported"
+        return f"for m={m}, n={n}, p={p:.2f} it gives {got:.3f}: let m models toss n coins each, take the highest share, and the mean of that over many repetitions"
+
+# %% ../nbs/tools/04_exercises.ipynb #ex020004
+@exercise(2, 4)
+def _to_unit(f):
+    "`f(mean, std)` of pixels 0..255 to those of pixels 0..1"
+    if h := _calls(f, 'to_unit'): return h
+    rng = np.random.default_rng()
+    for mean,std in ((127.5, 63.75), (123.7, 58.4), tuple(rng.uniform((50, 20), (200, 90)))):
+        got = f(mean, std)
+        try: a,b = (float(o) for o in got)
+        except (TypeError, ValueError): return "give two numbers, the mean and the standard deviation"
+        x = rng.integers(0, 256, 50)
+        if not b: return "a standard deviation of 0 cannot be divided by"
+        if np.allclose((x/255 - a)/b, (x - mean)/std): continue
+        if np.isclose(a, mean) and np.isclose(b, std): return "these are the statistics for pixels of 0 to 255; yours go from 0 to 1"
+        if np.isclose(a, mean/255): return "the mean is right; what does dividing all pixels by 255 do to their spread?"
+        return f"for ({mean:.1f}, {std:.1f}) the network is given other numbers than it was trained on: (x/255 - a)/b must equal (x - mean)/std"
+
+# %% ../nbs/tools/04_exercises.ipynb #ex030002
+def _conv_bn_params(ni, nf, k, groups): return nf*(ni//groups)*k*k + 2*nf
+
+@exercise(3, 1)
+def _block_params(f):
+    "`f(ni, nf, k, groups)`: parameters of a convolution without bias and the BatchNorm behind it"
+    if h := _calls(f, 'block_params'): return h
+    w = int(np.random.default_rng().integers(2, 30))*8
+    for ni,nf,k,g in (3, 24, 3, 1), (w, 2*w, 1, 1), (w, w, 5, 1), (w, w, 3, w), (w, 2*w, 3, 8):
+        want, got = _conv_bn_params(ni, nf, k, g), f(ni, nf, k, g)
+        if got is None or not np.isscalar(got): return "the function returns no number: is there a `return`?"
+        if got == want: continue
+        if got == want - 2*nf: return "that is the convolution alone; BatchNorm adds a factor and a shift for each channel"
+        if got == want + nf: return "there is no bias in front of a BatchNorm, whose shift does the same"
+        if got in (want + 2*nf, want + 2*nf + 1): return "BatchNorm's mean and variance are buffers, not parameters"
+        if g > 1 and got == _conv_bn_params(ni, nf, k, 1): return "with groups, each output channel sees only `ni/groups` of the input channels"
+        if g > 1: return f"right without groups; for ({ni}, {nf}, {k}, {g}) it gives {got}. How many input channels does one output channel see?"
+        return f"for ({ni}, {nf}, {k}, {g}) it gives {got}: each of the {nf} kernels has {ni} x {k} x {k} weights"
+
+# %% ../nbs/tools/04_exercises.ipynb #ex030004
+def _field(convs, dilated=True, product=True):
+    r,step = 1,1
+    for k,s,d in convs: r,step = r + (k-1)*step*(d if dilated else 1), step*s if product else s
+    return r
+
+@exercise(3, 2)
+def _receptive(f):
+    "`f(convs)`: receptive field of one output, in pixels a side, for (kernel, stride, dilation) in turn"
+    if h := _calls(f, 'field'): return h
+    rng = np.random.default_rng()
+    some = [tuple(int(o) for o in (rng.choice([1, 3, 5, 7]), rng.integers(1, 3), rng.integers(1, 5))) for _ in range(6)]
+    for convs in ([(3,1,1)], [(3,2,1), (3,1,1), (3,1,1)], [(7,2,1), (3,2,1), (3,2,1), (1,1,1)], [(3,1,2)], [(3,2,1), (3,1,4)], some):
+        want, got = _field(convs), f(list(convs))
+        if got is None or not np.isscalar(got): return "the function returns no number (pixels a side): is there a `return`?"
+        if got == want: continue
+        if got == _field(convs, dilated=False): return "dilation pulls the kernel's taps apart: its `kernel - 1` steps are `dilation` times as long"
+        if got == _field(convs, product=False): return "the step is the product of all strides so far, not the last one"
+        if got == want - 1: return "one short: even without a layer an output sees one pixel"
+        return f"for {convs} it gives {got}, not {want}"
+
+# %% ../nbs/tools/04_exercises.ipynb #ex030006
+@exercise(3, 3)
+def _group_of(f):
+    "`f(groups, p)`: the index of the layer group that holds the parameter `p`, None if none does"
+    if h := _calls(f, 'group_of'): return h
+    import torch
+    par = lambda n: torch.nn.Parameter(torch.ones(n))
+    groups = [[par(3), par(3)], [par(3), par(2)], [par(3)]]
+    for i,g in enumerate(groups):
+        for p in g:
+            got = f(groups, p)
+            if isinstance(got, bool) or not isinstance(got, int): return f"for a parameter of group {i} it gives {got!r}, not a number: is there a `return`?"
+            if got != i and got == i - len(groups): return "count from the front: 0 is the early body"
+            if got != i: return f"a parameter of group {i} is said to be in group {got}: two parameters may hold the same values and not be the same (use `is`)"
+    if (got := f(groups, par(3))) is not None: return f"a parameter that is in no group gives {got!r}, not None: are values compared, or the parameters themselves?"
+
+# %% ../nbs/tools/04_exercises.ipynb #ex030008
+@exercise(3, 4)
+def _shows_learning(answer):
+    "Which findings show that pretraining put something into a network, as a set of letters"
+    try: got = {str(a).strip().lower() for a in answer}
+    except TypeError: return "give a set of letters, such as {'a', 'c'}"
+    why = dict(b="b: patches that look alike are found in random networks, too",
+               c="c: on this page the curve of random networks rises as well: wider stages make more features to read from",
+               d="d: shuffled labels show that a probe does not invent; a random network passes that test")
+    for k,v in why.items():
+        if k in got: return v
+    if extra := got - {'a', 'e'}: return f"there is no {sorted(extra)[0]!r}"
+    if got != {'a', 'e'}: return f"{len(got)} of them; which findings set the pretrained network beside one that learned nothing?"
+
+# %% ../nbs/tools/04_exercises.ipynb #ex050001
+@exercise(5, 1)
+def _pool_maps(f):
+    "`f(maps)`: global average pooling, (n,d,h,w) to (n,d)"
+    if h := _calls(f, 'pool'): return h
+    import torch
+    for n,d,h,w in (2, 5, 3, 4), (1, 3, 1, 1), (4, 2, 6, 2):
+        m = torch.randn(n, d, h, w, generator=torch.Generator().manual_seed(n*d))
+        want, got = m.mean((2, 3)), f(m.clone())
+        if got is None: return "the function returns nothing: is there a `return`?"
+        if not isinstance(got, torch.Tensor): got = torch.as_tensor(np.asarray(got))
+        if tuple(got.shape) == (n, d*h*w) and h*w > 1: return "that keeps every place of the map: average over height and width, so that one number a channel is left"
+        if tuple(got.shape) == (n, d, 1, 1): return "the right numbers, with two axes of length 1 left over: flatten them, or leave out keepdim"
+        if tuple(got.shape) != (n, d): return f"maps of shape {(n, d, h, w)} should give {(n, d)}, not {tuple(got.shape)}"
+        if torch.allclose(got.float(), m.amax((2, 3))) and h*w > 1: return "that is the largest value of each channel; the average is asked for"
+        if torch.allclose(got.float(), m.sum((2, 3))) and h*w > 1: return "that is the sum: divide by height times width"
+        if not torch.allclose(got.float(), want, atol=1e-5): return "right shape, other values: the mean over the last two axes"
+
+# %% ../nbs/tools/04_exercises.ipynb #ex050002
+@exercise(5, 2)
+def _standardise(f):
+    "`f(train, test)`: both, centred and scaled by the statistics of `train`"
+    if h := _calls(f, 'standardise'): return h
+    rng = np.random.default_rng()
+    for n,m,d in (40, 15, 3), (9, 30, 5):
+        a, b = rng.normal(2, 3, (n, d)), rng.normal(5, 1, (m, d))
+        both, got = np.concatenate([a, b]), f(a.copy(), b.copy())
+        if not isinstance(got, (tuple, list)) or len(got) != 2: return "return two arrays: the standardised train and the standardised test"
+        ga, gb = (np.asarray(o, dtype=float) for o in got)
+        if ga.shape != a.shape or gb.shape != b.shape: return "each of the two keeps its shape"
+        mu, sds = a.mean(0), [a.std(0), a.std(0, ddof=1)]
+        if any(np.allclose(ga, (a-mu)/s) and np.allclose(gb, (b-mu)/s) for s in sds): continue
+        if np.allclose(gb.mean(0), 0, atol=1e-6): return "the test pictures were centred by their own mean: a single new picture would have none; use the statistics of train for both"
+        if np.allclose(np.concatenate([ga, gb]).mean(0), 0, atol=1e-6): return "the statistics are those of train and test together: then the test has had a say in the training"
+        if np.allclose(ga, a-mu): return "centred but not scaled: divide by the spread of train"
+        if any(np.allclose(ga, (a-mu)/s**2) for s in sds): return "that divides by the variance; take its square root"
+        if np.allclose(ga.mean(), 0, atol=1e-6) and not np.allclose(ga.mean(0), 0, atol=1e-6): return "one mean for all features: take the mean of each column"
+        return "train should come out with mean 0 and spread 1 in each column, and test by the same two rows of numbers"
+
+# %% ../nbs/tools/04_exercises.ipynb #ex050003
+@exercise(5, 3)
+def _fold(f):
+    "`f(w, b, mu, sd)`: the head for plain features that does what (w, b) does on (x-mu)/sd"
+    if h := _calls(f, 'fold'): return h
+    rng = np.random.default_rng()
+    for c,d in (3, 5), (2, 2), (4, 7):
+        w, b, mu, sd, x = rng.normal(size=(c, d)), rng.normal(size=c), rng.normal(size=d), rng.uniform(.5, 2, d), rng.normal(size=(6, d))
+        got = f(w.copy(), b.copy(), mu.copy(), sd.copy())
+        if not isinstance(got, (tuple, list)) or len(got) != 2: return "return two things: the new weight and the new bias"
+        gw, gb = (np.asarray(o, dtype=float) for o in got)
+        if gw.shape != w.shape or gb.shape != b.shape: return f"the new weight has shape {w.shape} and the new bias {b.shape}, as before"
+        if np.allclose(x @ gw.T + gb, (x-mu)/sd @ w.T + b): continue
+        if np.allclose(gw, w*sd): return "each weight is multiplied by its spread: a feature that is divided by sd asks for a weight that is divided by it"
+        if np.allclose(gw, w/sd) and np.allclose(gb, b): return "the weights are right; what the subtracted means contributed has to leave the bias"
+        if np.allclose(gw, w/sd) and np.allclose(gb, b + gw @ mu): return "the sign of the mean's part: x - mu, so it is subtracted"
+        if np.allclose(gw, w/sd) and np.allclose(gb, b - w @ mu): return "the means meet the new weights, not the old ones"
+        return "write (x-mu)/sd @ w.T + b as x @ W.T + B and read off W and B"
+
+# %% ../nbs/tools/04_exercises.ipynb #ex050004
+@exercise(5, 4)
+def _stale(answer):
+    "After which changes must stored features be made again? A set of letters"
+    try: got = {str(a).strip().lower() for a in answer}
+    except TypeError: return "give a set of letters, such as {'a', 'c'}"
+    why = dict(c="c: labels are no part of a feature; the body never sees them", e="e: the weight decay belongs to the head; the features stay as they are",
+               g="g: the features of all pictures are there, and the head picks other rows")
+    for k in 'ceg':
+        if k in got: return why[k]
+    if extra := got - set('abdf'): return f"there is no {sorted(extra)[0]!r}"
+    if 'b' not in got: return "a body in eval mode divides by its running statistics: would the features be the same with others?"
+    if got != set('abdf'): return f"{len(got)} of them; go through what happens to a picture from its pixels to its features"
+
+# %% ../nbs/tools/04_exercises.ipynb #ex060001
+def _one_number(got, want, hints, what):
+    "A hint where `got` is not the number `want`; `hints`: what another value means"
+    if got is None or np.ndim(got) or isinstance(got, str): return f"{what} returns {type(got).__name__}, where a number is expected"
+    got = float(got)
+    if abs(got - want) <= 1e-6*max(1e-3, abs(want)): return None
+    for v,h in hints:
+        if abs(got - v) <= 1e-6*max(1e-3, abs(v)): return h
+    return f"{what} gives {got:.6g}, it should be {want:.6g}"
+
+@exercise(6, 1)
+def _rate_at(f):
+    "`f(t, top, turn, div)`: the rate of a one-cycle fit at share `t` of its steps"
+    if h := _calls(f, 'rate_at'): return h
+    cos = lambda a,b,u: b + (a-b)*(1 + np.cos(np.pi*u))/2
+    rng = np.random.default_rng()
+    for turn,div in (.25, 25.), (.3, 5.), (.99, 25.), (.5, 10.):
+        top = float(rng.uniform(1e-4, 1e-1))
+        for t in 0., turn/2, turn, (1+turn)/2, float(rng.uniform(0, turn)), float(rng.uniform(turn, 1)):
+            up, u = t < turn, t/turn if t < turn else (t-turn)/(1-turn)
+            a,b = (top/div, top) if up else (top, top/1e5)
+            hints = [(a + (b-a)*u, "that is a straight line; both halves are half a cosine"), (cos(b, a, u), "the two ends of a half are swapped"),
+                     (cos(0, top, u) if up else a, "a cycle starts at top/div, not at 0"), (cos(top, 0, u), "it ends at top/1e5, not at 0"),
+                     (cos(top, top/div, u), "the way down ends at top/1e5, not at top/div")]
+            if h := _one_number(f(t, top, turn, div), cos(a, b, u), hints, f"rate_at({t:.3g}, {top:.3g}, {turn}, {div:g})"): return h
+
+# %% ../nbs/tools/04_exercises.ipynb #ex060002
+@exercise(6, 2)
+def _not_decayed(f):
+    "`f(model)`: the names of the parameters without weight decay"
+    if h := _calls(f, 'not_decayed'): return h
+    from torch import nn
+    models = [nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 1, bias=False)),
+              nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3), nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2, affine=False))),
+              nn.Sequential(nn.Flatten(), nn.Linear(5, 2, bias=False), nn.GroupNorm(1, 2))]
+    norms = nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm
+    for m in models:
+        of = {(f'{k}.' if k else '') + n: (mod, n) for k,mod in m.named_modules() for n,_ in mod.named_parameters(recurse=False)}
+        want = {k for k,(mod,n) in of.items() if n == 'bias' or isinstance(mod, norms)}
+        try: got = {str(o) for o in f(m)}
+        except TypeError: return "give a list or set of names, as in `model.named_parameters()`"
+        if got == want: continue
+        if got == set(of) - want: return "those are the decayed ones; the others are asked for"
+        if any(o not in of for o in got): return f"{sorted(got - set(of))[0]!r} is no name in named_parameters()"
+        if got == {k for k in want if k.endswith('bias')}: return "the biases are there; the weights of norm layers are missing"
+        if miss := want - got:
+            mod,n = of[min(miss)]
+            return f"the {n} of a {type(mod).__name__} is missing"
+        return f"{min(got - want)!r} of a {type(of[min(got - want)][0]).__name__} is decayed"
+
+# %% ../nbs/tools/04_exercises.ipynb #ex060003
+@exercise(6, 3)
+def _phases(f):
+    "`f(steps, groups)`: the steps of each phase of gradual unfreezing"
+    if h := _calls(f, 'phases'): return h
+    rng = np.random.default_rng()
+    for steps,n in (150, 3), (10, 3), (2, 3), (7, 4), (int(rng.integers(20, 400)), int(rng.integers(2, 9))):
+        got = list(f(steps, n))
+        if len(got) != n: return f"{n} groups join one after the other: {n} phases, not {len(got)}"
+        if any(int(o) != o or o < 0 for o in got): return f"{steps} steps, {n} groups: {got}; steps are whole numbers, 0 or more"
+        if sum(got) != steps: return f"{steps} steps, {n} groups: the phases add up to {sum(got)}; every arm gets the same budget"
+        if max(got) - min(got) > 1: return f"{steps} steps, {n} groups: {got} are not equal shares as far as whole steps allow"
+
+# %% ../nbs/tools/04_exercises.ipynb #ex060004
+@exercise(6, 4)
+def _moved(f):
+    "`f(was, now)`: how far features moved, in units of their spread before"
+    if h := _calls(f, 'moved'): return h
+    rng = np.random.default_rng()
+    rms = lambda z: float(np.sqrt((z**2).sum(1).mean()))
+    for n,d in (40, 7), (5, 192), (300, 3):
+        was = rng.normal(3, rng.uniform(.5, 3), (n, d))
+        now = was + rng.normal(.5, 1, (n, d))
+        if np.ndim(got := f(was, now)): return "one number for all pictures is asked for: average over them"
+        move, spread = rms(now-was), rms(was-was.mean(0))
+        hints = [(move, "that is the distance itself; divide it by the spread before"),
+                 (move/rms(was), "the spread is the distance from the mean feature, not from zero"),
+                 (move/rms(now-now.mean(0)), "in units of the spread *before* fine-tuning"),
+                 ((move/spread)**2, "that is its square: take the root"),
+                 (rms(now-now.mean(0))/spread, "that compares two spreads; how far did each picture move?")]
+        if h := _one_number(got, move/spread, hints, "moved"): return h
+
+# %% ../nbs/tools/04_exercises.ipynb #ex060005
+@exercise(6, 5)
+def _budgets(answer):
+    "The unequal comparisons, as a set of letters"
+    try: got = {str(a).strip().lower() for a in answer}
+    except TypeError: return "give a set of letters, such as {'a', 'c'}"
+    want = {'a', 'c', 'e'}
+    if extra := got - want:
+        if 'b' in extra: return "b is equal: 50 and 100 steps are 150 together"
+        if 'd' in extra: return "d is equal: the same batches, whatever trains in them"
+        return f"there is no {sorted(extra)[0]!r}"
+    if got != want: return f"{len(got)} of them; there are more. Count the optimiser's steps, and the tries"
+
+# %% ../nbs/tools/04_exercises.ipynb #ex070002
+@exercise(7, 1)
+def _largest(f):
+    "`f(curvatures)`: the rate from which gradient descent on a quadratic no longer comes down"
+    if h := _calls(f, 'largest'): return h
+    rng = np.random.default_rng()
+    for cs in ([1., 25.], [4.], rng.uniform(.1, 90, 5)):
+        want, got = 2/np.max(cs), f(list(cs))
+        if got is None or not np.isscalar(got): return "the function returns no number: is there a `return`?"
+        if np.isclose(got, want): continue
+        if np.isclose(got, 2/np.min(cs)): return "that is where the flattest direction diverges; the steepest one diverged long before"
+        if np.isclose(got, 1/np.max(cs)): return "there one step of the steepest direction lands at zero; it may go twice as far before it stops coming down"
+        if np.isclose(got, 2/np.mean(cs)) or np.isclose(got, 2/np.sum(cs)): return "not an average: one direction that grows is enough"
+        return f"for curvatures {np.round(cs, 1).tolist()} it gives {got:.4g}; when is |1 - rate*curvature| below 1 for all of them?"
+
+# %% ../nbs/tools/04_exercises.ipynb #ex070004
+def _fastai_rates(lr, n):
+    if not isinstance(lr, slice): return [lr]*n
+    if lr.start is None: return [lr.stop/10]*(n-1) + [lr.stop]
+    return [lr.start*(lr.stop/lr.start)**(i/(n-1)) for i in range(n)]
+
+@exercise(7, 2)
+def _group_rates(f):
+    "`f(lr, n)`: the rates that fastai gives to `n` layer groups, first group first"
+    if h := _calls(f, 'group_rates'): return h
+    a = 10**np.random.default_rng().uniform(-5, -3)
+    for lr in (2e-3, slice(3e-3), slice(a, 40*a), slice(1e-5, 1e-3)):
+        for n in (2, 3, 5):
+            want, got = _fastai_rates(lr, n), f(lr, n)
+            if got is None: return "the function returns nothing: is there a `return`?"
+            got = list(got)
+            if len(got) != n: return f"{n} groups, {len(got)} rates: give one for each group"
+            if np.allclose(got, want, rtol=1e-3, atol=0): continue
+            if np.allclose(got, want[::-1], rtol=1e-3, atol=0): return "turned round: the first group is the stem, which gets the lowest rate"
+            if isinstance(lr, slice) and lr.start is not None and np.allclose(got, np.linspace(lr.start, lr.stop, n)):
+                return "equal differences; fastai takes equal ratios"
+            if isinstance(lr, slice) and lr.start is None: return f"for {lr}: a slice with one number is that rate for the head, a tenth of it for all others"
+            return f"for {lr} and {n} groups it gives {[float(f'{o:.3g}') for o in got]}; look at the table of this page"
+
+# %% ../nbs/tools/04_exercises.ipynb #ex070006
+@exercise(7, 3)
+def _adagrad_steps(f):
+    "`f(gs, lr)`: how far AdaGrad moves one weight at each step, from its gradients in order"
+    if h := _calls(f, 'adagrad_steps'): return h
+    rng = np.random.default_rng()
+    for gs in (np.ones(5), rng.normal(size=6)*50, rng.uniform(.1, 2, 4)):
+        lr = float(10**rng.uniform(-3, 0))
+        want, got = lr*gs/np.sqrt(np.cumsum(gs**2)), f(gs.copy(), lr)
+        if got is None: return "the function returns nothing: is there a `return`?"
+        got = np.asarray(got, dtype=float)
+        if got.shape != want.shape: return f"{len(gs)} gradients, a result of shape {got.shape}: give one step for each"
+        if np.allclose(got, want, rtol=1e-3): continue
+        if np.allclose(np.abs(got), np.abs(want), rtol=1e-3): return "right lengths; a step has the sign of its gradient here"
+        if np.allclose(got, lr*gs, rtol=1e-3): return "those are SGD's steps: divide by the root of the sum of squares so far"
+        if np.allclose(got, lr*gs/np.cumsum(gs**2), rtol=1e-3): return "take the root of the sum of squares"
+        if np.allclose(got, lr*np.sign(gs), rtol=1e-3): return "divide by the squares of all gradients so far, not only the last"
+        return "right shape, other values: rate times gradient, over the root of the sum of all squared gradients so far, this one included"
+
+# %% ../nbs/tools/04_exercises.ipynb #ex070008
+@exercise(7, 4)
+def _optimisers(answer):
+    "The faults in a described comparison of optimisers, as a set of letters"
+    try: got = {str(a).strip().lower() for a in answer}
+    except TypeError: return "give a set of letters, such as {'a', 'c'}"
+    want = {'a', 'c', 'd'}
+    if extra := got - want:
+        if 'b' in extra: return "b is no fault: that is what an equal number of tries means; equal rates are not asked for"
+        if 'e' in extra: return "e is no fault: what is reported must not be what was chosen on"
+        return f"there is no {sorted(extra)[0]!r}"
+    if got != want: return f"{len(got)} of the faults; there are more. Were the tries equal, could an edge hide a better rate, what did momentum do?"
+
+# %% ../nbs/tools/04_exercises.ipynb #ex090001
+@exercise(9, 1)
+def _power_law(f):
+    "`f(error, k1, k2, b)`: the error at k2 labels on a power law with exponent b that passes through (k1, error)"
+    if h := _calls(f, 'error_at'): return h
+    rng = np.random.default_rng()
+    for e,k1,k2,b in (.2, 5, 50, 1.), (.3, 2, 8, .5), (rng.uniform(.1, .4), 3, 30, rng.uniform(.2, .9)):
+        want, got = e*(k2/k1)**-b, f(e, k1, k2, b)
+        if got is None or not np.isscalar(got): return "the function returns no number: is there a `return`?"
+        if np.isclose(got, want): continue
+        if np.isclose(got, e*(k2/k1)**b): return "the error grows with your labels: the exponent is -b"
+        if np.isclose(got, (k2/k1)**-b): return "that is the factor; multiply the error at k1 by it"
+        if np.isclose(got, e*k2**-b): return "that line passes through the error at one label; yours is known at k1"
+        return f"for error {e:.2f} at {k1} labels, exponent {b:.2f}, it gives {got:.4g} at {k2}; error = a k^-b, and a follows from k1"
+
+# %% ../nbs/tools/04_exercises.ipynb #ex090002
+@exercise(9, 2)
+def _worth(f):
+    "`f(ks, line, a)`: labels at which a rising accuracy `line` over sizes `ks` reaches `a`, on the log axis"
+    if h := _calls(f, 'labels_for'): return h
+    ks,rng = [1, 2, 5, 10, 20, 50, 100], np.random.default_rng()
+    line = np.sort(rng.uniform(.3, .95, len(ks)))
+    for a in (line[2], .5*(line[3]+line[4]), rng.uniform(line[0], line[-1])):
+        want, got = np.exp(np.interp(a, line, np.log(ks))), f(ks, line, a)
+        if got is None or not np.isscalar(got): return "the function returns no number"
+        if np.isclose(got, want, rtol=1e-4): continue
+        if np.isclose(got, np.interp(a, line, ks), rtol=1e-4): return "read between the sizes on the logarithmic axis: interpolate log(k), then take exp"
+        if np.isclose(got, np.log(want), rtol=1e-4): return "that is the logarithm of the labels: take exp at the end"
+        return f"for the sizes {ks} and a={a:.3f} on the line {np.round(line, 3)} it gives {got:.4g}, not {want:.4g}"
+    top = f(ks, line, line[-1] + .02)
+    if top is None or not np.isinf(top): return "above the last measured accuracy nothing is known: give float('inf') there"
+
+# %% ../nbs/tools/04_exercises.ipynb #ex090003
+@exercise(9, 3)
+def _seeds(f):
+    "`f(sd, half)`: the smallest number of seeds whose t interval has a half-width of at most `half`"
+    from scipy.stats import t
+    if h := _calls(f, 'seeds_needed'): return h
+    def need(sd, half, q): return next(m for m in range(2, 10_000) if q(m)*sd/m**.5 <= half)
+    for sd,half in (2., 1.), (4.5, 2.), (.5, 1.), (np.random.default_rng().uniform(1, 5), 1.5):
+        want, got = need(sd, half, lambda m: t.ppf(.975, m-1)), f(sd, half)
+        if got is None or not np.isscalar(got): return "the function returns no number"
+        if got == want: continue
+        if got == need(sd, half, lambda m: 1.96): return "with few seeds the spread itself is uncertain: use Student's t with m-1 degrees of freedom, not 1.96"
+        if got == want - 1: return "one too few: the half-width there is still above what was asked"
+        if got == want + 1: return "one too many: a smaller number already suffices"
+        return f"for sd {sd:.2f} and half-width {half:.2f} it gives {got}; the half-width is t * sd / sqrt(m)"
+
+# %% ../nbs/tools/04_exercises.ipynb #ex090004
+@exercise(9, 4)
+def _data_claims(answer):
+    "What the lesson's study supports, as a set of letters"
+    try: got = {str(a).strip().lower() for a in answer}
+    except TypeError: return "give a set of letters, such as {'a', 'c'}"
+    want = {'b', 'd'}
+    why = {'a': "a draws the line on from the first sizes, and the measured error was not there",
+           'c': "c: no step to more labels lost accuracy after the correction, up to the sizes measured; beyond them nothing is known",
+           'e': "e: the labels that choose the rate are labels too"}
+    if extra := sorted(got - want): return why.get(extra[0], f"there is no {extra[0]!r}")
+    if got != want: return f"{len(got)} of them; there are more"

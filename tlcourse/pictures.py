@@ -279,7 +279,7 @@ def read_pictures(
         except OSError as e: pack,notes = None,[_uncached(e)]
         have,old = _load_pack(pack) if pack else ({},None)
         todo = {h:p for h,p in zip(ids,paths) if h not in have or not h}
-        new,fresh = {},0
+        new = {}
         for i,(h,a) in enumerate(zip(todo, ex.map(lambda p: _try(p, size), todo.values())), 1):
             new[h] = a
             if progress: progress(i, len(todo))

@@ -13,9 +13,9 @@ import json, math, os, sys, time
 from pathlib import Path
 
 import torch, torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from .backbones import GlyphNet
-from .world import SourceDrawer, kept_out, source_glyphs
+from .world import SourceDrawer, kept_out
 
 # %% ../nbs/core/04_pretrain.ipynb #4ef34fef
 _weights = 1., .4, .4

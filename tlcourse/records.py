@@ -7,8 +7,8 @@ Docs: https://tlcourse.github.io/tlcourse/core/records.html.md"""
 # %% auto #0
 __all__ = ['spec_hash', 'Run', 'Records', 'lesson_records']
 
-# %% ../nbs/core/06_records.ipynb #fb6c2f20
-import hashlib, json, math, os, shutil, socket, sqlite3, threading, time, warnings
+# %% ../nbs/core/06_records.ipynb #e5196a54
+import hashlib, json, math, os, socket, sqlite3, threading, time, warnings, zlib
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ import numpy as np
 from fastcore.basics import patch
 from .base import BadInput, package_assets
 
-# %% ../nbs/core/06_records.ipynb #ba36566a
+# %% ../nbs/core/06_records.ipynb #688fca14
 def _plain(v, # Any value of a spec
            name:str # Its key, for the error
           ): # The same value in JSON's types
@@ -32,7 +32,7 @@ def _plain(v, # Any value of a spec
         raise BadInput(f"the keys of {name or 'a spec'!r} must be strings")
     raise BadInput(f"{name!r} is a {type(v).__name__}: a spec holds numbers, strings, lists and dictionaries only")
 
-# %% ../nbs/core/06_records.ipynb #7519d059
+# %% ../nbs/core/06_records.ipynb #20e1d9f9
 def _canon(spec): return json.dumps(_plain(spec, ''), sort_keys=True, separators=(',', ':'))
 
 def spec_hash(spec:dict # Everything that a result depends on
@@ -40,7 +40,7 @@ def spec_hash(spec:dict # Everything that a result depends on
     "The key of a run: SHA-256 of the spec's canonical JSON, the same for any order of its keys."
     return hashlib.sha256(_canon(spec).encode()).hexdigest()
 
-# %% ../nbs/core/06_records.ipynb #f154e9c6
+# %% ../nbs/core/06_records.ipynb #7c5a45f5
 @dataclass
 class Run:
     "One stored run."
@@ -65,14 +65,14 @@ class Run:
     def accuracy(self) -> float: return float(self.correct.mean())
     def __repr__(self): return f"Run({_short(self.spec)})"
 
-# %% ../nbs/core/06_records.ipynb #633eb0d3
+# %% ../nbs/core/06_records.ipynb #10918d55
 _lead = 'kind', 'target', 'backbone', 'strategy', 'shots', 'seed', 'lr'
 
 def _short(spec): # A spec in one line: the keys that a reader knows it by, else the first few
     ks = [k for k in _lead if k in spec] or list(spec)[:6]
     return ', '.join(f'{k}={spec[k]}' for k in ks)
 
-# %% ../nbs/core/06_records.ipynb #c39f875c
+# %% ../nbs/core/06_records.ipynb #79a36382
 _app = 0x746c6372 # 'tlcr', in the file's header
 _format = 1 # Version of the tables
 _wait = 60 # Seconds to wait for another process
@@ -91,11 +91,16 @@ def _me(): return f'{socket.gethostname()}:{os.getpid()}'
 def _blob(a): # dtype, shape, bytes: little-endian, C order
     a = np.asarray(a)
     a = np.ascontiguousarray(a, dtype=a.dtype.newbyteorder('<')).reshape(a.shape)
-    return a.dtype.str, json.dumps(a.shape), a.tobytes()
+    raw = a.tobytes()
+    small = zlib.compress(raw, 9)
+    if len(small) < len(raw): return f'zlib {a.dtype.str}', json.dumps(a.shape), small
+    return a.dtype.str, json.dumps(a.shape), raw
 
-def _array(dtype, shape, data): return np.frombuffer(data, dtype=np.dtype(dtype)).reshape(json.loads(shape)).copy()
+def _array(dtype, shape, data):
+    how, _, dtype = dtype.rpartition(' ')
+    return np.frombuffer(zlib.decompress(data) if how else data, dtype=np.dtype(dtype)).reshape(json.loads(shape)).copy()
 
-# %% ../nbs/core/06_records.ipynb #1422ec95
+# %% ../nbs/core/06_records.ipynb #d930596e
 _kept = [] # Connections of a parent process: a forked child must neither use nor close them
 
 class Records:
@@ -129,7 +134,7 @@ class Records:
             if self._con_ is not None and self._pid == os.getpid(): self._con_.close()
             self._con_ = self._pid = None
 
-# %% ../nbs/core/06_records.ipynb #7b6c01b7
+# %% ../nbs/core/06_records.ipynb #fa4b1dad
 @patch
 def _said(self:Records, e): # A `BadInput` for an error of SQLite
     msg, d = str(e), self.path.parent
@@ -165,7 +170,7 @@ def _writing(self:Records): # One transaction
             with suppress(sqlite3.Error): c.execute('rollback')
             raise
 
-# %% ../nbs/core/06_records.ipynb #a668440b
+# %% ../nbs/core/06_records.ipynb #05b390de
 # SQLite reads what is missing at the end as zeros, and its check does not look at the pages of a long blob
 def _cut_short(path):
     wal, size = path.with_name(path.name + '-wal'), path.stat().st_size
@@ -200,7 +205,7 @@ def _set_aside(self:Records, why, ino):
     self.notice = f"{self.path} is damaged ({why}): it is kept as {aside.name}, and a fresh one is begun"
     warnings.warn(self.notice, stacklevel=4)
 
-# %% ../nbs/core/06_records.ipynb #0d8dfa1b
+# %% ../nbs/core/06_records.ipynb #72ce0dfa
 @patch
 def _prepare(self:Records):
     if self.path.is_dir():
@@ -251,7 +256,7 @@ def _check_readonly(self:Records):
     app = self._con.execute('pragma application_id').fetchone()[0]
     if app != _app: raise BadInput(f"{self.path} is a database of another program: use another file")
 
-# %% ../nbs/core/06_records.ipynb #34bf84b0
+# %% ../nbs/core/06_records.ipynb #3dee8a84
 def _split(result): # Arrays apart from what JSON can hold
     arrays, rest = {}, {}
     for k,v in result.items():
@@ -262,7 +267,7 @@ def _split(result): # Arrays apart from what JSON can hold
     try: return arrays, json.dumps(rest)
     except TypeError as e: raise BadInput(f"a result holds numbers, strings, lists and numpy arrays: {e}") from None
 
-# %% ../nbs/core/06_records.ipynb #11d40056
+# %% ../nbs/core/06_records.ipynb #81a36fe2
 @patch
 def add(self:Records,
         spec:dict, # What was asked
@@ -281,7 +286,7 @@ def add(self:Records,
         c.execute('delete from claims where key=?', (key,))
     return new
 
-# %% ../nbs/core/06_records.ipynb #5030e09a
+# %% ../nbs/core/06_records.ipynb #4899c6cb
 @patch
 def put_labels(self:Records,
                pixel_hash:str, # Of the target, as in the spec
@@ -316,7 +321,7 @@ def info(self:Records,
     with self._reading() as c: row = c.execute('select info from labels where pixel_hash=?', (pixel_hash,)).fetchone()
     return {} if row is None else json.loads(row[0])
 
-# %% ../nbs/core/06_records.ipynb #3a2e7f73
+# %% ../nbs/core/06_records.ipynb #a7fe438f
 @patch
 def _run(self:Records, c, key, spec, result, at, ys=None): # `ys`: labels read so far, by pixel hash
     res = json.loads(result)
@@ -358,7 +363,7 @@ def __contains__(self:Records, spec): return self.has(spec)
 def __len__(self:Records):
     with self._reading() as c: return c.execute('select count(*) from runs').fetchone()[0]
 
-# %% ../nbs/core/06_records.ipynb #70209637
+# %% ../nbs/core/06_records.ipynb #a456a421
 def _order(spec): # Comparable: numbers by size, before everything else
     def part(k, v): return (k, 0, v, '') if isinstance(v, (bool, int, float)) else (k, 1, 0, json.dumps(v))
     return [part(*o) for o in sorted(spec.items())]
@@ -386,7 +391,7 @@ def openings(self:Records,
     with self._reading() as c:
         return sum(_fits(json.loads(s), filters) for s, in c.execute('select spec from runs join openings using (key)'))
 
-# %% ../nbs/core/06_records.ipynb #8c6eacf9
+# %% ../nbs/core/06_records.ipynb #4ed5fd33
 @patch
 def table(self:Records,
           **filters # As for `rows`
@@ -402,7 +407,7 @@ def table(self:Records,
 def __repr__(self:Records):
     return f"Records({self.path.name}: {len(self):,} runs, test sets opened {self.openings():,} times)"
 
-# %% ../nbs/core/06_records.ipynb #a96e8ddf
+# %% ../nbs/core/06_records.ipynb #513c0475
 @patch
 def claim(self:Records,
           keys:list # Hashes of the specs still to do, in order
@@ -425,7 +430,7 @@ def unclaim(self:Records):
     "Take back this process's notes."
     with self._writing() as c: c.execute('delete from claims where owner=?', (_me(),))
 
-# %% ../nbs/core/06_records.ipynb #6cd9da71
+# %% ../nbs/core/06_records.ipynb #e7a64484
 @patch
 def export(self:Records,
            path:str|Path # Where to; replaced if it is there
@@ -444,7 +449,7 @@ def export(self:Records,
         finally: part.unlink(missing_ok=True)
     return path
 
-# %% ../nbs/core/06_records.ipynb #d791816a
+# %% ../nbs/core/06_records.ipynb #fa9353d4
 def lesson_records(n:int # Number of the lesson
                   ) -> Records: # Read only
     "The stored grid of a lesson, as it ships with the package."

@@ -11,7 +11,6 @@ __all__ = ['report_html', 'write_report']
 import base64, contextlib, html, io, os, re
 import matplotlib, numpy as np, pandas as pd
 from collections import Counter
-from pathlib import Path
 from matplotlib.figure import Figure
 from PIL import Image
 from .base import BadInput, write_text, writable_folder

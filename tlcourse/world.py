@@ -423,7 +423,7 @@ _n_bins = 10
 def _draw_hues(name, seed):
     masks,r = glyph_masks(_source), _Rng(_seed('target', name, seed), torch.float64)
     y,split = _balanced(_n_bins, (200,20,100), r)
-    b,part,i = len(y), _deal_all(masks, r), torch.empty(len(y), dtype=torch.long)
+    part,i = _deal_all(masks, r), torch.empty(len(y), dtype=torch.long)
     for s in SPLITS:
         pool,k = torch.from_numpy(np.flatnonzero(part==s)), torch.from_numpy(np.flatnonzero(split==s))
         i[k] = pool[r.i(len(pool), len(k))]

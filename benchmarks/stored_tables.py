@@ -1,18 +1,22 @@
 """The stored tables: `tlcourse compare` on each target, its JSON beside this file, and the records that lesson 1 ships with.
 
-    python benchmarks/tables.py [NAME ...]     # all: about half an hour on 2 cores
+    python benchmarks/stored_tables.py [NAME ...]     # all: about half an hour on 2 cores
 
 Stopped and started again it goes on from tlcourse-out/tables. The photo sets need the folder that TLCOURSE_ASSETS names;
 where it is missing they are left out, and that is said. `-fixed` uses the fixed rates (--tune none), which claims about one
 label per class rest on.
 """
-import os, sys
+import sys
+from functools import partial
 from pathlib import Path
 from tlcourse.base import package_assets, photo_assets
 from tlcourse.cli import main
+from tlcourse.compare import run_spec
 from tlcourse.records import Records
 
 here, photos = Path(__file__).parent, photo_assets()
+
+run = partial(run_spec, dict(target='digits', size=None, drop_duplicates=False, weights=None, device='cpu')) # one of lesson 1's again
 
 def photo(name, backbone, weights, *args):
     return [str(photos/'data'/name), '--backbone', backbone, '--weights', str(photos/'weights'/weights), *args] if photos else None

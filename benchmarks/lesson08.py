@@ -1,0 +1,34 @@
+"""The stored grid of lesson 8: four strategies on two drawn targets at four sizes, in distribution and under shift.
+
+    python benchmarks/lesson08.py      # about 12 minutes on 2 idle cores; goes on where it was stopped
+
+The digits of the same lesson come from the grid of lesson 9, which runs them with the same settings. Each target has two studies:
+rates chosen on validation pictures, and, for what is said about one label per class, fixed rates.
+"""
+from functools import cache, partial
+from tlcourse.base import package_assets
+from tlcourse.compare import compare, run_spec
+from tlcourse.data import target
+from tlcourse.records import Records
+
+strategies = 'scratch', 'random-features', 'feature-extraction', 'fine-tuning'
+shifts = 'blur', 'noise', 'contrast'
+targets = {'letters': (*shifts, 'letters-stix'), 'hues': shifts}
+out = 'tlcourse-out/lesson08'
+
+@cache
+def names(): return {target(n).pixel_hash: n for n in targets}
+
+def run(spec):
+    "One stored run again"
+    return run_spec(dict(target=names()[spec['pixel_hash']], size=None, drop_duplicates=False, weights=None, device='cpu'), spec)
+
+def grid(**kwargs):
+    for n,sh in targets.items():
+        study = partial(compare, n, strategies=strategies, shifts=sh, out=out, device='cpu', **kwargs)
+        study(shots=[1, 5, 20, 100])
+        study(shots=1, tune='none')
+
+if __name__ == '__main__':
+    grid()
+    print(Records(f'{out}/records.db').export(package_assets()/'lesson08.db').stat().st_size, 'bytes')

@@ -1,0 +1,177 @@
+"The contract of the strategies: the budget, what is frozen when, seeds, rates; and fastai against plain torch."
+import math
+from copy import deepcopy
+import pytest, torch
+import torch.nn.functional as F
+from fastai.callback.core import Callback
+from fastai.callback.schedule import *
+from fastai.optimizer import Optimizer
+from fastai.torch_core import set_seed
+from torch import nn
+from tlcourse.backbones import learner
+from tlcourse.base import BadInput
+from tlcourse.data import target
+from tlcourse.finetune import RATES, STRATEGIES
+
+digits = target('digits')
+
+@pytest.fixture
+def count(monkeypatch):
+    "Counts what the optimiser is asked to do, whoever asks"
+    n, step = [0], Optimizer.step
+    def counted(self, *args, **kwargs): n[0] += 1; return step(self, *args, **kwargs)
+    monkeypatch.setattr(Optimizer, 'step', counted)
+    return n
+
+def test_every_strategy_has_a_rate(): assert set(RATES) == set(STRATEGIES)
+
+@pytest.mark.parametrize('k', [1, 2, 5])
+@pytest.mark.parametrize('name', STRATEGIES)
+def test_the_budget_is_kept(name, k, count):
+    for steps in 1, 2, 7:
+        count[0] = 0
+        learn = STRATEGIES[name](digits.dls(shots=k, bs=8), 'glyphnet', steps=steps, progress=False)
+        assert count[0] == len(learn.recorder.losses) == len(learn.recorder.lrs) == learn.recorder.iters[-1] == steps
+    count[0] = 0
+    dls = digits.dls(shots=k, bs=8)
+    learn = STRATEGIES[name](dls, 'glyphnet', epochs=2, progress=False)
+    assert count[0] == 2*len(dls.train) and len(learn.dls.train) == len(dls.train)
+
+@pytest.mark.parametrize('name', STRATEGIES)
+def test_bad_budgets(name):
+    dls = digits.dls(shots=1)
+    for bad,why in [({}, 'exactly one'), (dict(epochs=1, steps=1), 'exactly one'), (dict(steps=0), 'one step'), (dict(epochs=0), 'one epoch')]:
+        with pytest.raises(BadInput, match=why): STRATEGIES[name](dls, 'glyphnet', progress=False, **bad)
+
+def state(learn): return {k: v.clone() for k,v in learn.model.state_dict().items()}
+def same(a, b): return [k for k in a if torch.equal(a[k], b[k])]
+
+@pytest.mark.parametrize('name', STRATEGIES)
+def test_a_run_depends_on_its_seed_alone(name):
+    "Whatever ran before it, on the same data too"
+    fit = STRATEGIES[name]
+    a = state(fit(digits.dls(shots=2), 'glyphnet', steps=6, progress=False))
+    dls = digits.dls(shots=2)
+    STRATEGIES['scratch'](dls, 'glyphnet', steps=2, seed=5, progress=False)
+    b = state(fit(dls, 'glyphnet', steps=6, progress=False))
+    assert len(same(a, b)) == len(a)
+    c = state(fit(digits.dls(shots=2), 'glyphnet', steps=6, seed=1, progress=False))
+    assert len(same(a, c)) < len(a)
+
+# What stays where it is, phase by phase
+
+def watch(learn_of, monkeypatch):
+    "The Learner of a strategy, and its state at the start of each fit and at the end"
+    import fastai.learner
+    states, fit = [], fastai.learner.Learner.fit
+    def watched(self, *args, **kwargs): states.append((self, state(self))); return fit(self, *args, **kwargs)
+    monkeypatch.setattr(fastai.learner.Learner, 'fit', watched)
+    learn = learn_of()
+    return learn, [s for l,s in states if l is learn] + [state(learn)]
+
+def test_gradual_unfreezes_from_the_head_down(monkeypatch):
+    "Groups below are untouched, BatchNorm's weights and statistics too"
+    dls = digits.dls(shots=2, bs=8)
+    learn, s = watch(lambda: STRATEGIES['gradual'](dls, 'glyphnet', steps=9, progress=False), monkeypatch)
+    kept = [same(a, b) for a,b in zip(s, s[1:])]
+    assert len(kept) == 3 # three layer groups: stem, stages, head
+    stem, stages = [[k for k in s[0] if k.startswith('0.') and (k.split('.')[1] in '012') == early] for early in (True, False)]
+    assert kept[0] == stem + stages and kept[1] == stem and not kept[2]
+    assert all(p.requires_grad for p in learn.model.parameters())
+    assert [round(h['lr']/learn.opt.hypers[-1]['lr'], 6) for h in learn.opt.hypers] == [.04, .2, 1]
+
+def test_lp_ft_starts_from_the_probe(monkeypatch):
+    "First the head alone, which is then better than nothing; then everything moves"
+    dls = digits.dls(shots=5, bs=32)
+    learn, s = watch(lambda: STRATEGIES['lp-ft'](dls, 'glyphnet', steps=60, progress=False), monkeypatch)
+    probe = STRATEGIES['feature-extraction'](dls, 'glyphnet', steps=20, progress=False)
+    assert len(s) == 2 and len(same(s[0], state(probe))) == len(s[0])
+    stats = [k for k in s[0] if 'running' in k or 'num_batches' in k]
+    assert same(s[0], s[1]) == stats # weights all move, BatchNorm's statistics do not
+
+def test_lp_ft_goes_on_where_the_probe_stopped():
+    "With the statistics kept, the first loss of the second phase is near the probe's last; with new ones it is not"
+    jump = {}
+    for bn in 'eval', 'train':
+        dls = target('textures').dls(shots=5, bs=50, augment=False)
+        losses = STRATEGIES['lp-ft'](dls, 'glyphnet', steps=60, lr=1e-5, bn=bn, progress=False)
+        seen = [float(o) for o in losses.recorder.losses]
+        jump[bn] = seen[59] - seen[19]
+    assert jump['eval'] < .1 < jump['train'], jump
+    with pytest.raises(BadInput, match='bn'): STRATEGIES['lp-ft'](dls, 'glyphnet', steps=5, bn='no')
+
+def test_lp_ft_share(count):
+    dls = digits.dls(shots=1)
+    with pytest.raises(BadInput, match='share'): STRATEGIES['lp-ft'](dls, 'glyphnet', steps=5, share=1.)
+    a = STRATEGIES['lp-ft'](dls, 'glyphnet', steps=5, share=0, lr=.005, bn='train', progress=False)
+    b = STRATEGIES['fine-tuning'](dls, 'glyphnet', steps=5, lr=.005, progress=False)
+    assert len(same(state(a), state(b))) == len(state(a)) # without a probe it is fine-tuning
+    assert count[0] == 10
+
+def test_rates_of_the_groups():
+    dls = digits.dls(shots=1)
+    for name,want in ('single-rate', [1, 1, 1]), ('fine-tuning', [.04, .2, 1]), ('lp-ft', [.04, .2, 1]), ('scratch', [1, 1, 1]):
+        learn = STRATEGIES[name](dls, 'glyphnet', steps=3, lr=.01, progress=False)
+        assert [round(h['lr']/learn.opt.hypers[-1]['lr'], 6) for h in learn.opt.hypers] == want, name
+
+# fastai against plain torch: the loop of the lesson, on the same batches
+
+def cos(a, b, t): return b + (a - b)*(1 + math.cos(math.pi*t))/2
+
+def cycle(t, start, top, end, turn): return cos(start, top, t/turn) if t < turn else cos(top, end, (t - turn)/(1 - turn))
+
+def norm_or_bias(model):
+    return {id(p) for m in model.modules() for n,p in m.named_parameters(recurse=False) if n == 'bias' or isinstance(m, nn.BatchNorm2d)}
+
+def torch_fit(model, batches, tops, turn, div, loss_func):
+    "One cycle of AdamW over `batches`, at the rates `tops` for stem, stages and head"
+    plain, groups = norm_or_bias(model), []
+    for part,top in zip([model[0][:3], model[0][3:], model[1]], tops):
+        for wd in 0, .01:
+            ps = [p for p in part.parameters() if p.requires_grad and (id(p) in plain) == (wd == 0)]
+            if ps: groups.append(dict(params=ps, top=top, weight_decay=wd))
+    opt, losses = torch.optim.AdamW(groups, eps=1e-5), []
+    model.train()
+    for i,(x,y) in enumerate(batches):
+        for g in opt.param_groups:
+            g['lr'] = cycle(i/len(batches), g['top']/div, g['top'], g['top']/1e5, turn)
+            g['betas'] = cycle(i/len(batches), .95, .85, .95, turn), .99
+        loss = loss_func(model(x), y)
+        loss.backward(); opt.step(); opt.zero_grad()
+        losses.append(loss.item())
+    return losses
+
+def torch_fine_tune(model, first, then, base_lr=2e-3):
+    bn = {id(p) for m in model.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters()}
+    for p in model[0].parameters(): p.requires_grad_(id(p) in bn)
+    losses = torch_fit(model, first, [base_lr/10, base_lr/10, base_lr], .99, 25, F.cross_entropy)
+    model.requires_grad_(True)
+    top = base_lr/2
+    return losses + torch_fit(model, then, [top/100, top/10, top], .3, 5, F.cross_entropy)
+
+class Seen(Callback):
+    "Batches and losses of training, one list for each fit; batches are cast to the model's precision"
+    def __init__(self): self.fits, self.losses = [], []
+    def before_fit(self): self.fits.append([])
+    def before_batch(self):
+        self.learn.xb = [self.xb[0].as_subclass(torch.Tensor).to(next(self.model.parameters()).dtype)]
+        self.learn.yb = [self.yb[0].as_subclass(torch.Tensor)]
+        if self.training: self.fits[-1].append((*self.xb, *self.yb))
+    def after_loss(self):
+        if self.training: self.losses.append(self.loss.item())
+
+@pytest.mark.parametrize('dtype,freeze_epochs,epochs', [(torch.float32, 2, 8), (torch.float64, 3, 13)])
+def test_plain_torch_twin_of_fine_tune(dtype, freeze_epochs, epochs):
+    "In fp32 equal to 1e-5 over 50 steps; in float64 over a whole run, weights and running statistics too"
+    set_seed(0)
+    learn = learner(digits.dls(shots=5, bs=10, device='cpu'), 'glyphnet', loss_func=F.cross_entropy)
+    learn.model.to(dtype)
+    twin, seen = deepcopy(learn.model), Seen()
+    learn.remove_cbs([learn.progress, learn.recorder]) # the recorder holds single precision
+    learn.fine_tune(epochs, freeze_epochs=freeze_epochs, cbs=seen)
+    losses = torch_fine_tune(twin, *seen.fits)
+    assert len(losses) == len(seen.losses) == 5*(freeze_epochs + epochs)
+    assert losses[0] > 2*losses[-1]
+    assert max(abs(a-b) for a,b in zip(losses, seen.losses)) < (1e-5 if dtype == torch.float32 else 1e-7)
+    if dtype == torch.float64:
+        for k,v in learn.model.state_dict().items(): assert torch.allclose(v, twin.state_dict()[k], rtol=0, atol=1e-6), k

@@ -1,0 +1,153 @@
+"Probes: scikit-learn's objective on every subset, heads that a Learner can hold, and what is refused."
+import warnings
+from types import SimpleNamespace
+import numpy as np, pytest, torch
+from scipy.optimize import linprog
+from sklearn.linear_model import LogisticRegression
+from tlcourse.base import BadInput
+from tlcourse.data import kshot, target
+from tlcourse.features import extract
+from tlcourse.probes import fit_probes
+from tlcourse.sweep import one_thread
+
+def made(n, d, c, views=1, spread=1., seed=0):
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % c
+    mid = rng.normal(size=(c, d))*spread
+    x = np.concatenate([mid[y] + rng.normal(size=(n, d))*np.linspace(.1, 3, d) for _ in range(views)])
+    return SimpleNamespace(x=x.astype(np.float32), y=y, views=views, classes=[f'c{i}' for i in range(c)])
+
+def units(x, how):
+    if how is None: return 0, 1
+    sd = x.std(0) if how == 'each' else x.var(0).mean()**.5
+    return x.mean(0), np.where(sd > 1e-6*(1 + (np.abs(x.mean(0)) if how == 'each' else 0)), sd, 1)
+
+def objective(z, y, w, b, wd):
+    "Objective and gradient norm of a head in the units of the fit, in plain numpy"
+    f = z @ w.T + b
+    f = f - f.max(1, keepdims=True)
+    p = np.exp(f)/np.exp(f).sum(1, keepdims=True)
+    g = p.copy()
+    g[np.arange(len(y)), y] -= 1
+    grad = np.append((g.T @ z/len(y) + wd*w).ravel(), g.mean(0))
+    return (np.log(np.exp(f).sum(1)) - f[np.arange(len(y)), y]).mean() + wd/2*(w**2).sum(), np.linalg.norm(grad)
+
+def agree(feats, subsets, wds, how):
+    with one_thread(): ps = fit_probes(feats, subsets, wds, standardize=how)
+    c, n = len(feats.classes), len(feats.y)
+    assert ps.converged.all() and ps.grad_norm.max() <= 1e-5
+    for i,rows in enumerate(subsets):
+        rows = np.concatenate([rows + v*n for v in range(feats.views)])
+        x, y = np.asarray(feats.x)[rows].astype(np.float64), feats.y[rows % n]
+        mu, sd = units(x, how)
+        z = (x - mu)/sd
+        for j,wd in enumerate(wds):
+            with one_thread():
+                ref = LogisticRegression(C=(2 if c == 2 else 1)/(len(z)*wd), tol=1e-8, max_iter=20_000).fit(z, y)
+            w, b = ref.coef_, ref.intercept_
+            if c == 2: w, b = np.concatenate([-w, w])/2, np.concatenate([-b, b])/2
+            theirs, _ = objective(z, y, w, b, wd)
+            head = ps.weight[i,j].numpy(), ps.bias[i,j].numpy()
+            ours, grad = objective(z, y, head[0]*sd, head[1] + head[0] @ np.broadcast_to(mu, z.shape[1:]), wd)
+            assert abs(ours/theirs - 1) <= 1e-6, (i, wd, ours, theirs)
+            assert abs(ours/ps.objective[i,j] - 1) <= 1e-9 and grad <= 1.01e-5, 'what is reported is not what the head has'
+
+@pytest.mark.parametrize('how', ['all', 'each', None])
+def test_agrees_with_sklearn_on_stored_features(how):
+    t = target('digits')
+    f = extract('glyphnet', t.train)
+    agree(f, [kshot(f.y, k, s) for k in (1, 5, 20) for s in range(2)], (1e-3, 1e-2, 1e-1, 1), how)
+
+@pytest.mark.parametrize('n,d,c,views', [(120, 200, 5, 1), (200, 12, 3, 1), (90, 30, 2, 1), (60, 20, 4, 3)])
+def test_agrees_with_sklearn_on_drawn_points(n, d, c, views):
+    f = made(n, d, c, views, .5)
+    agree(f, [np.arange(n), np.arange(n//2), np.arange(n//2, n), np.arange(0, n, 1)[: n//3]], (1e-4, 1e-2, 1), 'each')
+
+def test_subsets_do_not_meet():
+    "A head depends on its subset alone, whatever stands beside it; the same call twice is the same to the bit"
+    f = made(200, 30, 4, spread=.4)
+    subs = [np.arange(40), np.arange(40, 80), np.arange(60)]
+    both, again = fit_probes(f, subs, (1e-3, 1)), fit_probes(f, subs, (1e-3, 1))
+    assert torch.equal(both.weight, again.weight)
+    for i,s in enumerate(subs):
+        torch.testing.assert_close(fit_probes(f, [s], (1,)).weight[0,0], both.weight[i,1], rtol=1e-5, atol=1e-6)
+
+def test_scale_of_features_does_not_matter():
+    f, subs = made(100, 30, 4), [np.arange(60)]
+    g = SimpleNamespace(**{**vars(f), 'x': f.x*64})
+    a, b = fit_probes(f, subs), fit_probes(g, subs)
+    np.testing.assert_allclose(a.objective, b.objective, rtol=1e-6)
+    torch.testing.assert_close(a.weight, b.weight*64, rtol=1e-4, atol=1e-6)
+
+def test_heads_predict_as_probes():
+    f = made(150, 20, 3, views=2, spread=.5)
+    ps = fit_probes(f, [np.arange(90), np.arange(30, 150)], (1e-2, 1))
+    x = torch.from_numpy(f.x)
+    for i,j in np.ndindex(ps.shape):
+        p = ps.head(i, j)(x).softmax(1).view(2, 150, 3).mean(0)
+        np.testing.assert_allclose(p.detach().numpy(), ps.probs(f)[i,j], atol=1e-5)
+    np.testing.assert_array_equal(ps.accuracy(f), (ps.predict(f) == f.y).mean(2))
+
+def test_choose():
+    f = made(60, 10, 3, spread=9)
+    ps = fit_probes(f, [np.arange(30)], (1e-2, 1e-1, 1e-3))
+    assert (ps.accuracy(f) == 1).all() and ps.choose(f).tolist() == [1], 'of equals the largest decay'
+
+def separable(x, y, c):
+    "By linear programming: is there a head without an error, even if only some pairs are told apart?"
+    X = np.c_[x, np.ones(len(x))]
+    A = np.zeros((len(x)*(c-1), c, X.shape[1]))
+    for r,(i,k) in enumerate((i, k) for i in range(len(x)) for k in range(c) if k != y[i]):
+        A[r,y[i]] -= X[i]
+        A[r,k] += X[i]
+    A = A.reshape(len(A), -1)
+    return linprog(A.sum(0), A_ub=A, b_ub=np.zeros(len(A)), bounds=(-1, 1)).fun < -1e-6
+
+def test_no_decay():
+    "Without weight decay: refused exactly where no finite minimum exists"
+    seen = set()
+    for seed in range(24):
+        f = made(30, 2, 3, spread=.3 + .1*(seed % 12), seed=seed)
+        sep = separable(f.x.astype(np.float64), f.y, 3)
+        seen.add(bool(sep))
+        if sep:
+            with pytest.raises(BadInput, match='give wds > 0'): fit_probes(f, [np.arange(30)], (0,))
+        else: assert fit_probes(f, [np.arange(30)], (0,)).converged.all()
+    assert seen == {True, False}
+
+@pytest.mark.parametrize('change,says', [
+    (dict(subsets=[]), 'no subsets'), (dict(subsets=[[]]), 'is empty'), (dict(subsets=[[0, 99]]), 'names picture 99'),
+    (dict(subsets=[[-1, 0, 1, 2]]), 'names picture -1'), (dict(subsets=[[0, 3]]), 'one class alone'),
+    (dict(subsets=[[0, 1, 3]]), "no picture of class 'c2'"), (dict(subsets=[[.5, 1]]), 'no list of places'),
+    (dict(wds=()), 'weight decays'), (dict(wds=(-1,)), 'weight decays'), (dict(wds=(np.nan,)), 'weight decays'),
+    (dict(wds='much'), 'weight decays'),
+    (dict(standardize='test'), 'standardize')])
+def test_refused(change, says):
+    with pytest.raises(BadInput, match=says) as e: fit_probes(**(dict(features=made(30, 4, 3), subsets=[np.arange(30)]) | change))
+    assert '\n' not in str(e.value)
+
+@pytest.mark.parametrize('bad', [np.nan, np.inf, -np.inf])
+def test_not_finite(bad):
+    f = made(30, 4, 3)
+    ps = fit_probes(f, [np.arange(30)])
+    f.x[5,2] = bad
+    with pytest.raises(BadInput, match='not finite'): fit_probes(f, [np.arange(30)])
+    with pytest.raises(BadInput, match='not finite'): ps.predict(f)
+    fit_probes(f, [np.arange(6, 30)])
+
+def test_other_features_are_refused():
+    ps = fit_probes(made(30, 4, 3), [np.arange(30)])
+    with pytest.raises(BadInput, match='5 columns'): ps.predict(made(30, 5, 3))
+
+def test_constant_and_repeated_features():
+    f = made(60, 6, 3, spread=.3)
+    f.x[:,2], f.x[:,3] = 7, f.x[:,4]
+    for how in 'all', 'each', None: assert fit_probes(f, [np.arange(60)], (1e-3,), standardize=how).converged.all()
+
+def test_unfinished_is_said():
+    f = made(60, 6, 3, spread=.3)
+    with pytest.warns(UserWarning, match='did not converge'): ps = fit_probes(f, [np.arange(60)], (1e-4,), max_iter=1)
+    assert not ps.converged.any() and ps.grad_norm.min() > 1e-5
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        fit_probes(f, [np.arange(60)], (1e-4,))
