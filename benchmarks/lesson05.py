@@ -5,8 +5,6 @@
 Stopped and started again it goes on from tlcourse-out/lesson05. Weight decays and rates are chosen on the same five validation
 pictures per class in every arm, six tries each; the test is opened once for each finished run.
 """
-import sys
-if __name__ == '__main__': sys.path.pop(0) # this folder, where fastai would take tables.py for PyTables
 from pathlib import Path
 import torch
 from fastai.vision.all import DataLoaders, Learner, set_seed

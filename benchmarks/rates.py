@@ -3,9 +3,10 @@
     python benchmarks/rates.py [--all]    # writes benchmarks/rates.json, which a test checks RATES against
 
 Strategies and rates that the file holds already are kept; --all runs every one again (about 15 minutes on 2 cores). Every strategy
-is tried at the same rates; a winner at an edge is said, and the rates are then to be extended for all of them.
+is tried at the same rates; a winner at an edge is said, and the rates are then to be extended for all of them. Ties go to the rate
+nearest the middle.
 """
-import json, sys
+import json, math, sys
 from pathlib import Path
 import numpy as np
 from tlcourse.compare import Study, TUNE_SEED
@@ -26,7 +27,8 @@ if __name__ == '__main__':
         st = study(name)
         for (s,lr,_),r in zip(cells, st.sweep([st.spec(s, k, lr, TUNE_SEED) for s,lr,k in cells])): acc.setdefault((s, lr), []).append(r['valid_acc'])
     for (s,lr),a in acc.items(): mean[s][lr] = round(float(np.mean(a)), 4)
-    chosen = {s: max(a, key=a.get) for s,a in mean.items()}
+    middle = math.sqrt(rates[0]*rates[-1])
+    chosen = {s: max(a, key=lambda lr: (a[lr], -abs(math.log(lr/middle)))) for s,a in mean.items()}
     res = dict(targets=targets, shots=shots, steps=150, accuracy=mean, chosen=chosen)
     file.write_text(json.dumps(res, indent=1) + '\n')
     print(json.dumps(res, indent=1), *[f'{s}: the winner {lr} is at an edge' for s,lr in chosen.items() if lr in (rates[0], rates[-1])], sep='\n')

@@ -143,7 +143,7 @@ def test_adapt_needs_batchnorm():
 def test_second_call_reads(cache, monkeypatch):
     part = some()
     a = extract('glyphnet', part)
-    monkeypatch.setattr('tlcourse.features._made', None) # nothing may be made now
+    monkeypatch.setattr('tlcourse.features._Job._make', None) # nothing may be made now
     b = extract('glyphnet', part)
     assert b.cached and not a.cached and not b.note
     assert isinstance(b.x, np.memmap) and not b.x.flags.writeable

@@ -171,7 +171,7 @@ def test_parameters_in_no_group(splitter, none):
     learn = conv_bn(**({'splitter': splitter} if splitter else {}))
     a = freeze_audit(learn)
     assert moved(learn) == set(a.changes)
-    assert ('none' in a.groups.index) == none and ('in no group' in a.verdict) == none
+    assert ('none' in a.groups.index) == none and ('In no group' in a.verdict) == none
 
 CONV = nn.Conv2d(3, 4, 3, bias=False) # a bias before a norm has no gradient
 

@@ -257,6 +257,95 @@ def _shows_learning(answer):
     if extra := got - {'a', 'e'}: return f"there is no {sorted(extra)[0]!r}"
     if got != {'a', 'e'}: return f"{len(got)} of them; which findings set the pretrained network beside one that learned nothing?"
 
+# %% ../nbs/tools/04_exercises.ipynb #ex040001
+@exercise(4, 1)
+def _running(f):
+    "`f(old, x, momentum)`: the running mean after a batch in training mode"
+    import torch
+    if h := _calls(f, 'running'): return h
+    for n,d,m in (6, 3, .1), (17, 2, .3), (4, 5, .01):
+        old,x = torch.randn(d), torch.randn(n, d)*3 + 5
+        want,got = (1-m)*old + m*x.mean(0), f(old.clone(), x.clone(), m)
+        if got is None: return "the function returns nothing: is there a `return`?"
+        got = torch.as_tensor(got, dtype=torch.float)
+        if got.shape != want.shape: return f"for {d} channels the result has shape {tuple(got.shape)}, not ({d},): average over the batch (dimension 0)"
+        if torch.allclose(got, want, atol=1e-4): continue
+        if torch.allclose(got, m*old + (1-m)*x.mean(0), atol=1e-4): return "the shares are swapped: PyTorch's momentum is the share of the new batch"
+        if torch.allclose(got, x.mean(0), atol=1e-4): return "that is the batch's own mean; only a part of it is mixed in"
+        if torch.allclose(got, old + m*x.mean(0), atol=1e-4): return "the old value gives up the share that the new one gets"
+        return f"with momentum {m}, the mean moves {m:.0%} of the way from the old one to the batch's"
+
+# %% ../nbs/tools/04_exercises.ipynb #ex040002
+@exercise(4, 2)
+def _drifted(f):
+    "`f(before, after)`: names of the BatchNorm buffers that changed"
+    import torch
+    from torch import nn
+    if h := _calls(f, 'drifted'): return h
+    def state(m): return {k: v.clone() for k,v in m.state_dict().items()}
+    m = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 2)), nn.BatchNorm1d(2))
+    a = state(m)
+    if (got := f(a, state(m))) is None: return "the function returns nothing: is there a `return`?"
+    if set(got): return f"nothing changed, and it names {sorted(got)[0]!r}"
+    m[3].eval()
+    m(torch.randn(8, 3) + 1)
+    with torch.no_grad(): m[0].weight.add_(1)
+    want,got = {f'{n}.{k}' for n in ('1', '2.0') for k in ('running_mean', 'running_var', 'num_batches_tracked')}, set(f(a, state(m)))
+    if '0.weight' in got: return "a weight that was trained is no statistic: only BatchNorm's buffers are asked for"
+    if got - want: return f"{sorted(got - want)[0]!r} did not change"
+    if any('num_batches' in k for k in want - got): return "`num_batches_tracked` is a buffer too"
+    if want - got: return f"{sorted(want - got)[0]!r} changed, and is not named"
+
+# %% ../nbs/tools/04_exercises.ipynb #ex040003
+@exercise(4, 3)
+def _keep_still(f):
+    "`f(body)`: after it neither a step nor `train()` on the whole changes the body"
+    import torch
+    from torch import nn
+    if h := _calls(f, 'keep_still'): return h
+    for drop in 0., .5:
+        body = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Sequential(nn.Dropout(drop), nn.BatchNorm1d(4, affine=False)))
+        model = nn.Sequential(body, nn.Linear(4, 2))
+        f(body)
+        if model[0] is not body or not [*body.parameters()]: return "the body is to stay where it is, with its parameters"
+        opt = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1., weight_decay=.1)
+        before = {k: v.clone() for k,v in body.state_dict().items()}
+        for _ in range(2):
+            model.train()
+            model(torch.randn(8, 3) + 2).pow(2).sum().backward()
+            opt.step()
+        moved = [k for k,v in body.state_dict().items() if not torch.equal(v, before[k])]
+        if any('running' in k or 'num_' in k for k in moved): return f"after `model.train()` and a step, {moved[0]!r} has moved: the body wakes up again"
+        if moved: return f"{moved[0]!r} was trained"
+        if not model[1].training or not model[1].weight.requires_grad: return "the head is to go on training"
+        if model[0][2][0].training: return "dropout in the body is awake: its features would change from pass to pass"
+
+# %% ../nbs/tools/04_exercises.ipynb #ex040004
+@exercise(4, 4)
+def _half(learn):
+    "A learner whose stem and first three stages are truly frozen"
+    from tlcourse.layers import freeze_audit
+    if not hasattr(learn, 'dls') or not hasattr(learn, 'model'): return "hand over the learner itself, as `true_freeze` returns it"
+    a,p = freeze_audit(learn), dict(learn.model.named_parameters())
+    if sum(o.numel() for n,o in p.items() if n.startswith('0.')) != 737720: return "is its body glyphnet's?"
+    if a.moving: return f"a fit would still change {len(a.moving)} tensors of what is frozen, {a.moving[0]!r} first: `true_freeze` would not"
+    trains = {n.split('.')[1] for n,o in p.items() if o.requires_grad and n.startswith('0.')}
+    if not trains: return "the whole body is frozen; the last stage is to train. Which n does `true_freeze` take?"
+    if trains != {'4'}: return f"stages that train: {', '.join(sorted(trains))} (0 is the stem); only 4 should. How many groups does it take?"
+    if not all(o.requires_grad for n,o in p.items() if n.startswith(('0.4.', '1.'))): return "not all of the last stage and the head trains"
+
+# %% ../nbs/tools/04_exercises.ipynb #ex040005
+@exercise(4, 5)
+def _unchanged(answer):
+    "What leaves the body as it was, as a set of letters"
+    try: got = {str(a).strip().lower() for a in answer}
+    except TypeError: return "give a set of letters, such as {'a', 'c'}"
+    if extra := got - {'c', 'e'}:
+        why = {'a': "in a, BatchNorm's weights and statistics move", 'd': "in d, `fine_tune` unfreezes for its second phase",
+               'b': "in b no weight moves, but the body is in training mode: what does a forward pass do then?"}
+        return why.get(min(extra), f"there is no {min(extra)!r}")
+    if got != {'c', 'e'}: return f"{len(got)} of them; there are more. In which mode does the body run?"
+
 # %% ../nbs/tools/04_exercises.ipynb #ex050001
 @exercise(5, 1)
 def _pool_maps(f):
@@ -494,6 +583,64 @@ def _optimisers(answer):
         if 'e' in extra: return "e is no fault: what is reported must not be what was chosen on"
         return f"there is no {sorted(extra)[0]!r}"
     if got != want: return f"{len(got)} of the faults; there are more. Were the tries equal, could an edge hide a better rate, what did momentum do?"
+
+# %% ../nbs/tools/04_exercises.ipynb #ex080001
+@exercise(8, 1)
+def _crossing(f):
+    "`f(ks, frozen, tuned)`: the first size from which on `tuned` is ahead at every larger size too, or None"
+    if h := _calls(f, 'crossing'): return h
+    ks,rng = [1, 5, 20, 100], np.random.default_rng()
+    cases = [([.7, .8, .9, .95], [.6, .8, .92, .97]), ([.7, .8, .9, .95], [.72, .7, .91, .99]), ([.7, .8, .9, .95], [.8, .9, .95, .94]),
+             ([.5]*4, [.6]*4), (rng.random(4), rng.random(4))]
+    for a,b in cases:
+        ahead = np.asarray(b) > np.asarray(a)
+        want = next((k for i,k in enumerate(ks) if ahead[i:].all()), None)
+        got = f(ks, a, b)
+        if got == want: continue
+        show = f"frozen {np.round(a, 2)}, tuned {np.round(b, 2)}"
+        if want is None: return f"for {show} tuning is behind at the end: the answer is None"
+        if got is None: return f"for {show} it gives None; tuning stays ahead from {want} on"
+        if got == next((k for i,k in enumerate(ks) if ahead[i]), None): return f"for {show} tuning is ahead at {got} but falls behind later: it must stay ahead"
+        return f"for {show} at {ks} it gives {got!r}, not {want}"
+
+# %% ../nbs/tools/04_exercises.ipynb #ex080002
+@exercise(8, 2)
+def _holm(f):
+    "`f(ps)`: which of several p-values pass Holm's correction at .05, as a list of booleans"
+    from tlcourse.stats import holm
+    if h := _calls(f, 'passes'): return h
+    rng = np.random.default_rng()
+    for ps in ([.01, .04], [.04, .03, .02], [.001, .2, .012, .03], [.049], list(rng.uniform(0, .05, 6)), list(rng.permutation([.002, .009, .011, .02, .6]))):
+        want, got = np.array(holm(ps)) <= .05, f(ps)
+        if got is None or np.shape(got) != (len(ps),): return f"for {len(ps)} p-values give {len(ps)} booleans, in their order"
+        got = np.asarray(got, dtype=bool)
+        if (got == want).all(): continue
+        show = ', '.join(f'{p:.3f}' for p in ps)
+        if (got == (np.asarray(ps) <= .05)).all(): return f"for {show}: that is no correction at all"
+        if (got == (np.asarray(ps)*len(ps) <= .05)).all(): return f"for {show}: that is Bonferroni; Holm divides by what is left: n for the smallest, then n-1, ..."
+        return f"for {show} the passing ones are {want.tolist()}: from the smallest on, until the first that fails"
+
+# %% ../nbs/tools/04_exercises.ipynb #ex080003
+@exercise(8, 3)
+def _angle(answer):
+    "The smallest angle (in steps of 5) at which tuning the toy wins with one label per class"
+    try: a = float(answer)
+    except (TypeError, ValueError): return "give a number of degrees"
+    if a != round(a/5)*5: return "one of 0, 5, 10, ...: run `toy` for each"
+    if a < 50: return f"at {a:g} degrees the frozen body is still ahead: compare toy({a:g}, 1, True) with toy({a:g}, 1, False)"
+    if a > 50: return "there is a smaller angle at which tuning is already ahead"
+
+# %% ../nbs/tools/04_exercises.ipynb #ex080004
+@exercise(8, 4)
+def _map(answer):
+    "What the decision map supports, as a set of letters"
+    try: got = {str(a).strip().lower() for a in answer}
+    except TypeError: return "give a set of letters, such as {'a', 'c'}"
+    want = {'a', 'd'}
+    why = {'b': "b: at one label no cell survives the correction, and on digits the sign is the other way",
+           'c': "c: look at hues in the table: which arm reads most at 100 labels?"}
+    if extra := sorted(got - want): return why.get(extra[0], f"there is no {extra[0]!r}")
+    if got != want: return f"{len(got)} of them; there are more"
 
 # %% ../nbs/tools/04_exercises.ipynb #ex090001
 @exercise(9, 1)

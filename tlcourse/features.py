@@ -14,6 +14,7 @@ import numpy as np, pandas as pd, torch
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fastai.vision.all import L, Learner, Normalize, params
+from fastcore.basics import patch
 from pathlib import Path
 from torch import nn
 from torch.nn import functional as F
@@ -37,19 +38,25 @@ def _norm_of(learn):
     fs = [f for f in learn.dls.valid.after_batch.fs if isinstance(f, Normalize)]
     return tuple(o.flatten().tolist() for o in (fs[0].mean, fs[0].std)) if fs else None
 
+# %% ../nbs/lessons/05_feature_extraction.ipynb #e4595d77
+def _of_learner(learn, stats):
+    if not isinstance(learn.model, nn.Sequential):
+        raise BadInput("this Learner's model is no body and head in sequence: give its body as a module, with stats")
+    a = getattr(learn, 'arch', None)
+    return _Source(copy.deepcopy(learn.model[0]), stats or _norm_of(learn) or ([0.]*3, [1.]*3),
+                   getattr(a, 'name', 'this Learner'), size=getattr(a, 'size', 64))
+
+def _of_module(m, stats):
+    if stats is None:
+        raise BadInput("a bare module does not say how its pictures are normalised: pass stats=(mean, std), three "
+                       "numbers each")
+    return _Source(copy.deepcopy(m), stats, type(m).__name__)
+
+# %% ../nbs/lessons/05_feature_extraction.ipynb #262e483e
 def _source(backbone, stats=None, seed=0, pretrained=True):
     "The body of a name, an `Arch`, a Learner or a module: always a copy that nobody else holds"
-    if isinstance(backbone, Learner):
-        if not isinstance(backbone.model, nn.Sequential):
-            raise BadInput("this Learner's model is no body and head in sequence: give its body as a module, with stats")
-        a, body = getattr(backbone, 'arch', None), copy.deepcopy(backbone.model[0])
-        name, size = getattr(a, 'name', 'this Learner'), getattr(a, 'size', 64)
-        return _Source(body, stats or _norm_of(backbone) or ([0.]*3, [1.]*3), name, size=size)
-    if isinstance(backbone, nn.Module):
-        if stats is None:
-            raise BadInput("a bare module does not say how its pictures are normalised: pass stats=(mean, std), three "
-                           "numbers each")
-        return _Source(copy.deepcopy(backbone), stats, type(backbone).__name__)
+    if isinstance(backbone, Learner): return _of_learner(backbone, stats)
+    if isinstance(backbone, nn.Module): return _of_module(backbone, stats)
     a = arch(backbone)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed) # for an `Arch` with random weights
@@ -57,7 +64,7 @@ def _source(backbone, stats=None, seed=0, pretrained=True):
     names = {id(c): n for n,c in m.named_modules()}
     return _Source(a.cut(m).to(memory_format=torch.channels_last), stats or a.stats, a.name, names, a.size)
 
-# %% ../nbs/lessons/05_feature_extraction.ipynb #e34af314
+# %% ../nbs/lessons/05_feature_extraction.ipynb #a71cb878
 def _inner(v):
     "The stages inside a network that gives vectors: the blocks of a transformer, or what timm lists"
     net = v.net
@@ -73,6 +80,7 @@ def _stages(src):
     if not isinstance(src.body, nn.Sequential) or not kids: return kids + [('output', src.body)]
     return [(src.names.get(id(c), n), c) for n,c in kids]
 
+# %% ../nbs/lessons/05_feature_extraction.ipynb #589e241f
 def _nhwc(body, stages):
     "How many of the first stages give maps with the channels last, as a Swin's do"
     vs = [c for c in body.children() if isinstance(c, _Vectors)]
@@ -87,7 +95,7 @@ def _pool(x, last=False, tokens=None):
     if x.ndim == 2: return x
     raise BadInput(f"a stage gives a tensor of shape {tuple(x.shape)}: only maps, tokens and vectors can be pooled")
 
-# %% ../nbs/lessons/05_feature_extraction.ipynb #c18fc444
+# %% ../nbs/lessons/05_feature_extraction.ipynb #5c29f809
 class _Enough(Exception): pass
 
 class Stages(nn.Module):
@@ -102,41 +110,50 @@ class Stages(nn.Module):
         self._last = _nhwc(body, stages)
         tokens = 'class_token', 'cls_token'
         self._token = any(getattr(m, a, None) is not None for m in body.modules() for a in tokens)
-    def _hooks(self, out):
-        calls, last = {}, max(self.wanted)
-        for i,m in enumerate(self._mods[:last+1]): calls.setdefault(m, []).append(i)
-        def f(m, _, x):
-            i = calls[m].pop(0) if calls[m] else None # a module that is shared is called more than once
-            # At once: the next layer may work in place
-            if i in self.wanted: out[i] = _pool(x, i < self._last, self._token)
-            if i == last: raise _Enough
-        return [m.register_forward_hook(f) for m in calls]
-    def pooled(self,
-        x # (n,3,h,w) float, normalised
-    ) -> list: # Of (n,d), one for each wanted stage
-        "The features of each wanted stage; what lies behind the last of them is not computed."
-        out = {}
-        hooks = self._hooks(out)
-        try:
-            with suppress(_Enough): self.body(x)
-        finally:
-            for h in hooks: h.remove()
-        if miss := set(self.wanted) - set(out):
-            raise BadInput(f"stage {min(miss)} was not reached: the body's forward does not call it")
-        return [out[i] for i in self.wanted]
-    def forward(self, x):
-        return self.pooled(x)[-1][...,None,None]
+
+    def forward(self, x): return self.pooled(x)[-1][...,None,None] # as a map of one pixel, which a head can pool
+
+# %% ../nbs/lessons/05_feature_extraction.ipynb #dd5a4f4f
+@patch
+def _hooks(self:Stages, out):
+    calls, last = {}, max(self.wanted)
+    for i,m in enumerate(self._mods[:last+1]): calls.setdefault(m, []).append(i)
+    def f(m, _, x):
+        i = calls[m].pop(0) if calls[m] else None # a module that is shared is called more than once
+        # At once: the next layer may work in place
+        if i in self.wanted: out[i] = _pool(x, i < self._last, self._token)
+        if i == last: raise _Enough
+    return [m.register_forward_hook(f) for m in calls]
+
+# %% ../nbs/lessons/05_feature_extraction.ipynb #36dd8705
+@patch
+def pooled(self:Stages,
+    x # (n,3,h,w) float, normalised
+) -> list: # Of (n,d), one for each wanted stage
+    "The features of each wanted stage; what lies behind the last of them is not computed."
+    out = {}
+    hooks = self._hooks(out)
+    try:
+        with suppress(_Enough): self.body(x)
+    finally:
+        for h in hooks: h.remove()
+    if miss := set(self.wanted) - set(out):
+        raise BadInput(f"stage {min(miss)} was not reached: the body's forward does not call it")
+    return [out[i] for i in self.wanted]
+
+# %% ../nbs/lessons/05_feature_extraction.ipynb #d64e0f66
+_several = list, tuple, range, np.ndarray
 
 def _places(layer, n, name):
     "Stage numbers from 0"
-    many = list(layer) if isinstance(layer, (list, tuple, range, np.ndarray)) else [layer]
+    many = list(layer) if isinstance(layer, _several) else [layer]
     for i in many:
         if not isinstance(i, (int, np.integer)) or isinstance(i, bool) or not -n <= i < n:
             raise BadInput(f"layer={i!r}: {name} has {n} stages, give 0 to {n-1} or -1 to {-n}; layers() lists them")
     if not many: raise BadInput("layer=[]: name at least one stage")
     return [int(i) % n for i in many]
 
-# %% ../nbs/lessons/05_feature_extraction.ipynb #c372e112
+# %% ../nbs/lessons/05_feature_extraction.ipynb #6c0a986a
 @torch.no_grad()
 def layers(
     backbone, # A name, an `Arch`, a Learner, or a module
@@ -149,9 +166,10 @@ def layers(
     zs = Stages(src.body.eval(), stages, range(len(stages))).pooled(x)
     return pd.DataFrame([dict(stage=n, module=type(m).__name__, features=z.shape[1]) for (n,m),z in zip(stages, zs)])
 
-# %% ../nbs/lessons/05_feature_extraction.ipynb #271585c2
+# %% ../nbs/lessons/05_feature_extraction.ipynb #3c7dd626
 def _bs(part): return 256 if part.x.shape[-1] <= 64 else 64
 
+# %% ../nbs/lessons/05_feature_extraction.ipynb #e254e960
 class _Pictures:
     "Batches of some pictures of a part: floats in 0..1, augmented if asked, normalised once"
     def __init__(self, part, ids, stats, device, dtype):
@@ -172,7 +190,7 @@ class _Pictures:
         order = np.random.RandomState(seed).permutation(len(self.ids))
         for o in np.array_split(order, -(-len(order)//_bs(self.part))): yield self.batch(self.ids[o])
 
-# %% ../nbs/lessons/05_feature_extraction.ipynb #9e24b772
+# %% ../nbs/lessons/05_feature_extraction.ipynb #09b923ef
 def _norms(m):
     return [o for o in m.modules() if isinstance(o, nn.modules.batchnorm._BatchNorm) and o.track_running_stats]
 
@@ -188,7 +206,7 @@ def _adapt(body, batches, name):
     for o,m in zip(bns, old): o.momentum = m
     return body.eval()
 
-# %% ../nbs/lessons/05_feature_extraction.ipynb #4177b668
+# %% ../nbs/lessons/05_feature_extraction.ipynb #97c14bcb
 # Of the code that features depend on, read as it is imported: a process goes on with what it has
 _files = [Path(tlcourse.base.__file__).parent/f'{m}.py' for m in ('features', 'data', 'backbones')]
 _code_hash = hashlib.sha256(b''.join(p.read_bytes() for p in _files)).hexdigest()
@@ -198,6 +216,7 @@ def _code():
     mods = [m for n in ('torch', 'torchvision', 'timm') if (m := sys.modules.get(n))]
     return ' '.join([_code_hash[:16], *(f'{m.__name__} {m.__version__}' for m in mods)])
 
+# %% ../nbs/lessons/05_feature_extraction.ipynb #574bf0d3
 def _net_hash(m):
     "Of all parameters and buffers, those that a state dict leaves out too, and of the structure"
     h = hashlib.sha256(repr(m).encode())
@@ -211,6 +230,7 @@ def _pixels(part, ids):
     for o in torch.as_tensor(ids).split(4096): h.update(part.x[o].contiguous().numpy().tobytes())
     return h.hexdigest()
 
+# %% ../nbs/lessons/05_feature_extraction.ipynb #43f10a2e
 def _witness(stages, x):
     "A few numbers that another function of the same weights would not give: two pictures, eight projections each"
     zs = [z.double().cpu() for z in stages.pooled(x)]
@@ -221,7 +241,7 @@ def _same(a, b):
     a, b = np.asarray(a), np.asarray(b)
     return a.shape == b.shape and bool((np.abs(a-b) <= 1e-3*(b[:,-1:] + 1e-12)).all())
 
-# %% ../nbs/lessons/05_feature_extraction.ipynb #cd684ce0
+# %% ../nbs/lessons/05_feature_extraction.ipynb #4ce6dcf8
 def _load(stem, key, witness):
     "The stored features, or None; with what is wrong if something is there that cannot be used"
     f, side = Path(f'{stem}.npy'), Path(f'{stem}.json')
@@ -234,35 +254,40 @@ def _load(stem, key, witness):
     if not _same(card['witness'], witness): return None, 'the body computes something else now'
     return np.load(f, mmap_mode='r'), ''
 
+# %% ../nbs/lessons/05_feature_extraction.ipynb #eba54ddc
 class _Sink:
     "Rows of features to a .npy file that takes its name only when it is whole, or to memory"
     def __init__(self, stem, card, rows, dtype):
         self.stem,self.card,self.rows,self.dtype,self.f,self.parts = stem,card,rows,np.dtype(dtype),None,[]
     def add(self, z):
-        if self.stem is None: self.parts.append(z); return
+        if self.stem is None: return self.parts.append(z)
         if self.f is None:
             self.tmp = self.stem.with_name(f'.{self.stem.name}.{os.getpid()}')
-            self.f = open(self.tmp, 'wb')
-            shape = self.rows, z.shape[1]
+            self.f, shape = open(self.tmp, 'wb'), (self.rows, z.shape[1])
             np.lib.format.write_array_header_1_0(self.f, dict(descr=self.dtype.str, fortran_order=False, shape=shape))
         self.f.write(np.ascontiguousarray(z).tobytes())
-    def done(self):
-        if self.stem is None:
-            x = np.concatenate(self.parts)
-            x.flags.writeable = False
-            return x
-        self.f.close()
-        card = {**self.card, 'bytes': self.tmp.stat().st_size, 'sha256': sha256(self.tmp)}
-        tmp = Path(f'{self.tmp}.card')
-        tmp.write_text(json.dumps(card), encoding='utf-8')
-        os.replace(self.tmp, Path(f'{self.stem}.npy')); os.replace(tmp, Path(f'{self.stem}.json'))
-        return np.load(Path(f'{self.stem}.npy'), mmap_mode='r')
     def drop(self):
         if self.f is None: return
         self.f.close()
         for p in self.tmp, Path(f'{self.tmp}.card'): p.unlink(missing_ok=True)
 
-# %% ../nbs/lessons/05_feature_extraction.ipynb #4cb1b4f8
+# %% ../nbs/lessons/05_feature_extraction.ipynb #f819a59f
+@patch
+def _done(self:_Sink):
+    "The features, and on the disk their file with its card"
+    if self.stem is None:
+        x = np.concatenate(self.parts)
+        x.flags.writeable = False
+        return x
+    self.f.close()
+    card = {**self.card, 'bytes': self.tmp.stat().st_size, 'sha256': sha256(self.tmp)}
+    tmp = Path(f'{self.tmp}.card')
+    tmp.write_text(json.dumps(card), encoding='utf-8')
+    os.replace(self.tmp, f'{self.stem}.npy')
+    os.replace(tmp, f'{self.stem}.json')
+    return np.load(f'{self.stem}.npy', mmap_mode='r')
+
+# %% ../nbs/lessons/05_feature_extraction.ipynb #0d0b58bc
 @dataclass
 class Features:
     "Stored features of n pictures at one stage of a body."
@@ -278,17 +303,20 @@ class Features:
     def __len__(self): return len(self.y)
     @property
     def d(self): return self.x.shape[1]
-    def view(self,
-        v:int # Which view
-    ) -> np.ndarray: # float32 (n,d)
-        "The features of one view."
-        if not 0 <= v < self.views: raise BadInput(f"view {v}: there are {self.views}, counted from 0")
-        return self.x[v*len(self):(v+1)*len(self)]
     def __repr__(self):
         views, note = f' in {self.views} views' if self.views > 1 else '', f'; {self.note}' if self.note else ''
         return f"Features of {len(self):,} pictures{views}, {self.d} each, at {self.layer}{note}"
 
-# %% ../nbs/lessons/05_feature_extraction.ipynb #0aa6e202
+# %% ../nbs/lessons/05_feature_extraction.ipynb #091d05e6
+@patch
+def view(self:Features,
+    v:int # Which view
+) -> np.ndarray: # float32 (n,d)
+    "The features of one view."
+    if not 0 <= v < self.views: raise BadInput(f"view {v}: there are {self.views}, counted from 0")
+    return self.x[v*len(self):(v+1)*len(self)]
+
+# %% ../nbs/lessons/05_feature_extraction.ipynb #7833dd81
 def _finite(z, what):
     bad = ~np.isfinite(z).all(1)
     if bad.any():
@@ -302,40 +330,121 @@ def _to(z, dtype, layer):
         raise BadInput(f"the features of {layer} reach {top:,.0f} and float16 ends at 65,504: store them as 'float32'")
     return z.astype(dtype)
 
-def _check(split, ids, views, augment, dtype, bn):
+# %% ../nbs/lessons/05_feature_extraction.ipynb #95e8e39d
+def _check_part(split, ids):
+    "The places, checked"
     if not isinstance(split, Part):
         raise BadInput("give target.train or target.valid; the test part is sealed, and target.score(learn) opens it")
     ids = np.arange(len(split)) if ids is None else np.asarray(ids)
     if not len(ids): raise BadInput(f"the {split.name} part has no pictures to extract: check the split, or ids")
     if ids.ndim != 1 or ids.dtype.kind not in 'iu' or ids.min() < 0 or ids.max() >= len(split):
         raise BadInput(f"ids: give places in the {split.name} part, whole numbers from 0 to {len(split)-1}")
+    return ids.astype(np.int64)
+
+# %% ../nbs/lessons/05_feature_extraction.ipynb #b3f3ff51
+def _check_how(split, views, augment, dtype, bn):
+    "The names of the augmentations, checked"
     if isinstance(views, bool) or not isinstance(views, (int, np.integer)) or views < 1:
         raise BadInput(f"views={views!r}: give a whole number, 1 or more")
     if augment is None: augment = () if views == 1 else split.augments
     augment = check_augments(augment)
     if views > 1 and not augment:
-        raise BadInput(f"{views} views of a picture would be equal: name some augment=, such as ('shift',), or take one")
+        raise BadInput(f"{views} views of a picture would be equal: give augment=, such as ('shift',), or take one")
     if dtype not in ('float32', 'float16'): raise BadInput(f"dtype={dtype!r}: give 'float32' or 'float16'")
     if not isinstance(bn, Part) and bn not in ('eval', 'adapt'):
         raise BadInput(f"bn={bn!r}: give 'eval', 'adapt', or the part whose pictures give the statistics")
-    return ids, int(views), tuple(augment)
+    return augment
 
-# %% ../nbs/lessons/05_feature_extraction.ipynb #a2ad7f9a
-def _made(bodies, pics, sinks, augment, seed, views, dtype, names):
-    "Run the pictures through and fill the sinks, one for each wanted stage"
+# %% ../nbs/lessons/05_feature_extraction.ipynb #fea82929
+class _Job:
+    "What one call of `extract` does: a key for each wanted stage, what is stored, and the rest"
+    def __init__(self, backbone, split, layer, views, bn, augment, device, seed, ids, stats, dtype):
+        self.split,self.ids,self.bn,self.dtype = split,_check_part(split, ids),bn,dtype
+        self.augment,self.views,self.seed = _check_how(split, views, augment, dtype, bn),int(views),int(seed)
+        self.src, self.dev = _source(backbone, stats, seed), pick_device(device)
+        self.names = [n for n,_ in _stages(self.src)]
+        self.at = _places(layer, len(self.names), self.src.name)
+        self.on = bn if isinstance(bn, Part) else split
+        self.src.body.to(self.dev).eval()
+    def pictures(self, part, ids):
+        kind = next((p.dtype for p in self.src.body.parameters()), torch.float32)
+        return _Pictures(part, ids, self.src.stats, self.dev, kind)
+    def on_ids(self): return np.arange(len(self.on)) if isinstance(self.bn, Part) else self.ids
+    def net(self, body, at): return Stages(body, _stages(_Source(body, self.src.stats, self.src.name)), at)
+
+# %% ../nbs/lessons/05_feature_extraction.ipynb #8e0ac06d
+@patch
+def _keys(self:_Job):
+    "Everything that the features depend on, and its hash for each wanted stage"
+    self.how = dict(net=_net_hash(self.src.body), pixels=_pixels(self.split, self.ids),
+                    augment=self.augment, views=self.views, stats=[[float(o) for o in s] for s in self.src.stats],
+                    bn='eval' if self.bn == 'eval' else _pixels(self.on, self.on_ids()),
+                    seed=self.seed if self.augment or self.bn != 'eval' else None,
+                    dtype=self.dtype, bs=_bs(self.split), device=self.dev.type, code=_code())
+    return {i: sha256(json.dumps({**self.how, 'layer': i}, sort_keys=True).encode()) for i in self.at}
+
+@patch
+def _stem(self:_Job, i, key):
+    name = re.sub('[^A-Za-z0-9_.-]', '_', f'{self.src.name}-{self.names[i]}')
+    return cache_dir()/'features'/f'{name}-{key[:32]}'
+
+# %% ../nbs/lessons/05_feature_extraction.ipynb #ba5fbda1
+@patch
+def _look(self:_Job):
+    "What is stored, and a sink for each stage that is not; with what was wrong where something was"
+    keys, plain = self._keys(), self.pictures(self.split, self.ids[:2])
+    witness = dict(zip(keys, _witness(self.net(self.src.body, keys), plain.batch(plain.ids))))
+    got, notes, sinks = {}, {}, {}
+    for i,k in keys.items():
+        stem = self._stem(i, k)
+        got[i], notes[i] = _load(stem, k, witness[i])
+        if notes[i]:
+            warnings.warn(f"stored features of {self.src.name} at {self.names[i]}: {notes[i]}; they are made again",
+                          stacklevel=5)
+        if got[i] is None:
+            card = dict(key=k, witness=witness[i], **self.how)
+            sinks[i] = _Sink(stem, card, self.views*len(self.ids), self.dtype)
+    return got, notes, sinks
+
+# %% ../nbs/lessons/05_feature_extraction.ipynb #6438dc9a
+@patch
+def _make(self:_Job, sinks):
+    "Run the pictures through and fill the sinks"
     try:
-        for v in range(views):
-            for xb in pics.view(augment, seed, v):
-                for (i,sink),z in zip(sinks.items(), bodies.pooled(xb)): sink.add(_to(z, dtype, names[i]))
-        return {i: sink.done() for i,sink in sinks.items()}
+        body = self.src.body
+        batches = self.pictures(self.on, self.on_ids()).mixed(self.seed)
+        if self.bn != 'eval': body = _adapt(body, batches, self.src.name)
+        net, pics = self.net(body, sinks), self.pictures(self.split, self.ids)
+        for v in range(self.views):
+            for xb in pics.view(self.augment, self.seed, v):
+                for i,z in zip(sinks, net.pooled(xb)): sinks[i].add(_to(z, self.dtype, self.names[i]))
+        return {i: sink._done() for i,sink in sinks.items()}
     except OSError as e:
         raise BadInput(f"the features cannot be stored in {cache_dir()/'features'} ({e.strerror}): free some space, "
                        "set TLCOURSE_CACHE to another folder, or pass cache=False") from None
     finally:
         for sink in sinks.values(): sink.drop()
 
-# %% ../nbs/lessons/05_feature_extraction.ipynb #a491a0ff
+# %% ../nbs/lessons/05_feature_extraction.ipynb #49ad9f3d
+@patch
 @torch.no_grad()
+def _run(self:_Job, cache):
+    "The Features of each wanted stage"
+    if cache:
+        got, notes, sinks = self._look()
+        if sinks: writable_folder(cache_dir()/'features')
+    else:
+        rows = self.views*len(self.ids)
+        got, notes, sinks = {}, {}, {i: _Sink(None, {}, rows, self.dtype) for i in dict.fromkeys(self.at)}
+    new = self._make(sinks) if sinks else {}
+    y, classes = self.split.y.numpy()[self.ids].astype(np.int64), list(self.split.classes)
+    def one(i):
+        note = f'made again, for {notes[i]}' if notes.get(i) else ''
+        x = new[i] if i in new else got[i]
+        return Features(x, y, self.ids, classes, self.views, self.names[i], note, i not in new)
+    return [one(i) for i in self.at]
+
+# %% ../nbs/lessons/05_feature_extraction.ipynb #f7fcd1f5
 def extract(
     backbone, # A name, an `Arch`, a Learner (its body, normalised as it does), or a module with `stats`
     split:Part, # `target.train` or `target.valid`
@@ -351,43 +460,10 @@ def extract(
     dtype:str='float32' # Stored as 'float32' or 'float16'
 ) -> Features: # Or a list of them; raises `BadInput`
     "Run a frozen body in eval mode over the pictures once, and keep its pooled features."
-    ids, views, augment = _check(split, ids, views, augment, dtype, bn)
-    src, dev = _source(backbone, stats, seed), pick_device(device)
-    stages = _stages(src)
-    names = [n for n,_ in stages]
-    at = _places(layer, len(names), src.name)
-    on, on_ids = (split, ids) if isinstance(bn, str) else (bn, np.arange(len(bn)))
-    how = dict(net=_net_hash(src.body), pixels=_pixels(split, ids), stats=[[float(o) for o in s] for s in src.stats],
-               bn='eval' if bn == 'eval' else _pixels(on, on_ids), augment=augment, views=views, dtype=dtype,
-               seed=int(seed) if augment or bn != 'eval' else None, bs=_bs(split), device=dev.type, code=_code())
-    keys = {i: sha256(json.dumps({**how, 'layer': i}, sort_keys=True).encode()) for i in at}
-    src.body.to(dev).eval()
-    kind = next((p.dtype for p in src.body.parameters()), torch.float32)
-    def pictures(part, ids): return _Pictures(part, ids, src.stats, dev, kind)
-    pics, folder, got, notes = pictures(split, ids), cache_dir()/'features', {}, {}
-    def file(i): return folder/f"{re.sub('[^A-Za-z0-9_.-]', '_', f'{src.name}-{names[i]}')}-{keys[i][:32]}"
-    stem = {i: file(i) if cache else None for i in keys}
-    if cache:
-        witness = dict(zip(keys, _witness(Stages(src.body, stages, keys), pics.batch(pics.ids[:2]))))
-        for i,k in keys.items(): got[i], notes[i] = _load(stem[i], k, witness[i])
-    for i,why in notes.items():
-        if why: warnings.warn(f"stored features of {src.name} at {names[i]}: {why}; they are made again", stacklevel=3)
-    if miss := [i for i in keys if got.get(i) is None]:
-        body = src.body if bn == 'eval' else _adapt(src.body, pictures(on, on_ids).mixed(seed), src.name)
-        if cache: writable_folder(folder)
-        cards = {i: dict(key=keys[i], witness=witness[i], **how) if cache else {} for i in miss}
-        sinks = {i: _Sink(stem[i], cards[i], views*len(ids), dtype) for i in miss}
-        net = Stages(body, _stages(_Source(body, src.stats, src.name)), miss)
-        new = _made(net, pics, sinks, augment, seed, views, dtype, names)
-    y = split.y.numpy()[ids].astype(np.int64)
-    def one(i):
-        said = f'made again, for {notes[i]}' if notes.get(i) else ''
-        x = new[i] if i in miss else got[i]
-        return Features(x, y, ids.astype(np.int64), list(split.classes), views, names[i], said, i not in miss)
-    res = [one(i) for i in at]
-    return res if isinstance(layer, (list, tuple, range, np.ndarray)) else res[0]
+    res = _Job(backbone, split, layer, views, bn, augment, device, seed, ids, stats, dtype)._run(cache)
+    return res if isinstance(layer, _several) else res[0]
 
-# %% ../nbs/lessons/05_feature_extraction.ipynb #8c68f332
+# %% ../nbs/lessons/05_feature_extraction.ipynb #a179d072
 @torch.no_grad()
 def pooled(
     learn, # A Learner with a linear head (pool, flatten, linear)
@@ -398,6 +474,27 @@ def pooled(
     zs, ys = zip(*((f(x), y) for x,y in dl))
     return torch.cat([*map(torch.Tensor.float, zs)]).as_subclass(torch.Tensor), torch.cat(ys).as_subclass(torch.Tensor)
 
+# %% ../nbs/lessons/05_feature_extraction.ipynb #795e53d9
+def _put_body(learn, src, bn, seed):
+    "Give the Learner this very body (also where its weights are random), adapted if asked"
+    body = src.body
+    if isinstance(bn, Part):
+        pics = _Pictures(bn, np.arange(len(bn)), src.stats, 'cpu', torch.float32)
+        body = _adapt(body, pics.mixed(seed), src.name)
+    elif bn != 'eval': raise BadInput(f"bn={bn!r}: give 'eval', or the part that the statistics were adapted to")
+    learn.model[0].load_state_dict(body.state_dict())
+
+def _cut_body(learn, src, layer, head):
+    "Where an earlier stage is asked for: the body up to it, and a head of its width"
+    stages = _stages(_Source(learn.model[0], src.stats, src.name))
+    i = _places(layer, len(stages), src.name)[0]
+    if i == len(stages) - 1: return
+    learn.model[0] = Stages(learn.model[0], stages, [i])
+    learn.model[1] = linear_head(head.in_features, head.out_features)
+    learn.splitter = lambda m: L(m[0], m[1]).map(params)
+
+# %% ../nbs/lessons/05_feature_extraction.ipynb #f2436c4b
+@torch.no_grad()
 def head_learner(
     dls, # fastai DataLoaders of the target
     backbone, # A name or an `Arch`, as for `extract`
@@ -408,19 +505,9 @@ def head_learner(
 ) -> Learner: # Frozen; `target.score` takes it
     "A Learner of the body up to `layer` with this head on it."
     src, learn = _source(backbone, seed=seed), learner(dls, backbone)
-    learn.model[0].load_state_dict(src.body.state_dict()) # the same body, also where its weights are random
-    if isinstance(bn, Part):
-        pics = _Pictures(bn, np.arange(len(bn)), src.stats, 'cpu', torch.float32)
-        learn.model[0].load_state_dict(_adapt(src.body, pics.mixed(seed), src.name).state_dict())
-    elif bn != 'eval': raise BadInput(f"bn={bn!r}: give 'eval', or the part that the statistics were adapted to")
-    body, dev = _Source(learn.model[0], src.stats, src.name), next(learn.model.parameters()).device
-    stages = _stages(body)
-    i = _places(layer, len(stages), src.name)[0]
-    if i < len(stages) - 1:
-        learn.model[0] = Stages(learn.model[0], stages, [i])
-        learn.model[1] = linear_head(head.in_features, head.out_features)
-        learn.splitter = lambda m: L(m[0], m[1]).map(params)
+    dev = next(learn.model.parameters()).device
+    _put_body(learn, src, bn, seed)
+    _cut_body(learn, src, layer, head)
     learn.model[1][-1].load_state_dict(head.state_dict())
     learn.model.to(dev)
-    true_freeze(learn)
-    return learn
+    return true_freeze(learn)

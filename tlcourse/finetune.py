@@ -8,7 +8,7 @@ Docs: https://tlcourse.github.io/tlcourse/lessons/fine_tuning.html.md"""
 __all__ = ['RATES', 'STRATEGIES', 'stepped', 'scratch', 'fine_tuning', 'feature_extraction', 'random_features', 'lp_ft',
            'gradual', 'single_rate']
 
-# %% ../nbs/lessons/06_fine_tuning.ipynb #649c8b01
+# %% ../nbs/lessons/06_fine_tuning.ipynb #b452e68e
 import tlcourse.base
 import torch
 from contextlib import ExitStack
@@ -25,7 +25,7 @@ from .base import BadInput, unknown
 from .features import pooled
 from .layers import true_freeze
 
-# %% ../nbs/lessons/06_fine_tuning.ipynb #a4ac47cc
+# %% ../nbs/lessons/06_fine_tuning.ipynb #dc4d6362
 class _Steps(GetAttr):
     "A DataLoader's batches, round after round, until there are `n`"
     _default = 'dl'
@@ -39,7 +39,7 @@ class _Steps(GetAttr):
                 i += 1
                 if i == self.n: return
 
-# %% ../nbs/lessons/06_fine_tuning.ipynb #8f544950
+# %% ../nbs/lessons/06_fine_tuning.ipynb #eafc5c69
 _no_batch = "no training batch: fewer images than the batch size; use a smaller bs"
 
 def stepped(dls, # fastai DataLoaders
@@ -50,11 +50,11 @@ def stepped(dls, # fastai DataLoaders
     if int(steps) < 1: raise BadInput(f"steps={steps}: train for one step or more")
     return DataLoaders(_Steps(dls.train, int(steps)), *dls.loaders[1:], device=dls.device)
 
-# %% ../nbs/lessons/06_fine_tuning.ipynb #5bb19255
-RATES = {'scratch': 5e-3, 'feature-extraction': 2e-2, 'fine-tuning': 5e-3, 'lp-ft': 5e-3, 'gradual': 5e-3,
+# %% ../nbs/lessons/06_fine_tuning.ipynb #741ec46b
+RATES = {'scratch': 5e-3, 'feature-extraction': 2e-2, 'fine-tuning': 5e-3, 'lp-ft': 5e-3, 'gradual': 2e-3,
          'single-rate': 2e-3, 'random-features': 2e-2}
 
-# %% ../nbs/lessons/06_fine_tuning.ipynb #14b05532
+# %% ../nbs/lessons/06_fine_tuning.ipynb #4a788046
 def _check_budget(dls, epochs, steps):
     if (epochs is None) == (steps is None): raise BadInput("give epochs= or steps=, exactly one of the two")
     if not len(dls.train): raise BadInput(_no_batch)
@@ -77,7 +77,7 @@ def _fit(learn, epochs, steps, lr, progress=True):
         finally: learn.dls = dls
     return learn
 
-# %% ../nbs/lessons/06_fine_tuning.ipynb #0ca8c6d3
+# %% ../nbs/lessons/06_fine_tuning.ipynb #a53d8e34
 def _learner(dls, backbone, seed, **kwargs):
     "A seeded Learner with channels-last weights (convolutions on a CPU take less time so)"
     set_seed(seed, reproducible=True)
@@ -85,7 +85,7 @@ def _learner(dls, backbone, seed, **kwargs):
     learn.model.to(memory_format=torch.channels_last)
     return learn
 
-# %% ../nbs/lessons/06_fine_tuning.ipynb #0eeec567
+# %% ../nbs/lessons/06_fine_tuning.ipynb #3a3edc4a
 def scratch(dls, # fastai DataLoaders
             backbone, # Name, or a callable from `arch`
             epochs:int|None=None, # Passes over the images; or
@@ -99,7 +99,7 @@ def scratch(dls, # fastai DataLoaders
     learn = _learner(dls, backbone, seed, pretrained=False)
     return _fit(learn, epochs, steps, RATES['scratch'] if lr is None else lr, progress)
 
-# %% ../nbs/lessons/06_fine_tuning.ipynb #1460bb7b
+# %% ../nbs/lessons/06_fine_tuning.ipynb #159b5917
 def fine_tuning(dls, # fastai DataLoaders
                 backbone, # Name, or a callable from `arch`
                 epochs:int|None=None, # Passes over the images; or
@@ -115,7 +115,7 @@ def fine_tuning(dls, # fastai DataLoaders
     if lr is None: lr = RATES['fine-tuning']
     return _fit(learn, epochs, steps, slice(lr/25, lr), progress)
 
-# %% ../nbs/lessons/06_fine_tuning.ipynb #688c1d38
+# %% ../nbs/lessons/06_fine_tuning.ipynb #eb290af5
 _curves = 'losses', 'values', 'lrs', 'iters'
 
 class _Views:
@@ -124,7 +124,7 @@ class _Views:
     def __len__(self): return len(self.y)
     def __getitem__(self, i): return self.z[torch.randint(len(self.z), ()).item(), i], self.y[i]
 
-# %% ../nbs/lessons/06_fine_tuning.ipynb #a1ce7562
+# %% ../nbs/lessons/06_fine_tuning.ipynb #1e2188a4
 def _cached_head(learn, epochs, steps, lr, views, progress):
     "Train the linear head of `learn` on stored features of its frozen body"
     steps = _total_steps(learn.dls, epochs, steps)
@@ -144,7 +144,7 @@ def _cached_head(learn, epochs, steps, lr, views, progress):
     for k in _curves: setattr(learn.recorder, k, getattr(probe.recorder, k))
     return learn
 
-# %% ../nbs/lessons/06_fine_tuning.ipynb #d8a4f5d1
+# %% ../nbs/lessons/06_fine_tuning.ipynb #5d88b827
 def feature_extraction(dls, # fastai DataLoaders
                        backbone, # Name, or a callable from `arch`
                        epochs:int|None=None, # Passes over the images; or
@@ -161,7 +161,7 @@ def feature_extraction(dls, # fastai DataLoaders
     true_freeze(learn)
     return _cached_head(learn, epochs, steps, RATES['feature-extraction'] if lr is None else lr, views, progress)
 
-# %% ../nbs/lessons/06_fine_tuning.ipynb #7b64e87b
+# %% ../nbs/lessons/06_fine_tuning.ipynb #3dbd5783
 def random_features(dls, # fastai DataLoaders
                     backbone, # Name, or a callable from `arch`
                     epochs:int|None=None, # Passes over the images; or
@@ -175,7 +175,7 @@ def random_features(dls, # fastai DataLoaders
     lr = RATES['random-features'] if lr is None else lr
     return feature_extraction(dls, backbone, epochs, steps, lr, seed, progress=progress, pretrained=False)
 
-# %% ../nbs/lessons/06_fine_tuning.ipynb #f3dd3f5c
+# %% ../nbs/lessons/06_fine_tuning.ipynb #feeaa446
 def _in_turn(learn, fits):
     "Call the functions `fits` one after the other; the recorder's curves are then those of all of them"
     all_ = {k: [] for k in _curves}
@@ -186,7 +186,7 @@ def _in_turn(learn, fits):
     for k,v in all_.items(): setattr(learn.recorder, k, v)
     return learn
 
-# %% ../nbs/lessons/06_fine_tuning.ipynb #5c948bec
+# %% ../nbs/lessons/06_fine_tuning.ipynb #87132f25
 class _KeepStats(Callback):
     "BatchNorm works with the statistics it has, and keeps them; its weights train"
     run_after = TrainEvalCallback
@@ -194,7 +194,7 @@ class _KeepStats(Callback):
         for m in self.model.modules():
             if isinstance(m, nn.modules.batchnorm._BatchNorm): m.eval()
 
-# %% ../nbs/lessons/06_fine_tuning.ipynb #57198f24
+# %% ../nbs/lessons/06_fine_tuning.ipynb #99e7141c
 def lp_ft(dls, # fastai DataLoaders
           backbone, # Name, or a callable from `arch`
           epochs:int|None=None, # Passes over the images; or
@@ -219,7 +219,7 @@ def lp_ft(dls, # fastai DataLoaders
         with learn.added_cbs([_KeepStats()] if bn == 'eval' else []): _fit(learn, None, steps-probe, slice(lr/25, lr), progress)
     return _in_turn(learn, [head_first]*(probe > 0) + [then_all])
 
-# %% ../nbs/lessons/06_fine_tuning.ipynb #b29161f2
+# %% ../nbs/lessons/06_fine_tuning.ipynb #11d0f2d5
 def gradual(dls, # fastai DataLoaders
             backbone, # Name, or a callable from `arch`
             epochs:int|None=None, # Passes over the images; or
@@ -240,7 +240,7 @@ def gradual(dls, # fastai DataLoaders
     shares = {i: i*steps//n - (i-1)*steps//n for i in range(1, n+1)}
     return _in_turn(learn, [partial(phase, i, s) for i,s in shares.items() if s])
 
-# %% ../nbs/lessons/06_fine_tuning.ipynb #ad645692
+# %% ../nbs/lessons/06_fine_tuning.ipynb #a9f85f54
 def single_rate(dls, # fastai DataLoaders
                 backbone, # Name, or a callable from `arch`
                 epochs:int|None=None, # Passes over the images; or
@@ -255,6 +255,6 @@ def single_rate(dls, # fastai DataLoaders
     learn.unfreeze()
     return _fit(learn, epochs, steps, RATES['single-rate'] if lr is None else lr, progress)
 
-# %% ../nbs/lessons/06_fine_tuning.ipynb #5f1267bb
+# %% ../nbs/lessons/06_fine_tuning.ipynb #5c715f45
 STRATEGIES = {'scratch': scratch, 'feature-extraction': feature_extraction, 'fine-tuning': fine_tuning, 'lp-ft': lp_ft,
               'gradual': gradual, 'single-rate': single_rate, 'random-features': random_features}

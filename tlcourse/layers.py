@@ -7,7 +7,7 @@ Docs: https://tlcourse.github.io/tlcourse/lessons/freezing.html.md"""
 # %% auto #0
 __all__ = ['TrueFreeze', 'true_freeze', 'Audit', 'freeze_audit', 'depth_split']
 
-# %% ../nbs/lessons/04_freezing.ipynb #1adcf0b4
+# %% ../nbs/lessons/04_freezing.ipynb #1dc6d06b
 import tlcourse.base
 import numpy as np, pandas as pd
 from contextlib import contextmanager
@@ -25,9 +25,9 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 from .base import BadInput
 
-# %% ../nbs/lessons/04_freezing.ipynb #f59a6398
+# %% ../nbs/lessons/04_freezing.ipynb #70a7a34f
 def _eval_frozen(m, prev=False):
-    "Put the frozen modules in `m` into eval mode; `prev` and the result: was the module before, is the last one, frozen?"
+    "Put frozen modules in `m` into eval mode; `prev` and the result: was the module before, is the last one, frozen?"
     ps, kids = list(m.parameters()), list(m.children())
     frozen = not any(p.requires_grad for p in ps) if ps else prev
     if frozen: m.eval()
@@ -36,7 +36,7 @@ def _eval_frozen(m, prev=False):
         return prev if kids else False
     return frozen
 
-# %% ../nbs/lessons/04_freezing.ipynb #c3951100
+# %% ../nbs/lessons/04_freezing.ipynb #451ebd29
 class TrueFreeze(Callback):
     "Keeps modules whose parameters do not train in eval mode, and stale gradients away from the optimiser"
     run_after = TrainEvalCallback
@@ -45,7 +45,7 @@ class TrueFreeze(Callback):
         for p in self.model.parameters():
             if not p.requires_grad: p.grad = None
 
-# %% ../nbs/lessons/04_freezing.ipynb #1a263f2f
+# %% ../nbs/lessons/04_freezing.ipynb #6bf87bb6
 def true_freeze(learn:Learner, # A Learner with a splitter (two layer groups or more)
                 n:int=-1 # Groups before this one are frozen, as in `freeze_to`
                ) -> Learner: # The same Learner
@@ -53,11 +53,11 @@ def true_freeze(learn:Learner, # A Learner with a splitter (two layer groups or 
     learn.train_bn = False
     if learn.opt is None: learn.create_opt()
     for state in learn._bn_bias_state(False): state.pop('force_train', None)
-    if not any(isinstance(c, TrueFreeze) for c in learn.cbs): learn.add_cb(TrueFreeze())
+    if not any(cb.name == 'true_freeze' for cb in learn.cbs): learn.add_cb(TrueFreeze())
     learn.freeze_to(n)
     return learn
 
-# %% ../nbs/lessons/04_freezing.ipynb #3d71fdb7
+# %% ../nbs/lessons/04_freezing.ipynb #7829fdbf
 def _groups(learn, lr, wd):
     "The optimiser of `learn` or one like it, and the rate and weight decay that a fit would use in each of its groups"
     opt,f,given = learn.opt,learn.opt_func,lr
@@ -72,7 +72,7 @@ def _groups(learn, lr, wd):
         raise BadInput(f"lr={lr}: there are {n} layer groups, give one rate, a slice or {n} rates") from None
     return opt, [(r['lr'], h.get('wd', 0.) if wd is None else wd) for r,h in zip(rates.hypers, opt.hypers)]
 
-# %% ../nbs/lessons/04_freezing.ipynb #9e8f705d
+# %% ../nbs/lessons/04_freezing.ipynb #849769aa
 @contextmanager
 def _as_in_fit(learn):
     "The modules in the modes that they have in a training step"
@@ -88,7 +88,7 @@ def _as_in_fit(learn):
     finally:
         for m,t in was: m.training = t
 
-# %% ../nbs/lessons/04_freezing.ipynb #200e7363
+# %% ../nbs/lessons/04_freezing.ipynb #8b8fcd71
 def _steps(p, lr, wd, state, cleared):
     "Does an optimiser step change `p`?"
     if not lr or p.requires_grad: return bool(lr)
@@ -105,7 +105,7 @@ def _drifts(m, k):
 def _is_norm(m):
     return isinstance(m, (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)) or type(m).__name__ == 'RmsNorm'
 
-# %% ../nbs/lessons/04_freezing.ipynb #5f0768a8
+# %% ../nbs/lessons/04_freezing.ipynb #137ee335
 def _tensors(learn, opt, rates):
     "A dict for each parameter and buffer of the model"
     where = {id(p): i for i,ps in reversed([*enumerate(opt.param_lists)]) for p in ps}
@@ -126,7 +126,7 @@ def _tensors(learn, opt, rates):
             if b is not None: yield row | dict(group=g, name=f'{mod}.{k}'.lstrip('.'), changes=stat and _drifts(m, k),
                                                part='statistic' if stat else 'buffer')
 
-# %% ../nbs/lessons/04_freezing.ipynb #ca28f203
+# %% ../nbs/lessons/04_freezing.ipynb #ff8b4082
 def _frozen(t, opt):
     "Whether each of the tensors `t` belongs to a frozen group, or to a module that is frozen as a whole"
     idx,ws = getattr(opt, 'frozen_idx', 0), t[t.part.isin(['weight', 'norm'])]
@@ -138,7 +138,7 @@ def _frozen(t, opt):
     held = ws.groupby('module').requires_grad.any()
     return t.group.isin(still) | t.module.isin(held.index[~held])
 
-# %% ../nbs/lessons/04_freezing.ipynb #5947a681
+# %% ../nbs/lessons/04_freezing.ipynb #28ae178a
 def _fold(t, rate):
     "Many tensors as one row"
     ws = t[t.part.isin(['weight', 'norm'])]
@@ -165,7 +165,7 @@ def _totals(t, full, rates):
             affine_trained=of('affine_trained'), stats_moving=of('stats_moving'), frozen=bool(u.frozen.all())))
     return pd.DataFrame(rows).set_index('group')
 
-# %% ../nbs/lessons/04_freezing.ipynb #99cbeff7
+# %% ../nbs/lessons/04_freezing.ipynb #37d05a8d
 class Audit:
     "What a fit would change: `table` by module, `groups` by group, and the names in `changes` and `moving`."
     def __init__(self,
@@ -183,7 +183,7 @@ class Audit:
 
     def __repr__(self): return f'{self.groups.to_string(na_rep="-")}\n{self.verdict}'
 
-# %% ../nbs/lessons/04_freezing.ipynb #53afe7f4
+# %% ../nbs/lessons/04_freezing.ipynb #a4fde1de
 _parts = {'norm': 'weights and biases of normalisation layers', 'statistic': 'running statistics',
           'weight': 'other weights'}
 
@@ -194,7 +194,7 @@ def verdict(self:Audit) -> str:
     what = ', '.join(f'{n} {_parts[k]}' for k in _parts if (n := int((t.part == k).sum())))
     if what: s = f'Frozen, yet a fit changes {what}.'
     else: s = 'A fit changes nothing that is frozen.' if self.tensors.frozen.any() else 'Nothing is frozen.'
-    if 'none' in self.groups.index: s += f" {self.groups.params['none']:,} parameters are in no group: no fit trains them."
+    if 'none' in self.groups.index: s += f" In no group, so never trained: {self.groups.params['none']:,} parameters."
     if self.shared: s += ' Shared, counted once: ' + ', '.join(f'{a} is {b}' for a,b in self.shared.items()) + '.'
     return s
 
@@ -212,7 +212,7 @@ _yes = {True: 'yes', False: 'no', None: ''}
 _html = dict(params='{:,}'.format, trainable='{:,}'.format, affine_trained=lambda o: _yes.get(o, o),
              stats_moving=lambda o: _yes.get(o, o), frozen=_yes.get)
 
-# %% ../nbs/lessons/04_freezing.ipynb #21b979c3
+# %% ../nbs/lessons/04_freezing.ipynb #063f413a
 def freeze_audit(learn:Learner, # Any fastai Learner, before or after a fit; it stays as it is
                  lr:float|slice|list|None=None, # As you would hand it to `fit`; None: `learn.lr`
                  wd:float|None=None, # Weight decay, likewise; None: `learn.wd`, else the optimiser's
@@ -230,7 +230,7 @@ def freeze_audit(learn:Learner, # Any fastai Learner, before or after a fit; it 
     t['frozen'] = _frozen(t, opt)
     return Audit(t, dict(enumerate(r[0] for r in rates)), kinds, detail)
 
-# %% ../nbs/lessons/04_freezing.ipynb #eff5b681
+# %% ../nbs/lessons/04_freezing.ipynb #c0ae27b0
 def _is_list(m): return isinstance(m, (nn.Sequential, nn.ModuleList, nn.ModuleDict))
 def _size(m): return sum(p.numel() for p in m.parameters())
 
@@ -246,7 +246,7 @@ def _opens(m, kin):
     lists = [c for c in m.children() if _blocks(c)]
     return len(lists) == 1 and _blocks(lists[0]) > 1 and _size(lists[0]) > .88*_size(m) # a stage
 
-# %% ../nbs/lessons/04_freezing.ipynb #0a3a30e0
+# %% ../nbs/lessons/04_freezing.ipynb #fd97566d
 def _pieces(m):
     "The parameters of an opened module in forward order, in pieces; and whether a piece starts a unit"
     yield list(m._parameters.values()), False
@@ -266,10 +266,10 @@ def _units(body):
         else: waits += ps
     return res + [waits] if waits else res
 
-# %% ../nbs/lessons/04_freezing.ipynb #dc109e4a
+# %% ../nbs/lessons/04_freezing.ipynb #99f69d48
 def _depth_split(m, k):
     if not isinstance(m, nn.Sequential) or len(m) < 2:
-        raise BadInput(f"depth_split takes nn.Sequential(body, head), as vision_learner makes, not a {type(m).__name__}")
+        raise BadInput(f"depth_split takes a Sequential of body and head, as vision_learner's, not a {type(m).__name__}")
     units = _units(m[0])
     if len(units) < k-1:
         raise BadInput(f"depth_split({k}): this body has {len(units)} units, so give {len(units)+1} groups or fewer")
@@ -281,7 +281,7 @@ def _depth_split(m, k):
 
 def depth_split(k:int # Layer groups, the head among them: 2 or more
                ): # A splitter: model -> `L` of k lists of parameters, for `Learner`, `vision_learner` or `learner`
-    "Split body and head into `k` groups in forward order: k-1 of the body, units of depth dealt out evenly, and the head."
+    "Split into `k` groups in forward order: k-1 of the body, its units of depth dealt out evenly, and the head."
     if isinstance(k, bool) or not isinstance(k, int) or k < 2:
         raise BadInput(f"depth_split({k!r}): give a whole number of groups, 2 or more (the head is one)")
     return partial(_depth_split, k=k)
