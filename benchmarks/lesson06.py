@@ -1,6 +1,6 @@
 """The stored grid of lesson 6: head first or all at once, what a rate destroys, and how far the features move.
 
-    python benchmarks/lesson06.py      # about 6 minutes on 2 idle cores; stopped and started again it goes on
+    python benchmarks/lesson06.py      # about 8 minutes on 2 idle cores; stopped and started again it goes on
 
 Records lie in tlcourse-out/lesson06/records.db; the end writes tlcourse/assets/lesson06.db. A run depends on its spec alone: `run(spec)`.
 It gives what a run of `compare` gives and, of the tuned body, the source accuracy that is left and how far the features moved.

@@ -1,15 +1,18 @@
 "Freezing that freezes, an audit whose predictions come true, and groups by depth, on networks of several families."
+import pickle
 from copy import deepcopy
 from functools import partial
 import pytest, torch
-from fastai.vision.all import (BnFreeze, CrossEntropyLossFlat, DataLoaders, Learner, OptimWrapper, SGD, TfmdDL, params,
-                               set_seed, to_detach, vision_learner)
+import torchvision
+from fastai.vision.all import (BnFreeze, Callback, CrossEntropyLossFlat, DataLoaders, Learner, OptimWrapper, SGD, TfmdDL,
+                               params, set_seed, vision_learner)
 from torch import nn
 from tlcourse.backbones import arch, learner
 from tlcourse.base import BadInput
-from tlcourse.layers import TrueFreeze, depth_split, freeze_audit, true_freeze
+from tlcourse.layers import depth_split, freeze_audit, true_freeze
 
-SIZES = {'glyphnet': 32, 'resnet18': 32, 'mobilenet_v2': 64, 'timm/convnext_atto': 64, 'convnext_tiny': 32, 'timm/vit_tiny_patch16_224': 224}
+SIZES = {'glyphnet': 32, 'resnet18': 32, 'mobilenet_v2': 64, 'timm/convnext_atto': 64, 'convnext_tiny': 32,
+         'timm/vit_tiny_patch16_224': 224}
 
 def data(size=32, n=8, bs=4, channels=3):
     "DataLoaders of random pictures in two classes: two batches an epoch"
@@ -65,14 +68,14 @@ def test_default_freeze_is_not(name):
 
 @pytest.mark.parametrize('name', ['glyphnet', 'timm/convnext_atto'])
 def test_through_fine_tune(name):
-    learn,start,ends = true_freeze(net(name)), None, []
-    from fastai.callback.core import Callback
+    learn,ends = true_freeze(net(name)), []
     class Snap(Callback):
         def after_fit(self): ends.append(changed(self.model, start))
     start = state(learn.model)
     quiet(learn, lambda l: l.fine_tune(1, freeze_epochs=1, cbs=Snap()))
     assert not {k for k in ends[0] if k.startswith('0.')} and {k for k in ends[1] if k.startswith('0.')}
-    assert not {k for k in moved(learn, lambda l: (l.freeze(), l.fit(1, wd=.1))) if k.startswith('0.')}  # after unfreeze, again
+    learn.freeze() # after unfreeze, again
+    assert not {k for k in moved(learn, lambda l: l.fit(1, wd=.1)) if k.startswith('0.')}
 
 @pytest.mark.parametrize('name', ['glyphnet', 'mobilenet_v2', 'timm/convnext_atto'])
 def test_in_mixed_precision(name):
@@ -104,20 +107,22 @@ def off(learn):
     learn.create_opt(); learn.freeze()
     return learn
 
-SETTINGS = {'default': lambda l: l.freeze(), 'BnFreeze': lambda l: (l.add_cb(BnFreeze()), l.freeze()), 'train_bn=False': off,
+SETTINGS = {'default': lambda l: l.freeze(), 'train_bn=False': off,
+            'BnFreeze': lambda l: (l.add_cb(BnFreeze()), l.freeze()),
             'both': lambda l: off(l).add_cb(BnFreeze()), 'true_freeze': true_freeze, 'unfreeze': lambda l: l.unfreeze(),
             'freeze_to(-2)': lambda l: l.freeze_to(-2), 'true_freeze(-2)': lambda l: true_freeze(l, -2)}
 
-PREDICTED = [('glyphnet', s) for s in SETTINGS] + [('resnet18', s) for s in ('default', 'train_bn=False', 'freeze_to(-2)')] + \
-    [('timm/convnext_atto', s) for s in ('default', 'true_freeze', 'unfreeze')] + [('timm/vit_tiny_patch16_224', 'freeze_to(-2)')]
+PREDICTED = {'glyphnet': SETTINGS, 'resnet18': ('default', 'train_bn=False', 'freeze_to(-2)'),
+             'timm/convnext_atto': ('default', 'true_freeze', 'unfreeze'), 'timm/vit_tiny_patch16_224': ('freeze_to(-2)',)}
 
-@pytest.mark.parametrize('name,setting', PREDICTED)
+@pytest.mark.parametrize('name,setting', [(n, s) for n,ss in PREDICTED.items() for s in ss])
 def test_prediction(name, setting):
     learn = net(name)
     SETTINGS[setting](learn)
     a = freeze_audit(learn)
     got = moved(learn)
-    unused = {n for n,p in learn.model.named_parameters() if p.requires_grad and p.grad is None} # the audit runs nothing
+    # the audit runs nothing, so it cannot know which parameters the forward pass leaves out
+    unused = {n for n,p in learn.model.named_parameters() if p.requires_grad and p.grad is None}
     assert got == set(a.changes) - unused and len(unused) < 3
 
 def test_facts():
@@ -134,10 +139,13 @@ def test_rates(lr):
     learn = conv_bn()
     a = freeze_audit(learn, lr=lr)
     assert moved(learn, lambda l: l.fit(1, lr=lr)) == set(a.changes)
-    assert a.groups.lr[:2].tolist() == {str(slice(1e-2)): [1e-3, 1e-2], str(slice(1e-4, 1e-2)): [1e-4, 1e-2]}.get(str(lr), lr if isinstance(lr, list) else [lr]*2)
+    slices = {str(slice(1e-2)): [1e-3, 1e-2], str(slice(1e-4, 1e-2)): [1e-4, 1e-2]}
+    assert a.groups.lr[:2].tolist() == slices.get(str(lr), lr if isinstance(lr, list) else [lr]*2)
+
+STATS = [f'0.1.{k}' for k in ('running_mean', 'running_var', 'num_batches_tracked')]
 
 def test_a_rate_of_zero_is_not_frozen():
-    assert freeze_audit(conv_bn(), lr=0).changes == [f'0.1.{k}' for k in ('running_mean', 'running_var', 'num_batches_tracked')]
+    assert freeze_audit(conv_bn(), lr=0).changes == STATS
 
 @pytest.mark.parametrize('wd', [None, 0., .1])
 def test_weight_decay_moves_what_trained_before(wd):
@@ -163,7 +171,7 @@ def test_no_optimiser_yet_and_none_after():
     learn = conv_bn()
     for p in learn.model[0].parameters(): p.requires_grad_(False)
     a = freeze_audit(learn)
-    assert learn.opt is None and set(a.moving) == {f'0.1.{k}' for k in ('running_mean', 'running_var', 'num_batches_tracked')}
+    assert learn.opt is None and a.moving == STATS
     assert moved(learn) == set(a.changes)
 
 @pytest.mark.parametrize('splitter,none', [(lambda m: [params(m[1])], True), (None, False)])
@@ -193,7 +201,8 @@ class Tied(nn.Module):
     "Two convolutions with one weight, and a scale of its own"
     def __init__(self):
         super().__init__()
-        self.a,self.b,self.scale = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1), nn.Parameter(torch.ones(3, 1, 1))
+        self.a,self.b = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
+        self.scale = nn.Parameter(torch.ones(3, 1, 1))
         self.b.weight = self.a.weight
     def forward(self, x): return self.scale*self.b(self.a(x).relu())
 
@@ -206,11 +215,13 @@ def test_shared_parameters_count_once():
     assert not {k for k in moved(true_freeze(learn), lambda l: l.fit(1, wd=.1)) if k.startswith('0.')}
 
 def fingerprint(learn):
-    return ([learn.lr, learn.wd, learn.train_bn, learn.opt_func, learn.splitter, learn.opt], learn.opt and deepcopy(list(learn.opt.hypers)), learn.opt and len(learn.opt.state), [c.name for c in learn.cbs],
+    opt = learn.opt and (deepcopy(list(learn.opt.hypers)), len(learn.opt.state))
+    return (learn.lr, learn.wd, learn.train_bn, learn.opt_func, learn.splitter, learn.opt, opt, [c.name for c in learn.cbs],
             [m.training for m in learn.model.modules()], [(p.requires_grad, p.grad is None) for p in learn.model.parameters()])
 
 @pytest.mark.parametrize('learn', [conv_bn, lambda: true_freeze(conv_bn()), lambda: net('glyphnet'),
-                                   lambda: quiet(conv_bn(), lambda l: l.fit(1)), lambda: conv_bn(opt_func=partial(OptimWrapper, opt=torch.optim.SGD))])
+                                   lambda: quiet(conv_bn(), lambda l: l.fit(1)),
+                                   lambda: conv_bn(opt_func=partial(OptimWrapper, opt=torch.optim.SGD))])
 def test_audit_leaves_the_learner_alone(learn):
     learn = learn()
     learn.model[0].eval() # modes that a fit would change
@@ -224,11 +235,12 @@ def test_detail():
     assert len(t1) < len(t2) and t1.params.sum() == t2.params.sum() and t1.module.tolist()[0] == '0.0'
 
 @pytest.mark.parametrize('bad', [lambda: freeze_audit(nn.Linear(2, 2)), lambda: freeze_audit(conv_bn(), lr=[1, 2, 3]),
-                                 lambda: freeze_audit(conv_bn(), detail=0), lambda: depth_split(1), lambda: depth_split(2.5), lambda: depth_split('4'),
-                                 lambda: depth_split(9)(net('glyphnet').model), lambda: depth_split(2)(nn.Conv2d(3, 4, 3)),
+                                 lambda: freeze_audit(conv_bn(), detail=0), lambda: depth_split(1), lambda: depth_split(2.5),
+                                 lambda: depth_split('4'), lambda: depth_split(9)(net('glyphnet').model),
+                                 lambda: depth_split(2)(nn.Conv2d(3, 4, 3)),
                                  lambda: depth_split(2)(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten())),
                                  lambda: net('glyphnet', splitter=depth_split(7)),
-                                 lambda: freeze_audit(toy(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, affine=False), cbs=BnFreeze()))])
+                                 lambda: freeze_audit(toy(CONV, nn.BatchNorm2d(4, affine=False), cbs=BnFreeze()))])
 def test_bad_input(bad):
     with pytest.raises(BadInput): bad()
 
@@ -238,15 +250,16 @@ def on_meta(name):
     "Body and head of a backbone without memory, and its input"
     a = arch(name)
     with torch.device('meta'): m = a._new(init=False)
-    return nn.Sequential(a.cut(m).to('meta'), nn.Linear(2, 2, device='meta')), torch.empty(1, 3, a.size, a.size, device='meta')
+    x = torch.empty(1, 3, a.size, a.size, device='meta')
+    return nn.Sequential(a.cut(m).to('meta'), nn.Linear(2, 2, device='meta')), x
 
 def fastai(name):
     "The same as `vision_learner` makes them, by a function of torchvision or by a name of timm"
-    import torchvision
     dls = data(32)
     dls.c = 2
     f = getattr(torchvision.models, name, name)
-    return vision_learner(dls, f, pretrained=False, normalize=False, loss_func=CrossEntropyLossFlat()).model, torch.randn(2, 3, 64, 64)
+    learn = vision_learner(dls, f, pretrained=False, normalize=False, loss_func=CrossEntropyLossFlat())
+    return learn.model, torch.randn(2, 3, 64, 64)
 
 def run_order(model, x):
     "The parameters of the body in the order in which a forward pass meets the modules that hold them"
@@ -279,8 +292,9 @@ def splits(model, k):
     try: return bool(depth_split(k)(model))
     except BadInput: return False
 
-UNITS = {'glyphnet': 5, 'resnet18': 9, 'mobilenet_v2': 19, 'squeezenet1_0': 9, 'densenet121': 62, 'convnext_tiny': 22, 'vit_b_16': 13,
-         'alexnet': 5, 'googlenet': 12, 'swin_t': 16, 'timm/vit_tiny_patch16_224': 13, 'timm/convnext_atto': 16, 'timm/mobilenetv2_035': 19}
+UNITS = {'glyphnet': 5, 'resnet18': 9, 'mobilenet_v2': 19, 'squeezenet1_0': 9, 'densenet121': 62, 'convnext_tiny': 22,
+         'vit_b_16': 13, 'alexnet': 5, 'googlenet': 12, 'swin_t': 16,
+         'timm/vit_tiny_patch16_224': 13, 'timm/convnext_atto': 16, 'timm/mobilenetv2_035': 19}
 
 @pytest.mark.parametrize('name', UNITS)
 def test_every_parameter_once_in_forward_order(name): assert check_split(*on_meta(name)) == UNITS[name] + 1
@@ -302,9 +316,12 @@ def test_shared_parameters_go_to_the_first_group():
     model = toy(*tied).model
     groups = depth_split(4)(model)
     ids = [id(p) for g in groups for p in g]
-    assert sorted(ids) == sorted({id(p) for p in model.parameters()}) and id(tied[0].a.weight) in {id(p) for p in groups[0]}
+    assert sorted(ids) == sorted({id(p) for p in model.parameters()})
+    assert id(tied[0].a.weight) in {id(p) for p in groups[0]}
 
-@pytest.mark.parametrize('body', [nn.Conv2d(3, 4, 3), Tied(), nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))],
+NESTED = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
+
+@pytest.mark.parametrize('body', [nn.Conv2d(3, 4, 3), Tied(), NESTED],
                          ids=['one layer', 'no list', 'nested'])
 def test_other_bodies(body):
     model = nn.Sequential(body, nn.Flatten(), nn.LazyLinear(2))
@@ -312,8 +329,7 @@ def test_other_bodies(body):
     groups = depth_split(2)(model)
     assert sum(map(len, groups)) == len(list(model.parameters())) and len(groups) == 2
 
-def test_splitter_survives_export(tmp_path):
-    import pickle
+def test_splitter_in_a_learner():
     learn = net('glyphnet', splitter=depth_split(4))
     assert len(learn.opt.param_lists) == 4 and freeze_audit(learn).groups.frozen[:4].tolist() == [True]*3 + [False]
     assert len(pickle.loads(pickle.dumps(learn.splitter))(learn.model)) == 4

@@ -558,7 +558,7 @@ def _adagrad_steps(f):
     "`f(gs, lr)`: how far AdaGrad moves one weight at each step, from its gradients in order"
     if h := _calls(f, 'adagrad_steps'): return h
     rng = np.random.default_rng()
-    for gs in (np.ones(5), rng.normal(size=6)*50, rng.uniform(.1, 2, 4)):
+    for gs in (np.full(5, 3.), rng.normal(size=6)*50, rng.uniform(.1, 2, 4)):
         lr = float(10**rng.uniform(-3, 0))
         want, got = lr*gs/np.sqrt(np.cumsum(gs**2)), f(gs.copy(), lr)
         if got is None: return "the function returns nothing: is there a `return`?"

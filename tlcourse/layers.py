@@ -57,7 +57,7 @@ def true_freeze(learn:Learner, # A Learner with a splitter (two layer groups or 
     learn.freeze_to(n)
     return learn
 
-# %% ../nbs/lessons/04_freezing.ipynb #7829fdbf
+# %% ../nbs/lessons/04_freezing.ipynb #bd132d8b
 def _groups(learn, lr, wd):
     "The optimiser of `learn` or one like it, and the rate and weight decay that a fit would use in each of its groups"
     opt,f,given = learn.opt,learn.opt_func,lr
@@ -72,7 +72,7 @@ def _groups(learn, lr, wd):
         raise BadInput(f"lr={lr}: there are {n} layer groups, give one rate, a slice or {n} rates") from None
     return opt, [(r['lr'], h.get('wd', 0.) if wd is None else wd) for r,h in zip(rates.hypers, opt.hypers)]
 
-# %% ../nbs/lessons/04_freezing.ipynb #849769aa
+# %% ../nbs/lessons/04_freezing.ipynb #8d2a2421
 @contextmanager
 def _as_in_fit(learn):
     "The modules in the modes that they have in a training step"
@@ -88,7 +88,7 @@ def _as_in_fit(learn):
     finally:
         for m,t in was: m.training = t
 
-# %% ../nbs/lessons/04_freezing.ipynb #8b8fcd71
+# %% ../nbs/lessons/04_freezing.ipynb #bebf34e6
 def _steps(p, lr, wd, state, cleared):
     "Does an optimiser step change `p`?"
     if not lr or p.requires_grad: return bool(lr)
@@ -105,7 +105,7 @@ def _drifts(m, k):
 def _is_norm(m):
     return isinstance(m, (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)) or type(m).__name__ == 'RmsNorm'
 
-# %% ../nbs/lessons/04_freezing.ipynb #137ee335
+# %% ../nbs/lessons/04_freezing.ipynb #dd7ccce5
 def _tensors(learn, opt, rates):
     "A dict for each parameter and buffer of the model"
     where = {id(p): i for i,ps in reversed([*enumerate(opt.param_lists)]) for p in ps}
@@ -126,7 +126,7 @@ def _tensors(learn, opt, rates):
             if b is not None: yield row | dict(group=g, name=f'{mod}.{k}'.lstrip('.'), changes=stat and _drifts(m, k),
                                                part='statistic' if stat else 'buffer')
 
-# %% ../nbs/lessons/04_freezing.ipynb #ff8b4082
+# %% ../nbs/lessons/04_freezing.ipynb #1f6ba071
 def _frozen(t, opt):
     "Whether each of the tensors `t` belongs to a frozen group, or to a module that is frozen as a whole"
     idx,ws = getattr(opt, 'frozen_idx', 0), t[t.part.isin(['weight', 'norm'])]
@@ -138,7 +138,7 @@ def _frozen(t, opt):
     held = ws.groupby('module').requires_grad.any()
     return t.group.isin(still) | t.module.isin(held.index[~held])
 
-# %% ../nbs/lessons/04_freezing.ipynb #28ae178a
+# %% ../nbs/lessons/04_freezing.ipynb #24fd08ab
 def _fold(t, rate):
     "Many tensors as one row"
     ws = t[t.part.isin(['weight', 'norm'])]
@@ -165,7 +165,7 @@ def _totals(t, full, rates):
             affine_trained=of('affine_trained'), stats_moving=of('stats_moving'), frozen=bool(u.frozen.all())))
     return pd.DataFrame(rows).set_index('group')
 
-# %% ../nbs/lessons/04_freezing.ipynb #37d05a8d
+# %% ../nbs/lessons/04_freezing.ipynb #f858f60e
 class Audit:
     "What a fit would change: `table` by module, `groups` by group, and the names in `changes` and `moving`."
     def __init__(self,
@@ -183,7 +183,7 @@ class Audit:
 
     def __repr__(self): return f'{self.groups.to_string(na_rep="-")}\n{self.verdict}'
 
-# %% ../nbs/lessons/04_freezing.ipynb #a4fde1de
+# %% ../nbs/lessons/04_freezing.ipynb #acceb053
 _parts = {'norm': 'weights and biases of normalisation layers', 'statistic': 'running statistics',
           'weight': 'other weights'}
 
@@ -198,21 +198,22 @@ def verdict(self:Audit) -> str:
     if self.shared: s += ' Shared, counted once: ' + ', '.join(f'{a} is {b}' for a,b in self.shared.items()) + '.'
     return s
 
+def _cell(v):
+    if v is None or v != v: return ''
+    if isinstance(v, (bool, np.bool_)): return 'yes' if v else 'no'
+    return f'{v:,}' if isinstance(v, (int, np.integer)) else f'{v:g}' if isinstance(v, float) else str(v)
+
 @patch
 def _repr_html_(self:Audit):
-    html = lambda d, **kw: d.to_html(border=0, na_rep='', float_format='{:g}'.format, formatters=_html, **kw)
-    res,many = [html(self.groups), f'<p>{escape(self.verdict)}</p>'], len(self.table) > 24
+    html = lambda d: d.astype(object).map(_cell).to_html(border=0, index=False)
+    res,shut = [html(self.groups.reset_index()), f'<p>{escape(self.verdict)}</p>'], len(self.table) > 24
     for g,t in self.table.groupby('group', sort=False):
-        name = 'in no group' if g == -1 else f'group {g}'
-        rows = html(t.drop(columns='group'), index=False)
-        res.append(f"<details{'' if many else ' open'}><summary>{name}: {len(t)} rows</summary>{rows}</details>")
+        name = 'In no group' if g == -1 else f'Group {g}'
+        rows = html(t.drop(columns='group'))
+        res.append(f"<details{'' if shut else ' open'}><summary>{name}, by module ({len(t)})</summary>{rows}</details>")
     return ''.join(res)
 
-_yes = {True: 'yes', False: 'no', None: ''}
-_html = dict(params='{:,}'.format, trainable='{:,}'.format, affine_trained=lambda o: _yes.get(o, o),
-             stats_moving=lambda o: _yes.get(o, o), frozen=_yes.get)
-
-# %% ../nbs/lessons/04_freezing.ipynb #063f413a
+# %% ../nbs/lessons/04_freezing.ipynb #70daef77
 def freeze_audit(learn:Learner, # Any fastai Learner, before or after a fit; it stays as it is
                  lr:float|slice|list|None=None, # As you would hand it to `fit`; None: `learn.lr`
                  wd:float|None=None, # Weight decay, likewise; None: `learn.wd`, else the optimiser's
@@ -230,7 +231,7 @@ def freeze_audit(learn:Learner, # Any fastai Learner, before or after a fit; it 
     t['frozen'] = _frozen(t, opt)
     return Audit(t, dict(enumerate(r[0] for r in rates)), kinds, detail)
 
-# %% ../nbs/lessons/04_freezing.ipynb #c0ae27b0
+# %% ../nbs/lessons/04_freezing.ipynb #2a10e12f
 def _is_list(m): return isinstance(m, (nn.Sequential, nn.ModuleList, nn.ModuleDict))
 def _size(m): return sum(p.numel() for p in m.parameters())
 
@@ -246,7 +247,7 @@ def _opens(m, kin):
     lists = [c for c in m.children() if _blocks(c)]
     return len(lists) == 1 and _blocks(lists[0]) > 1 and _size(lists[0]) > .88*_size(m) # a stage
 
-# %% ../nbs/lessons/04_freezing.ipynb #fd97566d
+# %% ../nbs/lessons/04_freezing.ipynb #a00cd3bb
 def _pieces(m):
     "The parameters of an opened module in forward order, in pieces; and whether a piece starts a unit"
     yield list(m._parameters.values()), False
@@ -266,10 +267,10 @@ def _units(body):
         else: waits += ps
     return res + [waits] if waits else res
 
-# %% ../nbs/lessons/04_freezing.ipynb #99f69d48
+# %% ../nbs/lessons/04_freezing.ipynb #62b920e6
 def _depth_split(m, k):
     if not isinstance(m, nn.Sequential) or len(m) < 2:
-        raise BadInput(f"depth_split takes a Sequential of body and head, as vision_learner's, not a {type(m).__name__}")
+        raise BadInput(f"depth_split takes Sequential(body, head), as vision_learner's, not a {type(m).__name__}")
     units = _units(m[0])
     if len(units) < k-1:
         raise BadInput(f"depth_split({k}): this body has {len(units)} units, so give {len(units)+1} groups or fewer")
