@@ -4,8 +4,8 @@ from copy import deepcopy
 from functools import partial
 import pytest, torch
 import torchvision
-from fastai.vision.all import (BnFreeze, Callback, CrossEntropyLossFlat, DataLoaders, Learner, OptimWrapper, SGD, TfmdDL,
-                               params, set_seed, vision_learner)
+from fastai.vision.all import (BnFreeze, Callback, CrossEntropyLossFlat, DataLoaders, Learner, OptimWrapper, SGD,
+                               TfmdDL, params, set_seed, vision_learner)
 from torch import nn
 from tlcourse.backbones import arch, learner
 from tlcourse.base import BadInput
@@ -113,7 +113,8 @@ SETTINGS = {'default': lambda l: l.freeze(), 'train_bn=False': off,
             'freeze_to(-2)': lambda l: l.freeze_to(-2), 'true_freeze(-2)': lambda l: true_freeze(l, -2)}
 
 PREDICTED = {'glyphnet': SETTINGS, 'resnet18': ('default', 'train_bn=False', 'freeze_to(-2)'),
-             'timm/convnext_atto': ('default', 'true_freeze', 'unfreeze'), 'timm/vit_tiny_patch16_224': ('freeze_to(-2)',)}
+             'timm/convnext_atto': ('default', 'true_freeze', 'unfreeze'),
+             'timm/vit_tiny_patch16_224': ('freeze_to(-2)',)}
 
 @pytest.mark.parametrize('name,setting', [(n, s) for n,ss in PREDICTED.items() for s in ss])
 def test_prediction(name, setting):
@@ -216,8 +217,9 @@ def test_shared_parameters_count_once():
 
 def fingerprint(learn):
     opt = learn.opt and (deepcopy(list(learn.opt.hypers)), len(learn.opt.state))
-    return (learn.lr, learn.wd, learn.train_bn, learn.opt_func, learn.splitter, learn.opt, opt, [c.name for c in learn.cbs],
-            [m.training for m in learn.model.modules()], [(p.requires_grad, p.grad is None) for p in learn.model.parameters()])
+    return (learn.lr, learn.wd, learn.train_bn, learn.opt_func, learn.splitter, learn.opt, opt,
+            [c.name for c in learn.cbs], [m.training for m in learn.model.modules()],
+            [(p.requires_grad, p.grad is None) for p in learn.model.parameters()])
 
 @pytest.mark.parametrize('learn', [conv_bn, lambda: true_freeze(conv_bn()), lambda: net('glyphnet'),
                                    lambda: quiet(conv_bn(), lambda l: l.fit(1)),
@@ -235,8 +237,9 @@ def test_detail():
     assert len(t1) < len(t2) and t1.params.sum() == t2.params.sum() and t1.module.tolist()[0] == '0.0'
 
 @pytest.mark.parametrize('bad', [lambda: freeze_audit(nn.Linear(2, 2)), lambda: freeze_audit(conv_bn(), lr=[1, 2, 3]),
-                                 lambda: freeze_audit(conv_bn(), detail=0), lambda: depth_split(1), lambda: depth_split(2.5),
-                                 lambda: depth_split('4'), lambda: depth_split(9)(net('glyphnet').model),
+                                 lambda: freeze_audit(conv_bn(), detail=0), lambda: depth_split(1),
+                                 lambda: depth_split(2.5), lambda: depth_split('4'),
+                                 lambda: depth_split(9)(net('glyphnet').model),
                                  lambda: depth_split(2)(nn.Conv2d(3, 4, 3)),
                                  lambda: depth_split(2)(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten())),
                                  lambda: net('glyphnet', splitter=depth_split(7)),

@@ -155,6 +155,7 @@ def _table(t, rates, kinds, detail):
     last = lambda g: g.where(g >= 0, len(rates))
     return pd.DataFrame(rows).sort_values('group', kind='stable', key=last, ignore_index=True)
 
+# %% ../nbs/lessons/04_freezing.ipynb #cfc44d6f
 def _totals(t, full, rates):
     "A row for each group, and one for all"
     rows = []
@@ -165,7 +166,7 @@ def _totals(t, full, rates):
             affine_trained=of('affine_trained'), stats_moving=of('stats_moving'), frozen=bool(u.frozen.all())))
     return pd.DataFrame(rows).set_index('group')
 
-# %% ../nbs/lessons/04_freezing.ipynb #f858f60e
+# %% ../nbs/lessons/04_freezing.ipynb #37d05a8d
 class Audit:
     "What a fit would change: `table` by module, `groups` by group, and the names in `changes` and `moving`."
     def __init__(self,
@@ -183,7 +184,7 @@ class Audit:
 
     def __repr__(self): return f'{self.groups.to_string(na_rep="-")}\n{self.verdict}'
 
-# %% ../nbs/lessons/04_freezing.ipynb #acceb053
+# %% ../nbs/lessons/04_freezing.ipynb #a4fde1de
 _parts = {'norm': 'weights and biases of normalisation layers', 'statistic': 'running statistics',
           'weight': 'other weights'}
 
@@ -198,6 +199,7 @@ def verdict(self:Audit) -> str:
     if self.shared: s += ' Shared, counted once: ' + ', '.join(f'{a} is {b}' for a,b in self.shared.items()) + '.'
     return s
 
+# %% ../nbs/lessons/04_freezing.ipynb #91208731
 def _cell(v):
     if v is None or v != v: return ''
     if isinstance(v, (bool, np.bool_)): return 'yes' if v else 'no'
@@ -213,7 +215,7 @@ def _repr_html_(self:Audit):
         res.append(f"<details{'' if shut else ' open'}><summary>{name}, by module ({len(t)})</summary>{rows}</details>")
     return ''.join(res)
 
-# %% ../nbs/lessons/04_freezing.ipynb #70daef77
+# %% ../nbs/lessons/04_freezing.ipynb #141b157f
 def freeze_audit(learn:Learner, # Any fastai Learner, before or after a fit; it stays as it is
                  lr:float|slice|list|None=None, # As you would hand it to `fit`; None: `learn.lr`
                  wd:float|None=None, # Weight decay, likewise; None: `learn.wd`, else the optimiser's
@@ -231,7 +233,7 @@ def freeze_audit(learn:Learner, # Any fastai Learner, before or after a fit; it 
     t['frozen'] = _frozen(t, opt)
     return Audit(t, dict(enumerate(r[0] for r in rates)), kinds, detail)
 
-# %% ../nbs/lessons/04_freezing.ipynb #2a10e12f
+# %% ../nbs/lessons/04_freezing.ipynb #c2e8ef0c
 def _is_list(m): return isinstance(m, (nn.Sequential, nn.ModuleList, nn.ModuleDict))
 def _size(m): return sum(p.numel() for p in m.parameters())
 
@@ -247,7 +249,7 @@ def _opens(m, kin):
     lists = [c for c in m.children() if _blocks(c)]
     return len(lists) == 1 and _blocks(lists[0]) > 1 and _size(lists[0]) > .88*_size(m) # a stage
 
-# %% ../nbs/lessons/04_freezing.ipynb #a00cd3bb
+# %% ../nbs/lessons/04_freezing.ipynb #26087c92
 def _pieces(m):
     "The parameters of an opened module in forward order, in pieces; and whether a piece starts a unit"
     yield list(m._parameters.values()), False
@@ -267,7 +269,7 @@ def _units(body):
         else: waits += ps
     return res + [waits] if waits else res
 
-# %% ../nbs/lessons/04_freezing.ipynb #62b920e6
+# %% ../nbs/lessons/04_freezing.ipynb #704c98cb
 def _depth_split(m, k):
     if not isinstance(m, nn.Sequential) or len(m) < 2:
         raise BadInput(f"depth_split takes Sequential(body, head), as vision_learner's, not a {type(m).__name__}")
@@ -280,6 +282,7 @@ def _depth_split(m, k):
     if not head: raise BadInput("depth_split: the head has no parameters of its own to make the last group")
     return L(*body, head)
 
+# %% ../nbs/lessons/04_freezing.ipynb #dd9191f8
 def depth_split(k:int # Layer groups, the head among them: 2 or more
                ): # A splitter: model -> `L` of k lists of parameters, for `Learner`, `vision_learner` or `learner`
     "Split into `k` groups in forward order: k-1 of the body, its units of depth dealt out evenly, and the head."
