@@ -194,6 +194,15 @@ class _KeepStats(Callback):
         for m in self.model.modules():
             if isinstance(m, nn.modules.batchnorm._BatchNorm): m.eval()
 
+# %% ../nbs/lessons/06_fine_tuning.ipynb #lpft0000
+def _probe_then_all(learn, steps, lr, probe, bn, progress):
+    "The two phases of `lp_ft`: `probe` steps for the head, the rest of `steps` for all layers"
+    def head_first(): _cached_head(learn, None, probe, RATES['feature-extraction'], 4, progress)
+    def then_all():
+        learn.unfreeze()
+        with learn.added_cbs([_KeepStats()] if bn == 'eval' else []): _fit(learn, None, steps-probe, slice(lr/25, lr), progress)
+    return _in_turn(learn, [head_first]*(probe > 0) + [then_all])
+
 # %% ../nbs/lessons/06_fine_tuning.ipynb #99e7141c
 def lp_ft(dls, # fastai DataLoaders
           backbone, # Name, or a callable from `arch`
@@ -211,13 +220,7 @@ def lp_ft(dls, # fastai DataLoaders
     if bn not in ('eval', 'train'): raise unknown('bn', bn, ['eval', 'train'])
     steps = _total_steps(dls, epochs, steps)
     learn = _learner(dls, backbone, seed, pretrained=True, weights=weights)
-    if lr is None: lr = RATES['lp-ft']
-    probe = min(round(share*steps), steps-1)
-    def head_first(): _cached_head(learn, None, probe, RATES['feature-extraction'], 4, progress)
-    def then_all():
-        learn.unfreeze()
-        with learn.added_cbs([_KeepStats()] if bn == 'eval' else []): _fit(learn, None, steps-probe, slice(lr/25, lr), progress)
-    return _in_turn(learn, [head_first]*(probe > 0) + [then_all])
+    return _probe_then_all(learn, steps, RATES['lp-ft'] if lr is None else lr, min(round(share*steps), steps-1), bn, progress)
 
 # %% ../nbs/lessons/06_fine_tuning.ipynb #11d0f2d5
 def gradual(dls, # fastai DataLoaders
