@@ -1,8 +1,9 @@
-"Reads settings.ini (requirements, extras, scripts, package data, classifiers); all else is in pyproject.toml."
-import re
+"Reads settings.ini (requirements, extras, scripts, package data, classifiers); all else is in pyproject.toml. The wheel gets the lessons."
+import json, re, shutil
 from configparser import ConfigParser
 from pathlib import Path
 from setuptools import setup
+from setuptools.command.build_py import build_py
 
 here = Path(__file__).parent
 cfg = ConfigParser(delimiters=['='])
@@ -11,7 +12,24 @@ cfg = cfg['DEFAULT']
 version = re.search(r'__version__ = "(.+?)"', (here/'tlcourse/__init__.py').read_text(encoding='utf-8'))[1]
 extras = {k.removesuffix('_requirements'): v.split() for k, v in cfg.items() if k.endswith('_requirements')}
 
+class BuildPy(build_py):
+    "Adds nbs/lessons to the package, without outputs but for the stamps, which `tlcourse lessons` reads."
+    def run(self):
+        super().run()
+        if self.editable_mode: return
+        to = Path(self.build_lib)/'tlcourse/lessons'
+        shutil.rmtree(to, ignore_errors=True)
+        to.mkdir(parents=True)
+        lessons = sorted((here/'nbs/lessons').glob('[0-9]*.ipynb'))
+        if not lessons: raise SystemExit('no lessons in nbs/lessons: build from a whole clone or sdist')
+        for p in lessons:
+            nb = json.loads(p.read_text(encoding='utf-8'))
+            for c in nb['cells']:
+                if ''.join(c['source']).strip() != 'stamp' and c['cell_type'] == 'code': c['outputs'] = []
+            (to/p.name).write_text(json.dumps(nb, ensure_ascii=False, indent=1) + '\n', encoding='utf-8')
+
 setup(version=version,
+      cmdclass={'build_py': BuildPy},
       packages=['tlcourse', 'tlcourse.assets'],
       install_requires=cfg['requirements'].split(),
       extras_require=extras,

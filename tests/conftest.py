@@ -1,9 +1,9 @@
-"One thread, no window, and two reasons to skip: `gpu` and `no assets`."
+"One thread, no window, and three reasons to skip: `gpu`, `no assets` and, outside `.ci/run`, `no browser`."
 import os
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # before torch is imported; for the processes that tests start too
 os.environ.setdefault('MPLBACKEND', 'Agg')
 if os.environ.get('TLCOURSE_ASSETS'): os.environ['TLCOURSE_ASSETS'] = os.path.abspath(os.environ['TLCOURSE_ASSETS'])
-import subprocess
+import shutil, subprocess, sys
 from pathlib import Path
 import pytest
 from tlcourse.base import photo_assets
@@ -14,6 +14,12 @@ PAGES = pages(root=ROOT)
 _done = pytest.StashKey()
 
 def name(page): return page.relative_to(ROOT/'nbs').with_suffix('').as_posix()
+
+def chromium():
+    "The browser of the tests: the one that TLCOURSE_CHROMIUM names, or the first on the path; None if there is none."
+    if named := os.environ.get('TLCOURSE_CHROMIUM'):
+        return shutil.which(named) or pytest.fail(f'TLCOURSE_CHROMIUM={named}: there is no such program')
+    return next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
 
 def refused_skip(reason):
     "Why a test may not be skipped for this reason, or None if it may."
@@ -26,6 +32,7 @@ def pytest_runtest_setup(item):
     if item.get_closest_marker('gpu'):
         import torch
         if not torch.cuda.is_available(): pytest.skip('gpu')
+    if item.get_closest_marker('browser') and not chromium(): pytest.skip('no browser')
 
 def _refuse(rep):
     if not rep.skipped or hasattr(rep, 'wasxfail'): return
@@ -52,6 +59,14 @@ def executed(request):
     res = execute_all([p for p in PAGES if p in wanted], reuse=True)
     request.config.stash[_done] = res
     return res
+
+@pytest.fixture(scope='session')
+def site(tmp_path_factory):
+    "The static site, built once by the project's own command."
+    out = tmp_path_factory.mktemp('built')/'site'
+    r = subprocess.run([sys.executable, '-m', 'tlcourse.dev', 'docs', '--out', out], cwd=ROOT, capture_output=True, text=True)
+    assert not r.returncode, r.stderr
+    return out
 
 def pytest_terminal_summary(terminalreporter, config):
     "The seconds of each notebook."

@@ -26,6 +26,8 @@ from .report import *
 from .compare import *
 from .lint import *
 from .exercises import *
+from .course import *
+from .widgets import *
 
 # %% ../nbs/tools/08_all.ipynb #d5068218
 __all__ = [o for o in dir() if not o.startswith('_')]

@@ -25,7 +25,7 @@ from fastai.vision.all import (CrossEntropyLossFlat, L, Learner, Normalize, accu
 from fastai.vision.learner import model_meta
 from safetensors.torch import load_file
 from torch import nn
-from .base import BadInput, package_assets, sha256, unknown
+from .base import BadInput, html_block, html_table, package_assets, sha256, unknown
 
 # %% ../nbs/core/03_backbones.ipynb #0eb52f51
 def _n_params(m): return sum(p.numel() for p in m.parameters())
@@ -342,6 +342,13 @@ class Arch:
         try: w = self.weights_id
         except BadInput: w = 'absent'
         return f"{self.name} ({self.kind}): {self.nf} features, input {self.size}, weights {w}"
+    def _repr_html_(self):
+        mean,std = (', '.join(f'{o:.3g}' for o in s) for s in self.stats)
+        try: w = self.weights_id
+        except BadInput as e: w = f'absent: {e}'
+        rows = {'made by': self.kind, 'features': f'{self.nf:,}', 'input': f'{self.size} x {self.size} pixels',
+                'normalised by': f'mean {mean}; standard deviation {std}', 'weights': w}
+        return html_block(html_table(rows, f'The backbone {self.name}'))
 
     size = property(lambda self: _settings(self)['size'], doc="Side of the images that the weights were trained on.")
     stats = property(lambda self: _settings(self)['stats'], doc="Mean and standard deviation for `Normalize`.")

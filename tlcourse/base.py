@@ -1,4 +1,4 @@
-"""What every room needs and nobody should have to think about: one kind of error for bad input, names that help, where files live, the page's stamp.
+"""What every room needs and nobody should have to think about: one kind of error for bad input, names that help, where files live, who sees a bar, what a table looks like, the page's stamp.
 
 Docs: https://tlcourse.github.io/tlcourse/core/base.html.md"""
 
@@ -6,11 +6,13 @@ Docs: https://tlcourse.github.io/tlcourse/core/base.html.md"""
 
 # %% auto #0
 __all__ = ['BadInput', 'unknown', 'cache_dir', 'package_assets', 'photo_assets', 'sha256', 'write_text', 'writable_folder',
-           'versions', 'pick_device', 'Stamp']
+           'watched', 'Bar', 'html_table', 'html_block', 'versions', 'pick_device', 'Stamp']
 
 # %% ../nbs/core/00_base.ipynb #a79deaad
-import contextlib, difflib, hashlib, os, sys, tempfile, time, warnings
+import contextlib, difflib, hashlib, os, re, sys, tempfile, time, warnings
+from html import escape
 from importlib import metadata
+from numbers import Number
 from pathlib import Path
 
 # %% ../nbs/core/00_base.ipynb #0d6831ae
@@ -83,6 +85,149 @@ def writable_folder(path # A folder, made if it is missing
         with tempfile.TemporaryFile(dir=path) as f: f.write(b'x')
     except OSError as e: raise BadInput(f"cannot write into {path} ({e.strerror}): name another folder") from None
     return path
+
+# %% ../nbs/core/00_base.ipynb #8df13768
+def watched(stream=None # Where a bar on a terminal would be written; None: stderr
+           ) -> str: # 'notebook', 'terminal', or '' where nobody watches
+    "Who would see a bar of progress: a notebook, a terminal, or nobody (a pipe, a file, a CI job)."
+    from fastcore.imports import IN_NOTEBOOK # Where fastai's own bars look
+    mp = sys.modules.get('multiprocessing')
+    if mp and mp.parent_process(): return '' # A worker, whose parent has the screen
+    if IN_NOTEBOOK: return 'notebook'
+    live = getattr(sys.stderr if stream is None else stream, 'isatty', bool)()
+    return 'terminal' if live and os.environ.get('TERM') != 'dumb' else ''
+
+# %% ../nbs/core/00_base.ipynb #a7174217
+def _clock(t):
+    h, m, s = int(t)//3600, int(t)//60%60, int(t)%60
+    return f'{h}:{m:02d}:{s:02d}' if h else f'{m}:{s:02d}'
+
+def _line(done, total, secs, what='steps', width=24): # The bar as text
+    full = width*done//total
+    left = f'{_clock(secs*(total-done)/done)} left' if done else 'begun'
+    return f"|{'█'*full}{'·'*(width-full)}| {done:,}/{total:,} {what} · {_clock(secs)} · {left}"
+
+# %% ../nbs/core/00_base.ipynb #2b563a5c
+class Bar:
+    "How far a long job is and the time left: in a notebook, on a terminal, or nowhere, as `watched` says."
+    showing = False # One bar at a time: a long job inside another one shows none
+    def __init__(self,
+                 total:int, # Steps
+                 what:str='steps', # What they are called
+                 show:bool=True # False: no bar anywhere
+                ):
+        self.total, self.what, self.done, self.wide, self.nb = total, what, 0, 0, None
+        self.t0 = self.drawn = time.time()
+        self.kind = watched() if show and total and not Bar.showing else ''
+        if self.kind: Bar.showing = True
+        self.draw()
+
+    def _write(self, s): print('\r' + s.ljust(self.wide), end='\r', file=sys.stderr, flush=True)
+
+    def draw(self):
+        "Draw the line on the terminal, as it stands."
+        if self.kind != 'terminal': return
+        s, self.drawn = _line(self.done, self.total, time.time()-self.t0, self.what), time.time()
+        self._write(s)
+        self.wide = len(s)
+
+    def clear(self):
+        "Make room on the terminal for a line of somebody else; `draw` brings the bar back."
+        if self.kind == 'terminal': self._write('')
+
+    def step(self):
+        "One more is done."
+        self.done += 1
+        t, last = time.time(), self.done >= self.total
+        if self.kind == 'terminal' and (last or t > self.drawn + .1): self.draw()
+        # A short job leaves nothing on the page
+        if self.kind == 'notebook' and not last and t > self.t0 + 2: self._page()
+
+    def _page(self):
+        if self.nb is None:
+            from fastprogress.fastprogress import NBProgressBar
+            self.nb = NBProgressBar(range(self.total), leave=False)
+            self.nb.update(0)
+            self.nb.start_t = self.t0
+        self.nb.update(self.done)
+
+    def close(self):
+        "Take the bar away."
+        if self.nb is not None: self.nb.on_iter_end()
+        self.clear()
+        if self.kind: Bar.showing, self.kind = False, ''
+
+    def over(self,
+             items # What to go through
+            ): # A generator of them
+        "The items, each counted as it is done with; the bar goes with the last one."
+        try:
+            for o in items:
+                yield o
+                self.step()
+        finally: self.close()
+
+# %% ../nbs/core/00_base.ipynb #b3860438
+# Characters that HTML has no place for
+_odd = re.compile('[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]')
+
+def _esc(x): return escape(_odd.sub('\ufffd', str(x)))
+
+class _Code(str):
+    "A piece of code as the cell of a table."
+    def __html__(self): return f'<code>{_esc(self)}</code>'
+
+# %% ../nbs/core/00_base.ipynb #d5d6b8a8
+_num = re.compile(r'[<\[+-]?[\s<\d.,+%e\]-]*$') # A number, an interval, or nothing
+
+def _th_td(v, cls, head):
+    v = v.__html__() if hasattr(v, '__html__') else _esc(v)
+    return f'<th scope="row"{cls}>{v}</th>' if head else f'<td{cls}>{v}</td>'
+
+def html_table(data, # A data frame, of whose index nothing is shown; or a dict: what is told, and what is said of it
+               caption:str, # What the table says
+               head:int=1, # Leading columns that name the row
+               mark=() # Places of rows to set off
+              ) -> str:
+    "An accessible HTML table."
+    cols = [str(c) for c in data.columns] if hasattr(data, 'columns') else []
+    rows = [*data.itertuples(index=False, name=None)] if cols else [*data.items()]
+    def kind(j, vs):
+        if all(isinstance(v, Number) if j < head else _num.match(str(v)) for v in vs): return ' class="num"'
+        return ' class="text"' if any(len(str(v)) > 40 for v in vs) else ''
+    kinds = [kind(j, vs) for j,vs in enumerate(zip(*rows))] if rows else ['']*len(cols)
+    names = ''.join(f'<th scope="col"{k}>{_esc(c)}</th>' for c,k in zip(cols, kinds))
+    body, last = '', None
+    for i,r in enumerate(rows):
+        if last is not None and cols and r[0] != last: body += '</tbody>\n<tbody>'
+        cells = ''.join(_th_td(v, k, j < head) for j,(v,k) in enumerate(zip(r, kinds)))
+        body, last = body + f'<tr{" class=mark" if i in mark else ""}>{cells}</tr>\n', r[0]
+    return (f'<div class="scroll" role="region" tabindex="0" aria-label="{_esc(caption)}"><table>'
+            f'<caption><span>{_esc(caption)}</span></caption>\n'
+            f'{f"<thead><tr>{names}</tr></thead>" if cols else ""}\n<tbody>{body}</tbody></table></div>\n')
+
+# %% ../nbs/core/00_base.ipynb #eedcbc50
+_css = """
+.tlc.tlc{max-width:100%;color:inherit;line-height:1.45}
+.tlc.tlc .scroll{overflow-x:auto;margin:.3em 0 .9em}
+.tlc.tlc table{border-collapse:collapse;border:0;margin:0;width:auto;color:inherit;background:none;font-size:.92em;
+ font-variant-numeric:tabular-nums}
+.tlc.tlc caption{caption-side:top;text-align:left;padding:.2em 0;color:inherit;font-weight:600;font-style:normal}
+.tlc.tlc tr{background:none;border:0}
+.tlc.tlc th,.tlc.tlc td{text-align:left;vertical-align:top;white-space:normal;padding:.25em 1em .25em 0;color:inherit;
+ background:none;border:0;border-bottom:1px solid rgba(128,128,128,.3);font-weight:400;max-width:36em}
+.tlc.tlc thead th{font-weight:600;vertical-align:bottom;border-bottom:1px solid currentColor}
+.tlc.tlc .num{text-align:right;white-space:nowrap}.tlc.tlc .text{min-width:13em;overflow-wrap:anywhere}
+.tlc.tlc .mark th,.tlc.tlc .mark td{font-weight:700}
+.tlc.tlc code{color:inherit;background:none;border:0;padding:0;white-space:pre-wrap}
+.tlc.tlc caption span{display:inline-block;position:sticky;left:0;max-width:calc(100vw - 3rem)}
+.tlc.tlc summary{cursor:pointer}.tlc.tlc p,.tlc.tlc ul{margin:.3em 0 .9em}
+""".strip().replace('\n', '')
+
+def html_block(*parts # Pieces of HTML
+              ) -> str: # For a `_repr_html_`
+    "Pieces of HTML in the library's style, for the page of a notebook."
+    return f'<div class="tlc"><style>{_css}</style>{"".join(parts)}</div>'
 
 # %% ../nbs/core/00_base.ipynb #86c230b2
 _shown = 'tlcourse', 'torch', 'fastai', 'torchvision', 'matplotlib'

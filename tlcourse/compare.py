@@ -15,13 +15,13 @@ from functools import lru_cache, partial
 from pathlib import Path
 from fastcore.basics import patch
 from .backbones import arch
-from .base import BadInput, pick_device, unknown, versions, writable_folder
+from .base import BadInput, _esc, html_block, pick_device, unknown, versions, writable_folder
 from .data import SHIFTS, target
 from .finetune import RATES, STRATEGIES
 from .plots import plot_curves, plot_pairs
 from .records import Records, spec_hash
 from .stats import holm, mean_ci, paired_ci, paired_p, wilson
-from .report import write_report
+from .report import _curve_table, _pairs_table, write_report
 from .sweep import cores, one_thread, sweep
 from .world import drawn_targets
 
@@ -388,7 +388,7 @@ def _finish(self:Study, cell):
 
 # %% ../nbs/tools/02_compare.ipynb #3b72a8e2
 @patch
-def finish(self:Study) -> 'Comparison':
+def finish(self:Study): # The `Comparison`
     "Store what was asked and decided, and sum up."
     t = self.target
     what = dict(kind='study', pixel_hash=t.pixel_hash, target=t.name, size=t.size, backbone=self.backbone, weights=self.arch.weights_id,
@@ -460,7 +460,7 @@ class Comparison:
         tables = [self.table] + [self.differences]*bool(self.pairs)
         return '\n\n'.join([*(t.to_string(index=False) for t in tables), self.recommend()])
     def _repr_html_(self):
-        return ''.join([f'<p>{self.recommend()}</p>', self.table.to_html(index=False), self.differences.to_html(index=False) if self.pairs else ''])
+        return html_block(f'<p>{_esc(self.recommend())}</p>', _curve_table(self), _pairs_table(self)*bool(self.pairs))
 
 # %% ../nbs/tools/02_compare.ipynb #f3f6aa87
 def stored_comparison(records, # A store that `compare` made

@@ -9,7 +9,7 @@ __all__ = ['AUGMENTS', 'SHIFTS', 'ONLINE', 'kshot', 'check_augments', 'BatchAugm
            'PicLabel', 'PicDL', 'SealBroken', 'Score', 'weights_hash', 'Target', 'target']
 
 # %% ../nbs/core/02_data.ipynb #176b263d
-import copy, hashlib, math, socket, time
+import copy, hashlib, math, socket, textwrap, time
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.request import Request, urlopen
@@ -22,6 +22,7 @@ from .base import BadInput, unknown
 from fastcore.basics import patch
 from .pictures import (Intake, Prints, Row, _check_pcts, carve, find_copies, fit_picture, group_copies,
                                list_folder, read_picture, read_pictures)
+from .plots import style
 from .world import Card, draw, drawn_targets
 from fastai.vision.all import (Categorize, DataLoaders, Datasets, DisplayedTransform, IntToFloatTensor, PILImage,
                                Pipeline, Tensor, TensorCategory, TensorImage, TfmdDL, ToTensor, Transform, URLs,
@@ -450,23 +451,35 @@ def score(self:Target,
     return res[0]
 
 # %% ../nbs/core/02_data.ipynb #4eff2765
+def _label(name, width):
+    "The name of a class in at most three lines, broken where it has words"
+    return '\n'.join(textwrap.wrap(str(name).replace('_', ' '), width, max_lines=3, placeholder='…'))
+
 @patch
 def show(self:Target,
     n:int=6, # Pictures a class
-    max_classes:int=10, # Rows
-    scale:float=.6 # Inches a picture
+    max_classes:int=10, # Columns; of more classes, the first so many
+    scale:float|None=None # Inches a picture; None: .6 up to 64 pixels, else 1
 ): # A matplotlib figure
     "Some training pictures of each class."
     import matplotlib.pyplot as plt
-    k = min(max_classes, len(self.classes))
-    fig,axs = plt.subplots(n, k, figsize=(scale*k, scale*n), squeeze=False)
-    for j in range(k):
-        ids = torch.nonzero(self.train.y == j).flatten()[:n].tolist()
-        for i in range(n):
-            ax = axs[i,j]; ax.axis('off')
-            if i < len(ids): ax.imshow(self.train.x[ids[i]].permute(1,2,0).numpy())
-        axs[0,j].set_title(self.classes[j][:12], fontsize=7)
-    fig.subplots_adjust(0, 0, 1, .93, .05, .05)
+    n,k = _whole('n', n, 1),min(_whole('max_classes', max_classes, 1), len(self.classes))
+    scale,small = scale or (.6 if self.size <= 64 else 1),self.size <= 64
+    names = [_label(c, max(6, int(scale/.06))) for c in self.classes[:k]]
+    top = .3 + .12*max(o.count('\n') + 1 for o in names)
+    with style():
+        fig,axs = plt.subplots(n, k, figsize=(max(scale*k, 3.2), scale*n + top), squeeze=False)
+        fig.get_layout_engine().set(w_pad=.02, h_pad=.02, wspace=0, hspace=0)
+        for j in range(k):
+            ids = torch.nonzero(self.train.y == j).flatten()[:n].tolist()
+            for i,ax in enumerate(axs[:,j]):
+                ax.axis('off')
+                if i < len(ids):
+                    x = self.train.x[ids[i]].permute(1,2,0).numpy()
+                    ax.imshow(x, interpolation='nearest' if small else 'antialiased')
+            axs[0,j].set_title(names[j], fontsize=7, loc='center', pad=2, parse_math=False)
+        some = f'{k} of {len(self.classes)}' if k < len(self.classes) else f'all {k}'
+        fig.suptitle(f'{self.name}: training pictures of {some} classes', fontsize=9, x=.01, ha='left', parse_math=False)
     plt.close(fig)
     return fig
 

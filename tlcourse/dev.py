@@ -1,4 +1,4 @@
-"""What a person who works on the course runs: the README from its notebook, the checks of a clean tree, the notebooks in fresh kernels.
+"""What a person who works on the course runs: the README from its notebook, the checks of a clean tree, the notebooks in fresh kernels, the site.
 
 Docs: https://tlcourse.github.io/tlcourse/tools/dev.html.md"""
 
@@ -6,7 +6,7 @@ Docs: https://tlcourse.github.io/tlcourse/tools/dev.html.md"""
 
 # %% auto #0
 __all__ = ['find_root', 'pages', 'cells', 'make_readme', 'Number', 'prose_numbers', 'output_numbers', 'unshown', 'out_of_date',
-           'prose_pages', 'digest', 'Executed', 'executed_path', 'execute', 'execute_all', 'main']
+           'prose_pages', 'digest', 'Executed', 'executed_path', 'without_widgets', 'execute', 'execute_all', 'main']
 
 # %% ../nbs/tools/09_dev.ipynb #3271d34f
 import argparse, hashlib, html, json, os, re, shutil, subprocess, sys, time
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from .base import BadInput, photo_assets, versions
+from .docs import WIDGET_VIEW, build_site
 
 # %% ../nbs/tools/09_dev.ipynb #f57dbbcd
 _rooms = 'core', 'lessons', 'tools'
@@ -31,10 +32,11 @@ def find_root(path:str|Path='.' # Where to start
 # %% ../nbs/tools/09_dev.ipynb #97141ef8
 def pages(names=(), # Folders, numbers or parts of names: 'core', 'lessons/01', '04_freezing'; none means all
           root:str|Path|None=None # The clone; the one around the working folder if None
-         ) -> list[Path]: # Notebooks: the index, then core, lessons and tools, each by number
+         ) -> list[Path]: # Notebooks: the index, then core, lessons and tools, each by number, then what else lies beside the index
     "The notebooks of the course in reading order."
     nbs = (Path(root) if root else find_root())/'nbs'
-    res = [nbs/'index.ipynb', *(p for r in _rooms for p in sorted((nbs/r).glob('[0-9]*.ipynb')))]
+    rest = sorted(p for p in nbs.glob('[a-z]*.ipynb') if p.stem != 'index')
+    res = [nbs/'index.ipynb', *(p for r in _rooms for p in sorted((nbs/r).glob('[0-9]*.ipynb'))), *rest]
     missing = [n for n in names if not any(n in p.as_posix() for p in res)]
     known = ', '.join(p.stem for p in res)
     if missing: raise BadInput(f"no notebook has {missing[0]!r} in its path: try one of {known}")
@@ -204,7 +206,7 @@ def out_of_date(root:str|Path|None=None # The clone; the one around the working 
 
 # %% ../nbs/tools/09_dev.ipynb #135fb467
 def prose_pages(root:str|Path|None=None # The clone; the one around the working folder if None
-               ) -> list[Path]: # The index and the lessons
+               ) -> list[Path]: # The index, the lessons, the glossary and the cards
     "The pages whose prose is held to their outputs."
     return [p for p in pages(root=root) if p.parent.name in ('lessons', 'nbs')]
 
@@ -237,6 +239,15 @@ def executed_path(path:str|Path, # A notebook
     return (Path(out) if out else root/'_proc/executed')/Path(path).resolve().relative_to(root/'nbs')
 
 # %% ../nbs/tools/09_dev.ipynb #ac0017df
+def without_widgets(nb:dict # A notebook
+                   ) -> dict: # The same
+    "Drop what only a running kernel can show: the state of widgets, and the views of it (their HTML stays)."
+    nb['metadata'].pop('widgets', None)
+    for c in nb['cells']:
+        for o in c.get('outputs', []): o.get('data', {}).pop(WIDGET_VIEW, None)
+    return nb
+
+# %% ../nbs/tools/09_dev.ipynb #d0ba0690
 def _failure(nb):
     for i,c in enumerate(nb['cells']):
         for o in c.get('outputs', []):
@@ -283,7 +294,7 @@ def execute(path:str|Path, # A notebook
     nbformat.write(nb, copy)
     if inplace and not err:
         del nb.metadata['tlcourse']
-        nbformat.write(nb, path)
+        nbformat.write(without_widgets(nb), path)
         _nbdev(f'from nbdev.clean import nbdev_clean; nbdev_clean.__wrapped__({str(path)!r})', path.parent)
     return res
 
@@ -314,7 +325,7 @@ def _check(root):
 
 def main(args:list[str]|None=None # The words after the command; `sys.argv` if None
         ) -> int: # Exit code: 0 fine, 1 something to mend, 2 bad input
-    "The command line: `readme`, `check`, `run`."
+    "The command line: `readme`, `check`, `run`, `docs`."
     ap = argparse.ArgumentParser(prog='python -m tlcourse.dev', description='Work on the course.')
     sub = ap.add_subparsers(dest='cmd', required=True)
     sub.add_parser('readme', help='write README.md from nbs/index.ipynb')
@@ -325,6 +336,8 @@ def main(args:list[str]|None=None # The words after the command; `sys.argv` if N
     r.add_argument('--out', help='folder for the executed copies (default: _proc/executed)')
     r.add_argument('--workers', type=int, default=1, help='kernels at a time (default: 1)')
     r.add_argument('--timeout', type=float, default=600, help='seconds for one cell (default: 600)')
+    s = sub.add_parser('docs', help='build the static site from the notebooks as they are saved')
+    s.add_argument('--out', help='folder for the site (default: _docs)')
     a = ap.parse_args(args)
     try:
         root, t0 = find_root(), time.perf_counter()
@@ -334,6 +347,9 @@ def main(args:list[str]|None=None # The words after the command; `sys.argv` if N
             bad = _check(root)
             print(*bad, f'{len(bad)} to mend · {time.perf_counter() - t0:.0f} s', sep='\n')
             return bool(bad)
+        elif a.cmd == 'docs':
+            site = build_site(root, a.out or root/'_docs')
+            print(f"{site/'index.html'} · {time.perf_counter() - t0:.0f} s")
         else:
             def show(p, e):
                 line = f"{p.relative_to(root).as_posix()}: {'FAILED' if e.error else 'ok'} · {e.seconds:.1f} s"

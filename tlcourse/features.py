@@ -19,7 +19,7 @@ from pathlib import Path
 from torch import nn
 from torch.nn import functional as F
 from .backbones import _Vectors, arch, learner, linear_head
-from .base import BadInput, cache_dir, pick_device, sha256, writable_folder
+from .base import Bar, BadInput, cache_dir, pick_device, sha256, writable_folder
 from .data import BatchAugment, Part, check_augments
 from .layers import true_freeze
 
@@ -408,8 +408,9 @@ def _look(self:_Job):
 
 # %% ../nbs/lessons/05_feature_extraction.ipynb #6438dc9a
 @patch
-def _make(self:_Job, sinks):
+def _make(self:_Job, sinks, progress):
     "Run the pictures through and fill the sinks"
+    bar = Bar(self.views * -(-len(self.ids)//_bs(self.split)), 'batches', progress)
     try:
         body = self.src.body
         batches = self.pictures(self.on, self.on_ids()).mixed(self.seed)
@@ -418,17 +419,19 @@ def _make(self:_Job, sinks):
         for v in range(self.views):
             for xb in pics.view(self.augment, self.seed, v):
                 for i,z in zip(sinks, net.pooled(xb)): sinks[i].add(_to(z, self.dtype, self.names[i]))
+                bar.step()
         return {i: sink._done() for i,sink in sinks.items()}
     except OSError as e:
         raise BadInput(f"the features cannot be stored in {cache_dir()/'features'} ({e.strerror}): free some space, "
                        "set TLCOURSE_CACHE to another folder, or pass cache=False") from None
     finally:
+        bar.close()
         for sink in sinks.values(): sink.drop()
 
 # %% ../nbs/lessons/05_feature_extraction.ipynb #49ad9f3d
 @patch
 @torch.no_grad()
-def _run(self:_Job, cache):
+def _run(self:_Job, cache, progress):
     "The Features of each wanted stage"
     if cache:
         got, notes, sinks = self._look()
@@ -436,7 +439,7 @@ def _run(self:_Job, cache):
     else:
         rows = self.views*len(self.ids)
         got, notes, sinks = {}, {}, {i: _Sink(None, {}, rows, self.dtype) for i in dict.fromkeys(self.at)}
-    new = self._make(sinks) if sinks else {}
+    new = self._make(sinks, progress) if sinks else {}
     y, classes = self.split.y.numpy()[self.ids].astype(np.int64), list(self.split.classes)
     def one(i):
         note = f'made again, for {notes[i]}' if notes.get(i) else ''
@@ -457,10 +460,11 @@ def extract(
     seed:int=0, # Of the augmentation, the order for 'adapt', and the weights of a random `Arch`
     ids=None, # Places in the split; None: all
     stats=None, # (mean, std) to normalise by; None: the backbone's own
-    dtype:str='float32' # Stored as 'float32' or 'float16'
+    dtype:str='float32', # Stored as 'float32' or 'float16'
+    progress:bool=True # A bar with the time left, where somebody watches
 ) -> Features: # Or a list of them; raises `BadInput`
     "Run a frozen body in eval mode over the pictures once, and keep its pooled features."
-    res = _Job(backbone, split, layer, views, bn, augment, device, seed, ids, stats, dtype)._run(cache)
+    res = _Job(backbone, split, layer, views, bn, augment, device, seed, ids, stats, dtype)._run(cache, progress)
     return res if isinstance(layer, _several) else res[0]
 
 # %% ../nbs/lessons/05_feature_extraction.ipynb #a179d072

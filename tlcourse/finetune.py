@@ -10,7 +10,7 @@ __all__ = ['RATES', 'STRATEGIES', 'stepped', 'scratch', 'fine_tuning', 'feature_
 
 # %% ../nbs/lessons/06_fine_tuning.ipynb #b452e68e
 import tlcourse.base
-import torch
+import sys, torch
 from contextlib import ExitStack
 from fastai.callback.core import Callback, TrainEvalCallback
 from fastai.callback.schedule import *
@@ -21,7 +21,7 @@ from fastcore.basics import GetAttr
 from functools import partial
 from torch import nn
 from .backbones import learner
-from .base import BadInput, unknown
+from .base import BadInput, unknown, watched
 from .features import pooled
 from .layers import true_freeze
 
@@ -72,7 +72,7 @@ def _fit(learn, epochs, steps, lr, progress=True):
     dls = learn.dls
     if steps is not None: learn.dls = stepped(dls, steps)
     with ExitStack() as quiet:
-        if not progress: [quiet.enter_context(c) for c in (learn.no_bar(), learn.no_logging())]
+        if not (progress and watched(sys.stdout)): [quiet.enter_context(c) for c in (learn.no_bar(), learn.no_logging())]
         try: learn.fit_one_cycle(1 if steps is not None else int(epochs), lr)
         finally: learn.dls = dls
     return learn

@@ -19,11 +19,10 @@ from fastai.torch_core import params
 from fastcore.basics import patch
 from fastcore.foundation import L
 from functools import partial
-from html import escape
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
-from .base import BadInput
+from .base import BadInput, _esc, html_block, html_table
 
 # %% ../nbs/lessons/04_freezing.ipynb #70a7a34f
 def _eval_frozen(m, prev=False):
@@ -203,17 +202,19 @@ def verdict(self:Audit) -> str:
 def _cell(v):
     if v is None or v != v: return ''
     if isinstance(v, (bool, np.bool_)): return 'yes' if v else 'no'
-    return f'{v:,}' if isinstance(v, (int, np.integer)) else f'{v:g}' if isinstance(v, float) else str(v)
+    return f'{v:,}' if isinstance(v, (int, np.integer)) else f'{v:.3g}' if isinstance(v, float) else str(v)
 
 @patch
 def _repr_html_(self:Audit):
-    html = lambda d: d.astype(object).map(_cell).to_html(border=0, index=False)
-    res,shut = [html(self.groups.reset_index()), f'<p>{escape(self.verdict)}</p>'], len(self.table) > 24
+    html = lambda d, what, **kw: html_table(d.astype(object).map(_cell), what, **kw)
+    res = [html(self.groups.reset_index(), 'What a fit would change, by layer group', mark=[len(self.groups)-1]),
+           f'<p>{_esc(self.verdict)}</p>']
+    opens = '' if len(self.table) > 24 else ' open'
     for g,t in self.table.groupby('group', sort=False):
         name = 'In no group' if g == -1 else f'Group {g}'
-        rows = html(t.drop(columns='group'))
-        res.append(f"<details{'' if shut else ' open'}><summary>{name}, by module ({len(t)})</summary>{rows}</details>")
-    return ''.join(res)
+        rows = html(t.drop(columns='group'), f'{name}: what a fit would change, by module')
+        res.append(f'<details{opens}><summary>{name}, by module ({len(t)})</summary>{rows}</details>')
+    return html_block(*res)
 
 # %% ../nbs/lessons/04_freezing.ipynb #141b157f
 def freeze_audit(learn:Learner, # Any fastai Learner, before or after a fit; it stays as it is

@@ -14,7 +14,6 @@ import numpy as np, pandas as pd, torch, torchvision
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from html import escape
 from pathlib import Path
 from PIL import Image
 from torch import nn
@@ -29,7 +28,7 @@ from fastcore.basics import patch
 from fastcore.foundation import L
 from fastai.vision.augment import AffineCoordTfm, DihedralItem, FlipItem, HSVTfm
 from fastai.vision.learner import model_meta
-from .base import BadInput, sha256
+from .base import BadInput, _Code, _esc, html_block, html_table, sha256
 from .pictures import Prints, find_copies, fit_picture, read_picture
 from .data import BatchAugment, PicDL, Target
 from .backbones import Arch, _own_dl, arch
@@ -46,6 +45,9 @@ class Finding:
     lesson:int # The lesson that shows it
     def __repr__(self):
         return f'{self.name}: {self.where}\n  costs: {self.cost}\n  fix: {self.fix}\n  lesson {self.lesson}'
+    def _told(self):
+        return {'trap': self.name, 'where': self.where, 'what it costs': self.cost, 'fix': _Code(self.fix), 'lesson': self.lesson}
+    def _repr_html_(self): return html_block(html_table(self._told(), 'A trap that this learner is in'))
 
 # %% ../nbs/tools/05_lint.ipynb #ee42067a
 class Findings(list):
@@ -76,13 +78,9 @@ class Findings(list):
         return '\n'.join([*map(repr, self), self._said(), *(f'could not be checked: {o}' for o in self._open())])
 
     def _repr_html_(self):
-        cols = 'trap', 'where', 'what it costs', 'fix', 'lesson'
-        def tr(cells, tag): return f'<tr>{"".join(f"<{tag} style=text-align:left>{c}</{tag}>" for c in cells)}</tr>'
-        said = [(*map(escape, (o.name, o.where, o.cost)), f'<code>{escape(o.fix)}</code>', o.lesson) for o in self]
-        rows = ''.join(tr(o, 'td') for o in said)
-        table = f"<table border=0><thead>{tr(cols, 'th')}</thead><tbody>{rows}</tbody></table>"*bool(self)
-        no = ''.join(f'<li>{escape(o)}</li>' for o in self._open())
-        return f'{table}<p>{escape(self._said())}</p>' + f'<p>Could not be checked:</p><ul>{no}</ul>'*bool(no)
+        table = html_table(pd.DataFrame([o._told() for o in self], dtype=object), 'Traps that this learner is in') if self else ''
+        no = ''.join(f'<li>{_esc(o)}</li>' for o in self._open())
+        return html_block(table, f'<p>{_esc(self._said())}</p>', f'<p>Could not be checked:</p><ul>{no}</ul>'*bool(no))
 
 # %% ../nbs/tools/05_lint.ipynb #f7ae4bee
 class _CannotTell(Exception):

@@ -8,8 +8,9 @@ Docs: https://tlcourse.github.io/tlcourse/core/pretrain.html.md"""
 __all__ = ['PRETRAIN_STEPS', 'source_loss', 'one_cycle', 'source_accuracy', 'WeightsCard', 'weights_card', 'pretrain']
 
 # %% ../nbs/core/04_pretrain.ipynb #417c44c5
-from .base import BadInput, package_assets, pick_device, sha256, unknown, versions
-import json, math, os, sys, time
+from .base import (Bar, BadInput, html_block, html_table, package_assets, pick_device, sha256, unknown,
+                           versions)
+import json, math, os, time
 from pathlib import Path
 
 import torch, torch.nn.functional as F
@@ -67,7 +68,7 @@ class WeightsCard(dict):
     def __repr__(self):
         return (f"{self['name']}: {self['steps']:,} steps in {self['seconds']['wall']:.0f} s, "
                 f"source accuracy {self._acc()}, sha256 {self['sha256'][:12]}")
-    def _repr_markdown_(self):
+    def _repr_html_(self):
         sec = self['seconds']
         rows = [('trained', f"{self['steps']:,} steps of {self['bs']} pictures ({self['images']:,})"),
                 ('optimiser', self['optimizer']),
@@ -77,7 +78,7 @@ class WeightsCard(dict):
                 *((f'never seen: {k}', ', '.join(v)) for k,v in self['kept_out'].items()),
                 ('file', f"fp16 safetensors, {self['bytes']:,} bytes, sha256 {self['sha256'][:12]}"),
                 ('licence', self['licence'])]
-        return f"**{self['name']}**\n\n| | |\n|---|---|\n" + '\n'.join(f'| {a} | {b} |' for a,b in rows)
+        return html_block(html_table(dict(rows), f"The card of {self['name']}"))
 
 def weights_card(name:str='glyphnet', # 'glyphnet' or 'glyphnet_multi'
                  folder=None # Where `pretrain` wrote; default: the weights in the package
@@ -104,13 +105,6 @@ def _load_checkpoint(f, settings):
     if diff:
         raise BadInput(f"the checkpoint {f} is of another run ({'; '.join(diff)}): another folder, or resume=False")
     return ck
-
-def _bar(start, steps, show):
-    "Counts the steps, with the time left on a terminal or in a notebook."
-    from fastcore.basics import IN_NOTEBOOK
-    if not (show and (IN_NOTEBOOK or sys.stderr.isatty() or sys.stdout.isatty())): return range(start, steps)
-    from fastprogress.fastprogress import progress_bar
-    return progress_bar(range(start, steps))
 
 # %% ../nbs/core/04_pretrain.ipynb #d6e3ef70
 class _Clock:
@@ -169,7 +163,7 @@ def pretrain(kind:str='glyph', # The source task: 'glyph', or 'multi' for glyph,
         _replace(ck_file, lambda f: torch.save(ck, f))
     model.train()
     span = max(1, steps//50) # The card's curve has about 50 points
-    for i in _bar(drawer.i, steps, progress):
+    for i in Bar(steps-drawer.i, 'steps', progress).over(range(drawer.i, steps)):
         for g in opt.param_groups: g['lr'] = one_cycle(i, steps, lr)
         x,y = drawer.batch(bs)
         x = ((x-.5)/.25).to(dev, memory_format=torch.channels_last)

@@ -8,42 +8,13 @@ Docs: https://tlcourse.github.io/tlcourse/tools/report.html.md"""
 __all__ = ['report_html', 'write_report']
 
 # %% ../nbs/tools/01_report.ipynb #cd971dac
-import base64, contextlib, html, io, os, re
+import base64, contextlib, io, os, re
 import matplotlib, numpy as np, pandas as pd
 from collections import Counter
 from matplotlib.figure import Figure
 from PIL import Image
-from .base import BadInput, write_text, writable_folder
+from .base import BadInput, _esc, html_table, write_text, writable_folder
 from .plots import style
-
-# %% ../nbs/tools/01_report.ipynb #0af9653f
-# Characters that HTML has no place for
-_odd = re.compile('[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]')
-
-def _esc(x): return html.escape(_odd.sub('\ufffd', str(x)))
-
-# %% ../nbs/tools/01_report.ipynb #785db0d3
-_num = re.compile(r'[<\[+-]?[\s<\d.,+%\]-]*$') # A number, an interval, or nothing
-
-def _table(df, # A data frame; of its index nothing is shown
-           caption, # What the table says
-           head:int=1, # Leading columns that name the row
-           mark=() # Places of rows to set off
-          ) -> str:
-    "A data frame as an accessible HTML table."
-    rows = [[str(v) for v in r] for r in df.itertuples(index=False)]
-    def num(j): return df.dtypes.iloc[j].kind in 'if' if j < head else all(_num.match(r[j]) for r in rows)
-    cls = [' class="num"' if num(j) else '' for j in range(df.shape[1])]
-    cols = ''.join(f'<th scope="col"{k}>{_esc(c)}</th>' for c,k in zip(df.columns, cls))
-    body, last = '', None
-    for i,r in enumerate(rows):
-        if last is not None and r[0] != last: body += '</tbody>\n<tbody>'
-        cells = ''.join(f'<th scope="row"{k}>{_esc(v)}</th>' if j < head else f'<td{k}>{_esc(v)}</td>'
-                        for j,(v,k) in enumerate(zip(r, cls)))
-        body, last = body + f'<tr{" class=mark" if i in mark else ""}>{cells}</tr>\n', r[0]
-    return (f'<div class="scroll" role="region" tabindex="0" aria-label="{_esc(caption)}"><table>'
-            f'<caption><span>{_esc(caption)}</span></caption>\n'
-            f'<thead><tr>{cols}</tr></thead>\n<tbody>{body}</tbody></table></div>\n')
 
 # %% ../nbs/tools/01_report.ipynb #21eaf74f
 def _shade(m):
@@ -152,12 +123,14 @@ def _bdi(x): return f'<bdi>{_esc(x)}</bdi>'
 def _many(c): return [x for x in c.cells if x['seeds'] > 1]
 def _marked(c): return {i for i,x in enumerate(c.cells) if all(x[k] == c.recommendation[k] for k in ('strategy', 'shots'))}
 
+def _curve_table(c): return html_table(c.table, 'Accuracy in %, by labels per class', 2, _marked(c))
+
 def _curve(c):
     s = c.settings
     more = f"; {s['V']} more per class chose the learning rates, the same for every strategy" if s['tune'] == 'valid' else ''
     text = (f'<figure>{_svg(_draw(c.plot, 3.9, 3.2), "curve", _curve_alt(c.cells))}<figcaption>Accuracy on the test pictures '
             'against labelled pictures per class. Bars: 95 % intervals.</figcaption></figure>\n')
-    text += _table(c.table, 'Accuracy in %, by labels per class', 2, _marked(c))
+    text += _curve_table(c)
     text += (f'<p class="small"><b>labels</b>: labelled pictures per class to train on{more}. '
              '<b>training</b>: accuracy on the training pictures when a run ends, in %. '
              '<b>CPU s</b>: processor seconds of one run. The row of the recommendation is set off.</p>\n')
@@ -167,6 +140,10 @@ def _curve(c):
     return text
 
 # %% ../nbs/tools/01_report.ipynb #d7153b22
+def _pairs_table(c):
+    n = len(c.pairs)
+    return html_table(c.differences, f'Paired differences in points of accuracy ({n} comparison{"s"*(n != 1)}, Holm-corrected)', 2)
+
 def _differences(c):
     if not c.pairs: return '<p>Only one strategy was run: there is nothing to compare it with.</p>\n'
     n, rows = len(c.pairs), len(c.pairs) + len({(p['a'], p['b']) for p in c.pairs})
@@ -178,7 +155,7 @@ def _differences(c):
             "The intervals are not corrected: each covers its own difference.</p>\n")
     text += (f'<figure>{_svg(_draw(c.plot_differences, 3.9, .8 + .22*rows), "pairs", _pairs_alt(c.pairs))}'
              '<figcaption>Paired differences in points of accuracy. Bars: 95 % intervals.</figcaption></figure>\n')
-    return text + _table(c.differences, f'Paired differences in points of accuracy ({n} comparisons, Holm-corrected)', 2)
+    return text + _pairs_table(c)
 
 # %% ../nbs/tools/01_report.ipynb #134d3e43
 def _notes(c):
@@ -193,7 +170,7 @@ def _confusions(names, y, pred, most=6):
     said = Counter((int(y[i]), int(p)) for r in pred for i,p in enumerate(r) if p != y[i]).most_common(most)
     df = pd.DataFrame([{'true class': names[a], 'taken for': names[b], f'times (in {len(pred)} runs)': t,
                         'test pictures of the class': int((y == a).sum())} for (a,b),t in said])
-    return '<h3>What is taken for what</h3>\n' + _table(df, 'Most frequent mistakes', 2)
+    return '<h3>What is taken for what</h3>\n' + html_table(df, 'Most frequent mistakes', 2)
 
 # %% ../nbs/tools/01_report.ipynb #0b98211e
 def _errors(c, most=12):
@@ -232,7 +209,7 @@ def _rates(c):
     rows = [{'labels': r['shots'], 'strategy': r['strategy'], 'learning rate': f"{r['lr']:g}"} for r in rates]
     if s['tune'] == 'none':
         return ("<p>The rates are fixed: they come from the table of tlcourse.finetune and were chosen on another target, "
-                "so no picture of this one had a say.</p>\n" + _table(pd.DataFrame(rows), 'Learning rates', 2))
+                "so no picture of this one had a say.</p>\n" + html_table(pd.DataFrame(rows), 'Learning rates', 2))
     for row,r in zip(rows, rates):
         row['rate: validation accuracy in %'] = ' · '.join(f'{lr:g}:\u00a0{_pc(v)}' for lr,v in sorted(r['tried']))
         row['at the edge'] = {-1: 'the lowest tried', 0: 'no', 1: 'the highest tried'}[r['edge']]
@@ -241,7 +218,7 @@ def _rates(c):
             f"reported. The rate with the highest accuracy on {s['V']} validation pictures per class was taken; these pictures "
             "are the same for every strategy and are labels too, so a cell costs both counts. A tie goes to the rate nearest "
             "the one in the table of tlcourse.finetune. Where the winner was the lowest or highest rate tried, every strategy "
-            "got more tries; what still is at the edge is named.</p>\n" + _table(df, 'Learning rates tried and chosen', 2))
+            "got more tries; what still is at the edge is named.</p>\n" + html_table(df, 'Learning rates tried and chosen', 2))
 
 # %% ../nbs/tools/01_report.ipynb #9e8ef05a
 def _tuning(c, cell):
@@ -262,7 +239,7 @@ def _cost(c):
                      **({} if c.settings['tune'] == 'none' else {'tuning runs': len(t), 'tuning': f'{sum(t):.1f}'})})
     text = (f'<p>Processor seconds on {_esc(c.settings["device"])}, {total/60:.1f} minutes in all. They depend on the machine and on '
             'what else it was doing. Reading pictures and the look at the test set are not counted.</p>\n')
-    return text + _table(pd.DataFrame(rows), 'Cost in CPU seconds', 2, _marked(c))
+    return text + html_table(pd.DataFrame(rows), 'Cost in CPU seconds', 2, _marked(c))
 
 # %% ../nbs/tools/01_report.ipynb #ebcade74
 def _intervals(c): return '''<p>An interval covers two sources of chance: which labelled pictures and initial weights a run happened
@@ -294,8 +271,8 @@ def _settings(c):
     text += 'Learning rates were chosen without it.</p>\n'
     keys = [*(k for k in _words if k in s), *(k for k in s if k not in _words)]
     rows = [*((_words.get(k, k), _value(s[k])) for k in keys), ('Runs finished', f'{at[0]} to {at[-1]} UTC')]
-    return (text + _table(pd.DataFrame(rows, columns=['setting', 'value']), 'Settings')
-            + _table(pd.DataFrame(c.versions.items(), columns=['package', 'version']), 'Versions'))
+    return (text + html_table(pd.DataFrame(rows, columns=['setting', 'value']), 'Settings')
+            + html_table(pd.DataFrame(c.versions.items(), columns=['package', 'version']), 'Versions'))
 
 # %% ../nbs/tools/01_report.ipynb #35c9dfd6
 _parts = {'curve': ('How accuracy grows with labels', _curve), 'differences': ('Who is ahead, and how sure that is', _differences),

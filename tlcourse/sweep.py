@@ -8,10 +8,10 @@ Docs: https://tlcourse.github.io/tlcourse/core/sweep.html.md"""
 __all__ = ['one_thread', 'SweepFailed', 'cores', 'sweep']
 
 # %% ../nbs/core/07_sweep.ipynb #01bf2c89
-import multiprocessing as mp, os, pickle, signal, sys, threading, time, traceback, warnings
+import multiprocessing as mp, os, pickle, signal, sys, threading, traceback, warnings
 from contextlib import closing, contextmanager
 from multiprocessing.connection import wait
-from .base import BadInput, unknown
+from .base import Bar, BadInput, unknown
 from .records import Records, _short, spec_hash
 
 # %% ../nbs/core/07_sweep.ipynb #7f7f14a9
@@ -150,49 +150,6 @@ def _plan(run, workers, n): # (number of workers, 1: this process; start method)
                   "its runs are done one after another in this process", stacklevel=3)
     return 1, None
 
-# %% ../nbs/core/07_sweep.ipynb #9d05ba1e
-def _clock(t):
-    h, m, s = int(t)//3600, int(t)//60%60, int(t)%60
-    return f'{h}:{m:02d}:{s:02d}' if h else f'{m}:{s:02d}'
-
-def _line(done, total, secs, width=24): # The bar as text
-    full = width*done//total
-    left = f'{_clock(secs*(total-done)/done)} left' if done else 'first run'
-    return f"|{'█'*full}{'·'*(width-full)}| {done}/{total} runs · {_clock(secs)} · {left}"
-
-# %% ../nbs/core/07_sweep.ipynb #07d87b67
-class _Bar:
-    def __init__(self, total, show=True):
-        self.total, self.done, self.t0, self.kind, self.wide, self.nb = total, 0, time.time(), None, 0, None
-        if not show or not total: return
-        from fastcore.imports import IN_NOTEBOOK
-        if IN_NOTEBOOK: self.kind = 'nb'
-        elif sys.stderr is not None and sys.stderr.isatty(): self.kind = 'tty'
-        self.draw()
-    def write(self, s): print('\r' + s.ljust(self.wide), end='\r', file=sys.stderr, flush=True)
-    def draw(self):
-        if self.kind != 'tty': return
-        s = _line(self.done, self.total, time.time()-self.t0)
-        self.write(s)
-        self.wide = len(s)
-    def clear(self): # Make room for a line of somebody else
-        if self.kind == 'tty': self.write('')
-    def step(self):
-        self.done += 1
-        # A short sweep leaves nothing on the page
-        if self.kind == 'nb' and self.done < self.total and time.time() > self.t0 + 2:
-            if self.nb is None:
-                from fastprogress.fastprogress import NBProgressBar
-                self.nb = NBProgressBar(range(self.total), leave=False)
-                self.nb.update(0)
-                self.nb.start_t = self.t0
-            self.nb.update(self.done)
-        self.draw()
-    def close(self):
-        if self.nb is not None: self.nb.on_iter_end()
-        self.clear()
-        self.kind = None
-
 # %% ../nbs/core/07_sweep.ipynb #ae843faa
 def sweep(grid, # Specs (dictionaries); each says everything that its result depends on
           records:Records, # Where results are looked up and kept
@@ -211,7 +168,7 @@ def sweep(grid, # Specs (dictionaries); each says everything that its result dep
     keys = [spec_hash(s) for s in grid]
     specs, done, failed = dict(zip(keys, grid)), {}, []
     todo = dict.fromkeys(k for k in specs if not records.has(specs[k])) # In order
-    bar = _Bar(len(todo), progress)
+    bar = Bar(len(todo), 'runs', progress)
 
     def keep(key, result, fresh):
         done[key] = result

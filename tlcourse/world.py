@@ -9,7 +9,7 @@ __all__ = ['FACES', 'N_HUES', 'N_TEXTURES', 'SPLITS', 'source_glyphs', 'glyph_ma
            'kept_out', 'Card', 'Drawn', 'drawn_targets', 'draw']
 
 # %% ../nbs/core/01_world.ipynb #1de72367
-from .base import BadInput, sha256, unknown
+from .base import BadInput, html_block, html_table, sha256, unknown
 import functools, math
 from dataclasses import dataclass
 from pathlib import Path
@@ -258,11 +258,11 @@ def kept_out() -> dict: # What to a list of names
 class Card:
     "What a set of pictures is, where from, and what it cannot show."
     name:str; source:str; count:str; split:str; licence:str; purpose:str; cannot:str; augment:tuple=()
-    def _repr_markdown_(self):
+    def _repr_html_(self):
         rows = [('where from', self.source), ('how many', self.count), ('split', self.split), ('licence', self.licence),
                 ('for', self.purpose), ('cannot show', self.cannot),
                 ('label survives', ', '.join(self.augment) or 'no augmentation')]
-        return f'**{self.name}**\n\n| | |\n|---|---|\n' + '\n'.join(f'| {k} | {v} |' for k,v in rows)
+        return html_block(html_table(dict(rows), f'The card of {self.name}'))
 
 # %% ../nbs/core/01_world.ipynb #1466b021
 SPLITS = 'train', 'valid', 'test'

@@ -1,0 +1,246 @@
+"What a reader sees and touches, in chromium: lessons in JupyterLab, and the site from the disk."
+import re, subprocess, sys
+import pytest
+from PIL import Image
+from tlcourse.dev import cells
+from conftest import PAGES, ROOT, name
+from browser import INPUTS, PHONE, Notebook, choose, errors, lab, launch, move, tab, unrun, wait_until
+
+pytestmark = pytest.mark.browser
+LESSONS = [p for p in PAGES if p.parent.name == 'lessons']
+SCREENS = ROOT/'_proc/screens'
+# What the saved page of each kind of control holds
+KINDS = {'slider': 'type="range"', 'list': '<select data-n=', 'box': 'type="checkbox"', 'guesses': 'class="tlc tlc-guesses"',
+         'pictures': 'To try pictures of your own'}
+
+def shown(page):
+    "The HTML that a saved notebook shows."
+    data = (o.get('data', {}).get('text/html', '') for c in cells(page, 'code') for o in c['outputs'])
+    return '\n'.join(o if isinstance(o, str) else ''.join(o) for o in data)
+
+def having(kind, pages): return [p for p in pages if KINDS[kind] in shown(p)]
+
+def in_lab():
+    "Lesson 1, a lesson for each kind of control, and one of the others by the commit."
+    res = LESSONS[:1]
+    for k in KINDS:
+        ps = having(k, LESSONS)
+        if ps and not set(ps) & set(res): res.append(ps[0])
+    rest = [p for p in LESSONS if p not in res]
+    commit = subprocess.run(['git', 'rev-parse', 'HEAD'], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return res + rest[int(commit, 16) % len(rest):][:1] if rest else res
+
+IN_LAB = in_lab()
+
+@pytest.fixture(scope='module') # not longer: while playwright is there, nothing else can start an event loop
+def chrome():
+    with launch() as b: yield b
+
+@pytest.fixture(scope='module')
+def course(tmp_path_factory):
+    "JupyterLab in a folder that `tlcourse lessons --to` has written: the folder and the address."
+    d = tmp_path_factory.mktemp('lab')
+    for o in ('work', 'private'): (d/o).mkdir()
+    code = 'import sys; from tlcourse.cli import main; sys.exit(main())'
+    subprocess.run([sys.executable, '-c', code, 'lessons', '--to', d/'work'], check=True)
+    with lab(d/'work', d/'private') as address: yield d/'work', address
+
+def site_page(page): # core/01_world.ipynb is core/world.html
+    return re.sub(r'(\A|/)\d+_', r'\1', name(page)) + '.html'
+
+# --- the watch itself
+
+def test_nothing_leaves_unseen(chrome, tmp_path):
+    "Planted requests by name, by address and by socket: each is seen, none gets out; so is an error of a script."
+    (tmp_path/'a.html').write_text('''<title>a</title><img src="http://example.com/i.png"><img src="gone.png"><script>
+        fetch('http://192.0.2.1/').catch(() => 0); new WebSocket('ws://192.0.2.1/s'); throw Error('planted')</script>''')
+    with pytest.raises(AssertionError, match='outside the machine'), tab(chrome) as (page, guard):
+        page.goto((tmp_path/'a.html').as_uri())
+        wait_until(lambda: page.title() and len(guard.outside) == 3 and len(guard.errors) >= 5, 'all is seen')
+        assert set(guard.outside) == {'http://example.com/i.png', 'http://192.0.2.1/', 'ws://192.0.2.1/s'}
+        said = '\n'.join(guard.errors)
+        assert 'planted' in said and 'gone.png' in said and said.count('ERR_NAME_NOT_RESOLVED') == 3
+
+# --- JupyterLab
+
+def names(snapshot, role): return re.findall(rf'- {role}(?: "(.*?)")?', snapshot)
+
+def labelled(box):
+    "Each input has a name; ipywidgets gives its sliders none, so there the words beside it count."
+    said = box.aria_snapshot()
+    assert all(all(names(said, r)) for r in ('combobox', 'checkbox', 'textbox', 'button')), said
+    sliders = box.locator('.widget-slider')
+    assert all(o.strip() for o in sliders.locator('.widget-label').all_inner_texts())
+    assert sliders.locator('.widget-label').count() == len(names(said, 'slider'))
+
+def answer(q):
+    "A guess by the keys alone: a word of a list, or a number."
+    q.focus()
+    if q.evaluate('o => o.matches("select")'):
+        q.press('Alt+ArrowDown')
+        return choose(q)
+    q.press_sequentially('50')
+
+def guess_live(nb, i, lesson, folder):
+    "Answer, commit, and let the page reveal: the guesses are entered in the score card."
+    box = nb.show(i).locator('.widget-vbox').first
+    labelled(box)
+    for q in box.locator('select, input').all(): answer(q)
+    box.get_by_role('button', name='Commit').press('Enter')
+    n = box.locator('select, input').count()
+    box.get_by_text(f'{n} of {n} kept').wait_for()
+    reveal = next(j for j,c in enumerate(nb.cells) if j > i and '.reveal(' in c['source'])
+    nb.run(reveal)
+    shown = nb.show(reveal).locator('.tlc-reveal')
+    shown.get_by_text(re.compile('foreseen|a surprise')).first.wait_for()
+    assert '"prediction"' in (folder/'scores.json').read_text()
+
+def own_picture(button, out, tmp_path):
+    "A picture of the reader's own: a figure of it appears."
+    p = tmp_path/'mine.png'
+    Image.linear_gradient('L').save(p)
+    with button.page.expect_file_chooser() as chooser: button.press('Enter')
+    chooser.value.set_files(p)
+    out.locator('.tlc svg').nth(1).wait_for()
+
+@pytest.mark.parametrize('lesson', IN_LAB, ids=name)
+def test_lesson_in_lab(lesson, chrome, course, tmp_path, capsys):
+    "Run All passes with each exercise open; each control has a name and moves."
+    with capsys.disabled(): print(f'\nin JupyterLab: {name(lesson)}{" (by the commit)" if lesson == IN_LAB[-1] else ""}', end=' ')
+    folder, address = course
+    with tab(chrome) as (page, guard):
+        nb = Notebook(page, address, lesson.name)
+        passed, found = nb.run_all(), nb.cells
+        assert passed and not errors(found) and not unrun(found), (errors(found), unrun(found))
+        said = [t for c in found for o in c.get('outputs', []) if 'Exercise' in (t := ''.join(o.get('data', {}).get('text/plain', '')))]
+        assert len(said) >= 3 and all('open' in o for o in said), said
+        live = [i for i,c in enumerate(found) for o in c.get('outputs', []) if 'application/vnd.jupyter.widget-view+json' in o.get('data', {})]
+        for i in live:
+            out, source = nb.show(i), found[i]['source']
+            for box in out.locator('.widget-vbox:has(.tlc-bare)').all():
+                labelled(box)
+                move(box.locator(INPUTS).all(), box.locator('.widget-html:has(.tlc-bare)').first, f'{lesson.name}, cell {i}')
+            if (button := out.get_by_role('button', name='Your pictures')).count(): own_picture(button, out, tmp_path)
+            elif not out.locator('.tlc-bare').count(): guess_live(nb, i, lesson, folder)
+        kinds = [k for k in KINDS if lesson in having(k, LESSONS)]
+        assert bool(live) == bool(kinds)
+        assert not guard.errors
+        nb.close()
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_each_kind_is_in_a_lesson(kind): assert having(kind, LESSONS) and set(having(kind, IN_LAB))
+
+# --- the site, from the disk
+
+def ready(page):
+    "Each control has unpacked its states."
+    page.wait_for_function('[...document.querySelectorAll("[data-tlc]")].every(o => o.dataset.ready)')
+
+def open_page(page, site, p):
+    page.goto((site/p).as_uri())
+    ready(page)
+
+@pytest.mark.parametrize('kind', [k for k in KINDS if k != 'guesses'])
+def test_control_on_the_site(kind, chrome, site):
+    "Without a kernel: by keyboard and by mouse the figure changes; each input has a name."
+    pages = having(kind, LESSONS) or having(kind, PAGES)
+    with tab(chrome) as (page, guard):
+        open_page(page, site, site_page(pages[0]))
+        what = {'slider': 'input[type=range]', 'list': 'select', 'box': 'input[type=checkbox]', 'pictures': 'select'}[kind]
+        c = page.locator(f'.tlc-control:has({what})', **({'has_text': KINDS[kind]} if kind == 'pictures' else {})).first
+        said = c.locator('form').aria_snapshot()
+        assert c.get_attribute('aria-label') and all(all(names(said, r)) for r in ('slider', 'combobox', 'checkbox')), said
+        move(c.locator(what).all(), c.locator('.tlc-frame'), f'{site_page(pages[0])}, {kind}')
+        assert not guard.errors
+
+def guess_on_the_site(page):
+    "Answer and commit by the keys; the verdicts of the page's table."
+    form = page.locator('.tlc-guesses').first
+    for q in form.locator('[data-q]').all(): answer(q)
+    form.get_by_role('button', name='Commit').press('Enter')
+    n = form.locator('[data-q]').count()
+    form.get_by_text(f'{n} of {n} kept').wait_for()
+    verdicts = page.locator('.tlc-reveal').first.locator('tbody td:last-child').all_inner_texts()
+    assert len(verdicts) == n and set(verdicts) <= {'foreseen', 'a surprise'}
+    return n, verdicts.count('foreseen')
+
+def test_guesses_on_the_site(chrome, site):
+    "A guess is committed to, revealed further down, kept over a reload, and counted over the course."
+    pages = (having('guesses', LESSONS) or having('guesses', PAGES))[:2]
+    with tab(chrome) as (page, guard):
+        asked = foreseen = 0
+        for p in pages:
+            open_page(page, site, site_page(p))
+            n,k = guess_on_the_site(page)
+            asked,foreseen = asked+n, foreseen+k
+            tally = f'Over the course: {foreseen} of {asked} foreseen.'
+            assert page.locator('.tlc-reveal output').first.inner_text() == tally
+            page.reload(); ready(page)
+            assert page.locator('.tlc-reveal output').first.inner_text() == tally
+            assert all(q.input_value() for q in page.locator('.tlc-guesses').first.locator('[data-q]').all())
+        assert not guard.errors
+
+def test_search(chrome, site):
+    with tab(chrome) as (page, guard):
+        page.goto((site/'search.html').as_uri() + '?q=freeze_audit')
+        page.locator('#search-results a[href*="lessons/freezing.html"]').first.click()
+        page.wait_for_url('**/lessons/freezing.html*')
+        assert page.locator('[id="freeze_audit"]').count() == 1 and not guard.errors
+
+_ground = 'getComputedStyle(document.body).backgroundColor'
+
+def test_dark_and_light(chrome, site):
+    "The button takes each page from one to the other, and the choice is kept."
+    with tab(chrome, color_scheme='light') as (page, guard):
+        open_page(page, site, 'index.html')
+        light = page.evaluate(_ground)
+        for _ in range(3): # auto, light, dark in turn
+            if page.evaluate('document.body.dataset.theme') == 'dark': break
+            page.locator('.theme-toggle:visible').first.click()
+        assert page.evaluate(_ground) != light
+        open_page(page, site, 'lessons/freezing.html')
+        assert page.evaluate(_ground) != light and not guard.errors
+
+def wide(page):
+    "How many pixels the page is wider than its window."
+    return page.evaluate('document.documentElement.scrollWidth - innerWidth')
+
+def test_phone(chrome, site):
+    with tab(chrome, viewport=PHONE) as (page, guard):
+        for p in ('index.html', site_page(LESSONS[0])):
+            open_page(page, site, p)
+            assert wide(page) <= 1, p
+
+# --- the full sweep
+
+def html_pages(site): return sorted(p.relative_to(site).as_posix() for p in site.rglob('*.html'))
+
+@pytest.mark.sweep
+def test_every_control(chrome, site):
+    seen = 0
+    with tab(chrome) as (page, guard):
+        for p in html_pages(site):
+            open_page(page, site, p)
+            for i,c in enumerate(page.locator('.tlc-control').all()):
+                move(c.locator(INPUTS).all(), c.locator('.tlc-frame'), f'{p}, control {i}')
+                seen += 1
+            if page.locator('.tlc-guesses').count(): guess_on_the_site(page)
+            assert not guard.errors, (p, guard.errors)
+    assert seen >= 1
+
+@pytest.mark.sweep
+@pytest.mark.parametrize('look', ['light', 'dark', 'phone'])
+def test_every_page(look, chrome, site):
+    "No error, nothing wider than the window; a picture of each page in _proc/screens."
+    bad = {}
+    options = {'viewport': PHONE} if look == 'phone' else {'color_scheme': look}
+    with tab(chrome, **options) as (page, guard):
+        for p in html_pages(site):
+            open_page(page, site, p)
+            if (w := wide(page)) > 1: bad[p] = f'{w} px too wide'
+            if guard.errors: bad[p] = guard.errors[:]
+            guard.errors.clear()
+            to = SCREENS/look/p.replace('/', '-').replace('.html', '.png')
+            to.parent.mkdir(parents=True, exist_ok=True)
+            page.screenshot(path=to, full_page=True)
+    assert not bad

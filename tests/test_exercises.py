@@ -1,0 +1,270 @@
+"Checks take no empty answer, the lessons' solutions pass them, and the score card loses nothing."
+import ast, dis, json, os, re, subprocess, sys
+from concurrent.futures import ThreadPoolExecutor
+import numpy as np
+import pytest
+from tlcourse import cli, exercises
+from tlcourse.base import BadInput
+from tlcourse.dev import cells
+from tlcourse.exercises import Verdict, _exercises, check, log_score, scores
+from conftest import PAGES, name
+
+LESSONS = {int(p.name[:2]): p for p in PAGES if p.parent.name == 'lessons'}
+
+@pytest.fixture(autouse=True)
+def reader(tmp_path, monkeypatch):
+    "A reader called Ada, in an empty folder."
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv('IN_TEST', raising=False)
+    monkeypatch.setenv('TLCOURSE_NAME', 'Ada')
+    monkeypatch.setattr(exercises, '_told', set())
+
+def card(path='scores.json'): return json.loads(open(path, encoding='utf-8').read())
+
+# --- what does not pass
+
+class Any: pass
+
+def leaves(*a): raise SystemExit('done')
+
+TRIVIAL = ['', 'a', None, [], (), {}, set(), 0, 1, -1, True, False, .5, float('nan'), float('inf'), set('abcdefgh'), 'abcdefgh',
+           [...], Any, Any(), np.zeros, np.zeros(3), print, list, dict, set, str, float, len, leaves,
+           lambda: None, lambda *a: None, lambda *a: a[0], lambda *a: a[-1], lambda *a: a, lambda *a: [], lambda *a: {},
+           lambda *a: 0, lambda *a: 1, lambda *a: .5, lambda *a: True, lambda *a: '', lambda *a: np.zeros(3), lambda *a: ...]
+
+@pytest.mark.parametrize('at', sorted(_exercises), ids=lambda o: f'{o[0]}.{o[1]}')
+def test_no_empty_answer_passes(at):
+    for a in TRIVIAL:
+        v = check(*at, a)
+        assert v.state == 'not yet' and v.hint, (a, v)
+    assert not card()[-1]['right']
+
+def test_a_check_that_takes_anything_is_found(monkeypatch):
+    monkeypatch.setitem(_exercises, (99, 1), lambda a: None)
+    assert check(99, 1, '')
+
+def test_open_and_unknown():
+    for at in _exercises: assert check(*at, ...).state == 'open'
+    for at in (1, 99), (0, 1), ([], {}), (None, 'x'): assert 'no such exercise' in check(*at, 1).hint
+    assert not os.path.exists('scores.json')
+
+def test_every_cell_has_its_check():
+    "The checks that the lessons call are those there are."
+    called = {(int(a), int(b)) for p in LESSONS.values() for c in cells(p, 'code') for a,b in re.findall(r'^check\((\d+), (\d+),', c['source'], re.M)}
+    assert called == set(_exercises)
+
+def test_hints_of_letters():
+    "Each letter of a choice that is wrong has a hint of its own."
+    for at,(task, solution, _) in TASKS.items():
+        options = re.findall(r'^- (\w): ', task, re.M)
+        if not options: continue
+        right = ast.literal_eval(re.search(r'\{.*?\}', solution)[0])
+        assert check(*at, right) and right < set(options)
+        hints = [check(*at, {o}).hint for o in options if o not in right]
+        assert len(set(hints)) == len(hints) and not [h for h in hints if 'there is no' in h], at
+        assert 'there is no' in check(*at, {*right, 'z'}).hint and not check(*at, set(sorted(right)[1:]))
+
+@pytest.mark.parametrize('at,answer,words', [
+    ((1, 1), lambda p, n: (p*(1-p)/n)**.5, 'standard error'), ((1, 1), .04, 'function itself'), ((1, 1), lambda p, n: 'x', 'no number'),
+    ((1, 2), lambda a, b: b.mean(1) - a.mean(1), 'sign'), ((2, 4), lambda m, s: (m/255, s), 'spread'),
+    ((3, 1), lambda ni, nf, k, g: nf*ni//g*k*k, 'the convolution alone'), ((5, 1), lambda m: m.amax((2, 3)), 'largest'),
+    ((6, 3), lambda s, g: 7, 'another kind'), ((6, 3), lambda s, g: 1/0, 'your answer raises ZeroDivisionError'),
+    ((7, 1), lambda cs: 2/min(cs), 'steepest'), ((8, 1), lambda ks, a, b: 'never', 'one of the sizes'),
+    ((9, 1), lambda e, k1, k2, b: e*(k2/k1)**b, 'exponent is -b')])
+def test_hint_fits(at, answer, words): assert words in check(*at, answer).hint
+
+# --- the solutions of the lessons pass
+
+def tasks(page):
+    "{(lesson, n): (task, solution, name of the answer)} of a lesson."
+    cs, res = cells(page), {}
+    for i,c in enumerate(cs):
+        m = re.search(r'^(\w+) = \.\.\.\ncheck\((\d+), (\d+), \1\)', c['source']) if c['cell_type'] == 'code' else None
+        if m: res[int(m[2]), int(m[3])] = cs[i-1]['source'], next(d['source'] for d in cs[i+1:] if '<details>' in d['source']), m[1]
+    return res
+
+TASKS = {k: v for p in LESSONS.values() for k,v in tasks(p).items()}
+
+def ops(code):
+    "The instructions of some code and of the functions in it."
+    yield from dis.get_instructions(code)
+    for o in code.co_consts:
+        if hasattr(o, 'co_code'): yield from ops(o)
+
+def defines(code): return {o.argval for o in dis.get_instructions(code) if o.opname == 'STORE_NAME'}
+def uses(code): return {o.argval for o in ops(code) if o.opname in ('LOAD_NAME', 'LOAD_GLOBAL')}
+
+def needed(code, before):
+    "The cells of `before` that define what `code` uses, in order; what no cell defines is the library's."
+    todo, res = [(len(before), code)], set()
+    while todo:
+        at, code = todo.pop()
+        for n in uses(code) - defines(code):
+            j = next((j for j in reversed(range(at)) if n in defines(before[j])), None)
+            if j is not None and j not in res:
+                res.add(j)
+                todo.append((j, before[j]))
+    return [before[j] for j in sorted(res)]
+
+@pytest.fixture(scope='module')
+def library():
+    ns = {}
+    exec('from tlcourse.all import *\nfrom fastai.vision.all import *', ns)
+    return ns
+
+# Where the last line of a solution applies it to the page's own study, the definition alone is run
+APPLIED = {(9, 3): 'the last line reads `single`, a table made of the whole stored study'}
+
+@pytest.mark.parametrize('at', sorted(_exercises), ids=lambda o: f'{o[0]}.{o[1]}')
+def test_solution_passes(at, library):
+    task, solution, answer = TASKS[at]
+    blocks = re.findall(r'```python\n(.*?)```', solution, re.S)
+    ns = {**library, '__name__': 'solution'}
+    if blocks:
+        tree = ast.parse('\n'.join(blocks))
+        if at in APPLIED: tree.body.pop()
+        code, *before = [compile(o, 'solution', 'exec') for o in (tree, *(c['source'] for c in cells(LESSONS[at[0]], 'code')))]
+        for o in [*needed(code, before), code]: exec(o, ns)
+    else: ns[answer] = ast.literal_eval(re.search(r'`(\{.*?\})`', solution)[1])
+    for _ in range(3 if callable(ns[answer]) else 1): assert check(*at, ns[answer]), check(*at, ns[answer])
+
+# --- a verdict
+
+def test_verdict_html():
+    for state,word in ('open', 'open'), ('right', 'right'), ('not yet', 'not yet'):
+        v = Verdict(1, 2, state, 'a < b & c')
+        assert word in v._repr_html_() and 'a &lt; b &amp; c' in v._repr_html_() and 'role="status"' in v._repr_html_()
+    assert len({Verdict(1, 1, s)._repr_html_().split('<strong>')[1][0] for s in Verdict._marks}) == 3 # a mark each, not only a colour
+
+# --- the score card
+
+def answers(*rights):
+    for r in rights: check(1, 4, {'a', 'b', 'd'} if r else {'a'})
+
+def test_card(capsys):
+    answers(False, False, True, True, False)
+    assert [(r['tries'], r['right']) for r in card()] == [(1, False), (2, False), (3, True)] # right stays right
+    assert {k: v for k,v in card()[0].items() if k != 'time'} == dict(name='Ada', lesson=1, n=4, kind='exercise', tries=1, right=False)
+    assert capsys.readouterr().out.count("under the name 'Ada'") == 1
+    log_score(1, 'gain', True, 'prediction')
+    log_score(1, 'gain', False, 'prediction')
+    assert [(r['n'], r['right']) for r in card() if r['kind'] == 'prediction'] == [('gain', True)] # the first guess counts
+    check(1.0, np.int64(1), 0) # numbers of other kinds
+    assert card()[-1]['n'] == 1 and scores('scores.json').tries.sum() == 4
+
+def test_names(monkeypatch):
+    answers(False)
+    monkeypatch.setenv('TLCOURSE_NAME', 'Bo')
+    answers(True)
+    monkeypatch.setenv('TLCOURSE_NAME', ' ')
+    monkeypatch.setattr('getpass.getuser', lambda: 'login')
+    answers(False)
+    def fails(): raise KeyError('no such user')
+    monkeypatch.setattr('getpass.getuser', fails)
+    answers(False)
+    assert [(r['name'], r['tries']) for r in card()] == [('Ada', 1), ('Bo', 1), ('login', 1), ('unknown', 1)]
+
+def test_nothing_written_in_tests(monkeypatch):
+    monkeypatch.setenv('IN_TEST', '1')
+    answers(True, False)
+    assert log_score(1, 1, True) is None and not os.listdir()
+    assert log_score(1, 1, True, path='mine.json')['right'] and card('mine.json')
+
+BROKEN = ['', '{', '{"name": "Ada"}', '[1]', '[{"name": "Ada"}]', '[{"name":"A","lesson":true,"n":1,"kind":"exercise","tries":1,"right":true,"time":""}]',
+          '[{"name":"A","lesson":1,"n":1,"kind":"exam","tries":1,"right":true,"time":""}]',
+          '[{"name":"A","lesson":1,"n":1,"kind":"exercise","tries":0,"right":true,"time":""}]', b'\xff\xfe', '['*100_000]
+
+@pytest.mark.parametrize('text', BROKEN, ids=range(len(BROKEN)))
+def test_broken_card_is_kept(text, capsys):
+    text = text if isinstance(text, bytes) else text.encode()
+    for i in 1, 2:
+        with open('scores.json', 'wb') as f: f.write(text)
+        answers(True)
+        assert len(card()) == 1
+        with open(f'scores-unreadable-{i}.json', 'rb') as f: assert f.read() == text
+    assert capsys.readouterr().err.count('kept as') == 2
+    with pytest.raises(BadInput, match='no score card'): scores('scores-unreadable-1.json')
+
+def test_card_that_cannot_be_written(capsys):
+    os.mkdir('scores.json')
+    assert check(1, 4, {'a', 'b', 'd'}) and not check(1, 4, {'a'})
+    assert capsys.readouterr().err.count('No score is kept') == 1
+
+FOLDER = '''
+import os, sys
+from pathlib import Path
+from tlcourse.exercises import check
+os.chdir(sys.argv[1])
+if os.getuid() == 0: os.setgid(65534); os.setuid(65534)
+assert check(1, 4, {'a', 'b', 'd'}) and not check(1, 4, {'a'})
+'''
+
+@pytest.mark.parametrize('mode', [0o555] if hasattr(os, 'getuid') else []) # Windows knows no such folder
+def test_read_only_folder(mode, tmp_path_factory):
+    d = tmp_path_factory.mktemp('ro')
+    (d/'scores.json').write_text('[]')
+    (d/'scores.json').chmod(0o444)
+    d.chmod(mode)
+    env = {k: v for k,v in os.environ.items() if k != 'IN_TEST'}
+    r = subprocess.run([sys.executable, '-c', FOLDER, str(d)], capture_output=True, text=True, env=env)
+    assert not r.returncode, r.stderr
+    assert r.stderr.count('No score is kept') == 1 and (d/'scores.json').read_text() == '[]'
+
+MANY = '''
+import sys
+from tlcourse.exercises import log_score
+for i in range(25): log_score(1, f'{sys.argv[1]}-{i}', True, 'prediction'); log_score(2, 1, False)
+'''
+
+def test_two_kernels_lose_nothing():
+    def kernel(i): return subprocess.run([sys.executable, '-c', MANY, str(i)], capture_output=True, text=True)
+    with ThreadPoolExecutor(2) as ex: rs = list(ex.map(kernel, range(2)))
+    assert not [r.stderr for r in rs if r.stderr or r.returncode]
+    rows = card()
+    assert {r['n'] for r in rows if r['lesson'] == 1} == {f'{j}-{i}' for j in range(2) for i in range(25)}
+    assert [r['tries'] for r in rows if r['lesson'] == 2] == list(range(1, 51))
+
+def test_a_killed_write_leaves_the_card(monkeypatch):
+    answers(False)
+    before = card()
+    def full(*a): raise OSError(28, 'No space left on device')
+    with monkeypatch.context() as m:
+        m.setattr('os.replace', full)
+        answers(True)
+    assert card() == before and not [f for f in os.listdir() if f.startswith('.scores.json.') and not f.endswith('.lock')]
+
+# --- the teacher's table
+
+def said(capsys, *args):
+    code = cli.main([str(a) for a in args])
+    o = capsys.readouterr()
+    return code, o.out, o.err
+
+def test_scores_command(tmp_path, capsys):
+    for file,who,done in ('a.json', 'root', (1, 2)), ('b.json', 'root', (1, 2, 3, 4)), ('c.json', 'Cy', ()):
+        for n in done: log_score(1, n, True, name=who, path=file)
+        log_score(2, 1, False, name=who, path=file)
+    log_score(1, 'gain', True, 'prediction', name='root', path='a.json')
+    log_score(1, 99, True, name='root', path='a.json') # no such exercise
+    capsys.readouterr()
+    code, out, err = said(capsys, 'scores', 'a.json', 'b.json', 'c.json', 'a.json', '--json', 'out.json')
+    assert (code, err) == (0, '') and 'Self-reported' in out
+    rows = card('out.json')
+    assert rows['self_reported']
+    got = {(r['file'], r['lesson']): (r['right'], r['of'], r['tries'], r['guessed']) for r in rows['scores']}
+    assert got == {('a.json', 1): (2, 4, 3, 1), ('b.json', 1): (4, 4, 4, 0), **{(f'{f}.json', 2): (0, 4, 1, 0) for f in 'abc'}}
+    assert 'a.json' in out and 'a.json' not in said(capsys, 'scores', 'a.json')[1].split('\n')[0]
+
+@pytest.mark.parametrize('args,words', [(['none.json'], 'cannot read'), (['.'], 'is a folder'), (['bad.json'], 'no score card'),
+                                        (['good.json', 'bad.json'], 'no score card'), (['good.json', '--json', 'no/out.json'], 'make it first')])
+def test_scores_bad_input(args, words, capsys):
+    with open('good.json', 'w') as f: f.write('[]')
+    with open('bad.json', 'w') as f: f.write('{}')
+    code, out, err = said(capsys, 'scores', *args, *([] if '--json' in args else ['--json', 'out.json']))
+    assert (code, out) == (2, '') and words in err and err.count('\n') == 1
+    assert not os.path.exists('out.json')
+
+def test_empty_card(capsys):
+    with open('good.json', 'w') as f: f.write('[]')
+    code, out, _ = said(capsys, 'scores', 'good.json')
+    assert code == 0 and 'No tries' in out
