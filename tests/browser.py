@@ -79,7 +79,7 @@ def lab(work, private):
         proc = subprocess.Popen([sys.executable, '-m', 'jupyterlab', *args], env=env, cwd=work, stdout=f, stderr=f)
         try:
             info = wait_until(lambda: _running(proc, private/'jupyter_runtime_dir', log), 'JupyterLab starts')
-            yield f"{info['url']}lab{{}}?token={info['token']}"
+            yield f"{info['url']}lab{{}}?token={info['token']}&reset" # without the notebooks that a former page had open
         finally:
             proc.terminate() # it shuts its kernels down
             try: proc.wait(60)

@@ -32,7 +32,7 @@ def find_root(path:str|Path='.' # Where to start
 # %% ../nbs/tools/09_dev.ipynb #97141ef8
 def pages(names=(), # Folders, numbers or parts of names: 'core', 'lessons/01', '04_freezing'; none means all
           root:str|Path|None=None # The clone; the one around the working folder if None
-         ) -> list[Path]: # Notebooks: the index, then core, lessons and tools, each by number, then what else lies beside the index
+         ) -> list[Path]: # The index; core, lessons and tools, each by number; what else lies beside the index
     "The notebooks of the course in reading order."
     nbs = (Path(root) if root else find_root())/'nbs'
     rest = sorted(p for p in nbs.glob('[a-z]*.ipynb') if p.stem != 'index')

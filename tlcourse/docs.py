@@ -1,4 +1,4 @@
-"""The static site of the course from its notebooks, with nbdev, Sphinx, myst-nb and furo: no Quarto, no kernel, no network.
+"""The static site of the course, by nbdev, Sphinx, myst-nb and furo: no Quarto, no kernel, no network.
 
 Docs: https://tlcourse.github.io/tlcourse/tools/docs.html.md"""
 
@@ -31,7 +31,8 @@ def _signature(name, sig, docs):
     crowd = [p for p in ps if p.kind == p.KEYWORD_ONLY and not (docs.get(p.name) or {}).get('docment')]
     few = ps if len(crowd) <= 8 else [p for p in ps if p not in crowd]
     parts = [_param(p.name, p) for p in few] + ['...']*(len(few) < len(ps))
-    return fill(f"{name}({', '.join(parts)})", 84, subsequent_indent='    ', break_long_words=False, break_on_hyphens=False)
+    whole = dict(break_long_words=False, break_on_hyphens=False)
+    return fill(f"{name}({', '.join(parts)})", 84, subsequent_indent='    ', **whole)
 
 # %% ../nbs/tools/08_docs.ipynb #12136013
 class TableRenderer(MarkdownRenderer):
@@ -43,7 +44,8 @@ class TableRenderer(MarkdownRenderer):
         return '\n\n'.join(filter(None, [
             f"{'#'*self.title_level} {self.nm}",
             f'<a class="source" href="{src}">source</a>' if src else '',
-            f'```python\n{_signature(self.nm, self.sig, docs)}\n```', self.docs, str(DocmentTbl(self.sym)) if docs else '']))
+            f'```python\n{_signature(self.nm, self.sig, docs)}\n```',
+            self.docs, str(DocmentTbl(self.sym)) if docs else '']))
 
 # %% ../nbs/tools/08_docs.ipynb #f9c7052f
 _packages = 'nbdev', 'sphinx', 'myst_nb', 'furo'
@@ -56,13 +58,16 @@ def _processed(root, d):
     missing = [o for o in _packages if not importlib.util.find_spec(o)]
     if missing: raise BadInput(f"the site needs {', '.join(missing)}: in the clone, run pip install -e '.[docs]'")
     shutil.copy(root/'pyproject.toml', d)
-    for o in ('nbs', 'tlcourse'): shutil.copytree(root/o, d/o, ignore=shutil.ignore_patterns('.*', '_proc', '__pycache__'))
+    skip = shutil.ignore_patterns('.*', '_proc', '__pycache__')
+    for o in ('nbs', 'tlcourse'): shutil.copytree(root/o, d/o, ignore=skip)
     env = {**os.environ, 'OMP_NUM_THREADS': '1', 'MPLBACKEND': 'Agg', 'PYTHONUTF8': '1'}
     env.pop('IN_TEST', None)
-    r = subprocess.run([sys.executable, '-c', _process], cwd=d, env=env, capture_output=True, text=True, encoding='utf-8')
+    cmd = [sys.executable, '-c', _process]
+    r = subprocess.run(cmd, cwd=d, env=env, capture_output=True, text=True, encoding='utf-8')
     if r.returncode:
         why = r.stderr[max(r.stderr.rfind('\nException: Error in notebook'), 0):].strip()[-1500:]
-        raise BadInput(f"nbdev cannot process a notebook; it runs exported cells and those with an import, so an import needs a cell of its own:\n{why}")
+        raise BadInput("nbdev cannot process a notebook; it runs exported cells and those with an import, "
+                       f"so an import needs a cell of its own:\n{why}")
     return d/'_proc'
 
 # %% ../nbs/tools/08_docs.ipynb #ef8ae504
@@ -87,21 +92,26 @@ def _text(o): return o if isinstance(o, str) else ''.join(o)
 def _read(p): return json.loads(Path(p).read_text(encoding='utf-8'))
 
 def _needs(lesson):
-    return f'{lesson.seconds} s · {lesson.device}'.replace(' ', '\N{NO-BREAK SPACE}') if lesson.device else 'time and device not stated'
+    if not lesson.device: return 'time and device not stated'
+    return f'{lesson.seconds} s · {lesson.device}'.replace(' ', '\N{NO-BREAK SPACE}')
 
 # %% ../nbs/tools/08_docs.ipynb #d058c1c4
 def _page(path, proc, nbs):
     import yaml
     cells = _read(proc/path)['cells']
-    front = yaml.safe_load(_text(cells[0]['source']).strip().strip('-')) if cells and cells[0]['cell_type'] == 'raw' else {}
-    name = posixpath.join(posixpath.dirname(path), front.get('output-file', Path(path).stem + '.html').removesuffix('.html'))
+    raw_first = cells and cells[0]['cell_type'] == 'raw'
+    front = yaml.safe_load(_text(cells[0]['source']).strip().strip('-')) if raw_first else {}
+    file = front.get('output-file', f'{Path(path).stem}.html')
+    name = posixpath.join(posixpath.dirname(path), file.removesuffix('.html'))
     raw = _read(nbs/path)['cells']
     module = next((m[1] for c in raw if (m := re.search(r'^#\|\s*default_exp\s+(\S+)', _text(c['source']), re.M))), '')
     needs = _needs(_lesson(nbs/path)) if path.startswith('lessons/') else ''
     return Page(path, name, front.get('title', name), ' '.join(front.get('description', '').split()), module, needs)
 
 def _listed(contents):
-    for o in contents: yield from [o] if isinstance(o, str) else _listed(([o['href']] if 'href' in o else []) + o['contents'])
+    for o in contents:
+        if isinstance(o, str): yield o
+        else: yield from _listed([*filter(None, [o.get('href')]), *o['contents']])
 
 def _pages(proc, nbs):
     "The pages in nbdev's order"
@@ -120,10 +130,17 @@ class Book:
     root:Path # The clone
     anchors:dict # Name of each page to {anchor: symbol} of the modules
 
-    def blob(self, path): return f'{self.repo}/blob/{self.branch}/{path}'
+    def blob(self,
+             path # A file, from the top of the clone
+            ): # Its address
+        "Where a file of the clone stands in the repository."
+        return f'{self.repo}/blob/{self.branch}/{path}'
 
-    def link(self, url, page):
-        "Where `url`, written in the notebook of `page`, leads on the site or in the repository"
+    def link(self,
+             url, # As a notebook has it
+             page # The `Page` of that notebook
+            ): # An address on the site or in the repository
+        "Where a link of a page leads."
         if re.match(r'[a-z][a-z+.-]*:', url): return url
         path, _, frag = url.partition('#')
         here = posixpath.normpath(posixpath.join(page.room, path)) if path else page.path
@@ -139,7 +156,8 @@ def _admonition(m):
     kind, title, body = m[2], re.search(r'title="(.*?)"', m[3]), m[4].strip()
     head = re.match(r'#+ +(.+)\n?', body)
     if head and not title: body = body[head.end():].strip()
-    return f"~~~~~~~~{{admonition}} {title[1] if title else head[1] if head else kind.title()}\n:class: {kind}\n\n{body}\n~~~~~~~~"
+    title = title or head
+    return f"~~~~~~~~{{admonition}} {title[1] if title else kind.title()}\n:class: {kind}\n\n{body}\n~~~~~~~~"
 
 def _markdown(s, page, book):
     "A markdown cell, with its links and callouts as the site has them"
@@ -160,15 +178,16 @@ def _code_cell(c, page, book, heading):
     src = re.sub(r'^#\|.*\n?', '', src, flags=re.M).strip('\n')
     outs = [o for o in c['outputs'] if o.get('data', {}).pop(WIDGET_VIEW, None) is None or 'text/html' in o['data']]
     if _off(opts.get('include', '')): return None
-    for o in outs:
-        if 'text/markdown' in o.get('data', {}): o['data']['text/markdown'] = _markdown(_text(o['data']['text/markdown']), page, book)
+    for data in (o.get('data', {}) for o in outs):
+        if 'text/markdown' in data: data['text/markdown'] = _markdown(_text(data['text/markdown']), page, book)
     if m := re.match(r'show_doc\(([\w.]+)', src): return _doc_cell(m[1], outs, page, book)
-    tags = ['remove-input']*_off(opts.get('echo', '')) + ['remove-output']*_off(opts.get('output', opts.get('eval', '')))
+    tags = ['remove-input']*_off(opts.get('echo', '')) + ['remove-output']*_off(opts.get('output', ''))
     if opts.get('code-fold', 'false') != 'false': tags.append('hide-input')
     unquoted = lambda k, d='': opts.get(k, d).strip('"\'')
     meta = {'image': {'alt': unquoted('fig-alt') or unquoted('fig-cap') or f'Figure in the section {heading}'}}
     if 'fig-cap' in opts: meta['figure'] = {'caption': unquoted('fig-cap')}
-    return {'cell_type': 'code', 'execution_count': None, 'metadata': {'tags': tags, 'mystnb': meta}, 'outputs': outs, 'source': src}
+    meta = {'tags': tags, 'mystnb': meta}
+    return {'cell_type': 'code', 'execution_count': None, 'metadata': meta, 'outputs': outs, 'source': src}
 
 # %% ../nbs/tools/08_docs.ipynb #853d5e2c
 def _anchors(names): return ''.join(f'<span id="{html.escape(o)}"></span>' for o in sorted(names))
@@ -177,11 +196,12 @@ def _md_cell(s): return {'cell_type': 'markdown', 'metadata': {}, 'source': s}
 def _doc_cell(name, outs, page, book):
     "A function or class as part of the page, with the anchors of methods that have no place of their own"
     md = [_text(o['data']['text/markdown']) for o in outs if 'text/markdown' in o.get('data', {})]
-    if not md: raise BadInput(f"nbdev shows no documentation for {name} in {page.path}: does show_doc({name}) work there?")
+    if not md: raise BadInput(f"nbdev shows nothing for {name} in {page.path}: does show_doc({name}) work there?")
     mine = [k for k,v in book.anchors.get(page.name, {}).items() if v == name]
     level, _, rest = md[0].partition(' ')
     rest = rest.partition('\n')[2].strip()
-    if not rest.startswith('<a class="source"'): rest = f'<span class="source"></span>\n\n{rest}' # what `_heading_ids` looks for
+    if not rest.startswith('<a class="source"'): # what `_heading_ids` looks for
+        rest = f'<span class="source"></span>\n\n{rest}'
     escaped = name.replace('_', '\\_')
     return _md_cell(f'{level} {escaped}\n\n{rest}' + f'\n\n{_anchors(mine)}'*bool(mine))
 
@@ -237,7 +257,8 @@ def _symbols(root, proc, pages):
         for full,(link,_) in ds.items():
             page, _, anchor = link.partition('.html#')
             sym = full.removeprefix(f'{mod}.')
-            if page not in shown: raise BadInput(f"nbdev's index links {full} to {page}.html, and no notebook makes that page")
+            if page not in shown:
+                raise BadInput(f"nbdev's index links {full} to {page}.html, which no notebook makes: nbdev-export")
             if sym in shown[page]: continue
             owner = sym.rpartition('.')[0]
             res.setdefault(page, {})[anchor] = owner if owner in shown[page] else ''
@@ -255,7 +276,7 @@ def _heading_ids(app, doctree):
     from docutils import nodes
     documented = lambda o: len(o) > 1 and 'class="source"' in o[1].astext()
     seen, secs = {}, list(doctree.findall(nodes.section))
-    for o in sorted(secs, key=documented, reverse=True): # `#target` leads to the function rather than to a heading of that name
+    for o in sorted(secs, key=documented, reverse=True): # `#target` is the function, not a heading of that name
         title = o.next_node(nodes.title).astext()
         s = title.lower() if documented(o) else slug(title)
         seen[s] = seen.get(s, -1) + 1
@@ -287,26 +308,34 @@ def setup(app # Sphinx's application
 # %% ../nbs/tools/08_docs.ipynb #762f4022
 _css = '''
 body { --font-stack: system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "PingFang SC", "Microsoft YaHei",
-  "Noto Sans CJK SC", sans-serif; --mystnb-source-border-color: var(--color-background-border); --mystnb-source-margin-color: var(--color-brand-primary);
+  "Noto Sans CJK SC", sans-serif;
+  --mystnb-source-border-color: var(--color-background-border);
+  --mystnb-source-margin-color: var(--color-brand-primary);
   --mystnb-source-bg-color: var(--color-code-background); --mystnb-stdout-bg-color: var(--color-code-background); }
-.tlc-facts { color: var(--color-foreground-secondary); font-size: var(--font-size--small); margin-top: -.3rem; line-height: 2.2; }
+.tlc-facts { color: var(--color-foreground-secondary); font-size: var(--font-size--small); margin-top: -.3rem;
+  line-height: 2.2; }
 .tlc-facts i { font-style: normal; opacity: .5; margin: 0 .15rem; }
-.tlc-button { display: inline-block; padding: .05rem .6rem; border: 1px solid var(--color-brand-primary); border-radius: .3rem;
-  text-decoration: none; white-space: nowrap; line-height: 1.7; }
+.tlc-button { display: inline-block; padding: .05rem .6rem; border: 1px solid var(--color-brand-primary);
+  border-radius: .3rem; text-decoration: none; white-space: nowrap; line-height: 1.7; }
 .tlc-button:hover { background: var(--color-background-hover); }
 small.needs { display: block; opacity: .75; font-size: .8em; }
 a.source { float: right; margin-top: -2.6rem; font-size: var(--font-size--small); }
 section:has(> p > .source) > h3 { border-top: 1px solid var(--color-background-border); padding-top: .9rem; }
 article blockquote { font-style: normal; color: var(--color-foreground-secondary); }
-details:not(.cell_output *) { border: 1px solid var(--color-background-border); border-radius: .3rem; padding: .3rem .8rem; margin: .6rem 0; }
+details:not(.cell_output *) { border: 1px solid var(--color-background-border); border-radius: .3rem;
+  padding: .3rem .8rem; margin: .6rem 0; }
 details > summary { cursor: pointer; color: var(--color-brand-content); }
 .cell_output { max-width: 100%; overflow-x: auto; margin: .3rem 0 1.2rem !important; padding: 0 !important; }
 .cell_output td { white-space: nowrap; }
 .cell_output img { background: #fff; border-radius: .25rem; max-width: 100%; height: auto; }
-.cell_output table { border-collapse: collapse; border: 0; box-shadow: none; font-size: var(--font-size--small); margin: .4rem 0; }
-.cell_output table td, .cell_output table th { padding: .2rem .55rem; border: 0; border-bottom: 1px solid var(--color-background-border); text-align: right; }
-table.fastprogress thead tr, table.fastprogress tbody tr:nth-of-type(even) { background: var(--color-background-secondary) !important; }
-table.fastprogress th, table.fastprogress td { padding: .2rem .7rem !important; border-color: var(--color-background-border) !important; }
+.cell_output table { border-collapse: collapse; border: 0; box-shadow: none; font-size: var(--font-size--small);
+  margin: .4rem 0; }
+.cell_output table td, .cell_output table th { padding: .2rem .55rem; border: 0; text-align: right;
+  border-bottom: 1px solid var(--color-background-border); }
+table.fastprogress thead tr, table.fastprogress tbody tr:nth-of-type(even) {
+  background: var(--color-background-secondary) !important; }
+table.fastprogress th, table.fastprogress td { padding: .2rem .7rem !important;
+  border-color: var(--color-background-border) !important; }
 .cell_output pre { max-height: 32rem; overflow: auto; }
 math { font-size: 1.08em; }
 .highlight span { text-decoration: none !important; }
@@ -316,12 +345,14 @@ span[id]:empty { scroll-margin-top: 4rem; }
 '''
 
 def _settings(title):
-    return dict( # a summary beside a search result would have to be fetched, which browsers refuse to pages on the disk
-        project=title, html_title=title, extensions=['myst_nb', 'tlcourse.docs'], html_theme='furo', html_static_path=['_static'],
-        html_css_files=['tlcourse.css'], html_copy_source=False, html_show_sourcelink=False, html_use_index=False,
-        html_domain_indices=False, html_show_search_summary=False, html_show_copyright=False, html_last_updated_fmt=None, html_math_renderer='mathml',
-        nb_execution_mode='off', nb_render_markdown_format='myst', myst_enable_extensions=['dollarmath'], myst_dmath_double_inline=True,
-        myst_disable_syntax=['myst_line_comment', 'myst_block_break', 'myst_target', 'myst_role'], # plain markdown and Quarto have none of these
+    return dict(
+        project=title, html_title=title, extensions=['myst_nb', 'tlcourse.docs'], html_math_renderer='mathml',
+        html_theme='furo', html_static_path=['_static'], html_css_files=['tlcourse.css'],
+        html_copy_source=False, html_show_sourcelink=False, html_use_index=False, html_domain_indices=False,
+        html_show_search_summary=False, # it would be fetched, which browsers refuse to a page on the disk
+        html_show_copyright=False, nb_execution_mode='off', nb_render_markdown_format='myst',
+        myst_enable_extensions=['dollarmath'], myst_dmath_double_inline=True,
+        myst_disable_syntax=['myst_line_comment', 'myst_block_break', 'myst_target', 'myst_role'], # Quarto has none
         suppress_warnings=['myst.header']) # show_doc's headings are of level 3, wherever they stand
 
 _rooms = {'lessons': 'Lessons', 'core': 'Core', 'tools': 'Tools', '': 'Reference'}
@@ -330,8 +361,10 @@ def _toctree(pages):
     def entry(p):
         title = f'{p.number} {p.title} ⟨{p.needs}⟩' if p.room == 'lessons' else p.title
         return f'{title} <{p.name}>'
-    return '\n\n'.join('\n'.join(['```{toctree}', ':hidden:', f':caption: {caption}', *map(entry, ps), '```'])
-                       for room,caption in _rooms.items() if (ps := [p for p in pages if p.room == room and p.name != 'index']))
+    def tree(caption, ps):
+        return '\n'.join(['```{toctree}', ':hidden:', f':caption: {caption}', *map(entry, ps), '```'])
+    rooms = {c: [p for p in pages if p.room == r and p.name != 'index'] for r,c in _rooms.items()}
+    return '\n\n'.join(tree(c, ps) for c,ps in rooms.items() if ps)
 
 # %% ../nbs/tools/08_docs.ipynb #3937fa5c
 def _write_sources(proc, root, dst):
@@ -339,8 +372,8 @@ def _write_sources(proc, root, dst):
     import yaml
     web = yaml.safe_load((proc/'nbdev.yml').read_text(encoding='utf-8'))['website']
     pages = _pages(proc, root/'nbs')
-    book = Book({p.path: p for p in pages}, web['site-url'].rstrip('/'), web['repo-url'].rstrip('/'), web['repo-branch'], root,
-                _symbols(root, proc, pages))
+    base, repo = (web[k].rstrip('/') for k in ('site-url', 'repo-url'))
+    book = Book({p.path: p for p in pages}, base, repo, web['repo-branch'], root, _symbols(root, proc, pages))
     for p in pages:
         nb = _notebook(p, proc, book)
         if p.name == 'index': nb['cells'].append(_md_cell(_toctree(pages)))
@@ -356,7 +389,7 @@ def _sphinx(src, out, settings):
     from sphinx.util.docutils import docutils_namespace, patch_docutils
     warned = io.StringIO()
     with patch_docutils(), docutils_namespace():
-        app = Sphinx(src, None, out, out.parent/'doctrees', 'html', confoverrides=settings, status=None, warning=warned)
+        app = Sphinx(src, None, out, out.parent/'doctrees', 'html', settings, status=None, warning=warned)
         app.build()
     said = re.sub(r'\x1b\[[0-9;]*m', '', warned.getvalue()).replace(f'{src}{os.sep}', '').strip()
     if said or app.statuscode: raise BadInput(f"Sphinx has warnings, and the site is built without any:\n{said}")
@@ -366,7 +399,8 @@ def _relative(s, page, base):
     "The HTML of `page`, with the links to `base` as seen from it"
     def sub(m):
         to = m['to'] or 'index.html'
-        return f"{m['tag'].replace('reference external', 'reference internal')}{posixpath.relpath(to, posixpath.dirname(page) or '.')}"
+        tag = m['tag'].replace('reference external', 'reference internal')
+        return tag + posixpath.relpath(to, posixpath.dirname(page) or '.')
     return re.sub(rf'(?P<tag><a\b[^>]*?\bhref="){re.escape(base)}(?:/(?P<to>[^"#?]*))?(?=["#?])', sub, s)
 
 def _finish(site, pages, book):
@@ -380,11 +414,11 @@ def _finish(site, pages, book):
     for o in ('.buildinfo', 'objects.inv'): (site/o).unlink(missing_ok=True)
     (site/'.nojekyll').touch() # or GitHub Pages leaves out the folders that start with _
 
-# %% ../nbs/tools/08_docs.ipynb #eff75358
-_loads = {'script': 'src', 'img': 'src', 'iframe': 'src', 'source': 'src', 'video': 'src', 'audio': 'src', 'embed': 'src',
-          'object': 'data', 'link': 'href', 'image': 'href', 'use': 'href'}
+# %% ../nbs/tools/08_docs.ipynb #54145104
+_loads = {**dict.fromkeys(('script', 'img', 'iframe', 'source', 'video', 'audio', 'embed'), 'src'),
+          **dict.fromkeys(('link', 'image', 'use'), 'href'), 'object': 'data'}
 _remote = re.compile(r'(?:https?:)?//', re.I)
-_css_url = re.compile(r'url\(\s*["\']?((?:https?:)?//[^"\')\s]+)|@import\s+(?:url\()?["\']((?:https?:)?//[^"\']+)', re.I)
+_css_url = re.compile(r'(?:url\(\s*|@import\s+)["\']?((?:https?:)?//[^"\')\s]+)', re.I)
 
 class _Reader(HTMLParser):
     "Identifiers, links and loaded resources of a page"
@@ -398,10 +432,10 @@ class _Reader(HTMLParser):
         if tag == 'a' and 'href' in a: self.links.append(a['href'])
         if a.get(_loads.get(tag)): self.loads.append(a[_loads[tag]])
         if tag == 'img': self.loads += [o.split()[0] for o in a.get('srcset', '').split(',') if o.strip()]
-        self.loads += [m[1] or m[2] for m in _css_url.finditer(a.get('style', ''))]
+        self.loads += [m[1] for m in _css_url.finditer(a.get('style', ''))]
     handle_startendtag = handle_starttag
     def handle_data(self, data):
-        if self.css: self.loads += [m[1] or m[2] for m in _css_url.finditer(data)]
+        if self.css: self.loads += [m[1] for m in _css_url.finditer(data)]
     def handle_endtag(self, tag): self.css = False
 
 # %% ../nbs/tools/08_docs.ipynb #76768684
@@ -429,7 +463,8 @@ def site_faults(site:str|Path # The folder of a built site
             elif unquote(frag) and to in pages and unquote(frag) not in pages[to].ids:
                 bad.append(f'{name} links to {to}#{frag}, and that page has no such anchor')
     for f in sorted(site.rglob('*.css')):
-        bad += [f'{f.relative_to(site).as_posix()} loads {m[1] or m[2]} from elsewhere' for m in _css_url.finditer(f.read_text(encoding='utf-8'))]
+        name, css = f.relative_to(site).as_posix(), f.read_text(encoding='utf-8')
+        bad += [f'{name} loads {m[1]} from elsewhere' for m in _css_url.finditer(css)]
     return bad
 
 # %% ../nbs/tools/08_docs.ipynb #949429f1

@@ -7,7 +7,7 @@ Docs: https://tlcourse.github.io/tlcourse/tools/widgets.html.md"""
 # %% auto #0
 __all__ = ['Choice', 'Control', 'control', 'ask', 'Guesses', 'Reveal', 'guesses', 'TryPictures', 'try_pictures']
 
-# %% ../nbs/tools/06_widgets.ipynb #b200e393
+# %% ../nbs/tools/06_widgets.ipynb #7a8625f1
 import base64, html, itertools, json, math, sys, zlib
 import matplotlib, numpy as np
 from fastcore.basics import patch
@@ -16,7 +16,7 @@ from .plots import okabe_ito, style
 from .report import _svg
 from .exercises import log_score, reader_name, scores
 
-# %% ../nbs/tools/06_widgets.ipynb #17726ce0
+# %% ../nbs/tools/06_widgets.ipynb #3ac60f8d
 class Choice:
     "One input of a control: a slider for numbers, a list for words, a box for yes or no."
     def __init__(self,
@@ -37,7 +37,7 @@ class Choice:
     @property
     def labels(self): return list(self.values)
 
-# %% ../nbs/tools/06_widgets.ipynb #707ada8d
+# %% ../nbs/tools/06_widgets.ipynb #9dad52a8
 def _titles(fig):
     all_titles = [fig.get_suptitle(), *(a.get_title(loc) for a in fig.axes for loc in ('left', 'center'))]
     return '. '.join(filter(None, all_titles)) or 'Figure'
@@ -55,7 +55,7 @@ def _frame(drawn, name, words):
     if getattr(fig, '_repr_html_', None): return f'<div class="tlc-scroll">{fig._repr_html_()}</div>'
     raise BadInput(f"draw gave a {type(fig).__name__}: return a figure, an object with _repr_html_, or HTML")
 
-# %% ../nbs/tools/06_widgets.ipynb #d265ade4
+# %% ../nbs/tools/06_widgets.ipynb #d9fd1237
 _css = '''<style>
 .tlc {--ink: currentColor; --page: transparent; --soft: color-mix(in srgb, currentColor 70%, transparent);
   --line: color-mix(in srgb, currentColor 18%, transparent); border: 1px solid var(--line); border-radius: 6px;
@@ -114,7 +114,7 @@ def _input(c):
                 f'data-labels="{labels}" aria-valuetext="{first}"><output>{first}</output></label>')
     return f'<label>{lab} <select {n}>{_options(c.labels)}</select></label>'
 
-# %% ../nbs/tools/06_widgets.ipynb #1d522393
+# %% ../nbs/tools/06_widgets.ipynb #f182060c
 class Control:
     "A function that draws, with inputs for its arguments: ipywidgets in Jupyter, a form without a kernel elsewhere."
     def __init__(self,
@@ -153,7 +153,7 @@ class Control:
         return {c.name: c.labels[0] for c in self.choices}
     def __repr__(self): return f"Control({', '.join(f'{c.name}: {len(c.labels)}' for c in self.choices)})"
 
-# %% ../nbs/tools/06_widgets.ipynb #58232ddd
+# %% ../nbs/tools/06_widgets.ipynb #bd897f6c
 @patch
 def _repr_html_(self:Control):
     frames = json.dumps([self.frame(**s) for s in self._states()])
@@ -167,7 +167,7 @@ def _repr_html_(self:Control):
         f'<script type="application/json" class="tlc-data">{data}</script>',
         f'<script>{_js_control % self._name}</script></div>'])
 
-# %% ../nbs/tools/06_widgets.ipynb #17a7480d
+# %% ../nbs/tools/06_widgets.ipynb #02c427b4
 def _live_input(w, c):
     kw = dict(description=c.label, style={'description_width': 'initial'})
     if c.kind == 'box': return w.Checkbox(c.labels[0] == 'yes', indent=False, **kw)
@@ -197,7 +197,7 @@ def widget(self:Control): # An `ipywidgets.VBox`
 @patch
 def _repr_mimebundle_(self:Control, include=None, exclude=None): return _bundle(self, self.widget)
 
-# %% ../nbs/tools/06_widgets.ipynb #9e1851cb
+# %% ../nbs/tools/06_widgets.ipynb #7a38e80f
 def control(draw, # Called with an argument for each choice; returns a figure, (figure, alternative text), HTML, or what has `_repr_html_`
             title:str='', # Stands above the inputs
             **choices # Values of each argument of `draw`: a bool, a list of numbers or strings, a dict from label to value
@@ -205,7 +205,7 @@ def control(draw, # Called with an argument for each choice; returns a figure, (
     "A control for `draw`; at most 200 states, for the static form holds them all."
     return Control(draw, choices, title)
 
-# %% ../nbs/tools/06_widgets.ipynb #6aa14817
+# %% ../nbs/tools/06_widgets.ipynb #e53c7693
 def _answers(m): return [str(o) for o in m] if isinstance(m, (list, tuple)) else [str(m)]
 
 class ask:
@@ -249,7 +249,7 @@ class ask:
         if self.options: return ' or '.join(_answers(v))
         return 'beyond what was measured' if math.isinf(v) else f'{v:.{self.digits}f} {self.unit}'.strip()
 
-# %% ../nbs/tools/06_widgets.ipynb #498dd444
+# %% ../nbs/tools/06_widgets.ipynb #e9517575
 class Guesses:
     "The questions of a lesson and what the reader answers; `commit` in code or by the button, then `reveal`."
     def __init__(self,
@@ -301,7 +301,7 @@ class Reveal:
         line = lambda k, q, v, said: f'{q.text} you: {q.words(v)} · measured: {q.words(self.measured[k])} · {said}'
         return '\n'.join(line(*r) for r in self.rows())
 
-# %% ../nbs/tools/06_widgets.ipynb #994d16f9
+# %% ../nbs/tools/06_widgets.ipynb #19734445
 _kept = '''const key = 'tlcourse-guesses'
 const kept = () => { try { return JSON.parse(localStorage.getItem(key)) || {} } catch (e) { return {} } }
 const keep = o => { try { localStorage.setItem(key, JSON.stringify(o)); return true } catch (e) { return false } }
@@ -357,7 +357,7 @@ def _repr_html_(self:Guesses):
         '<p style="margin:.4em 0 0"><button type="submit">Commit</button> <output></output></p></form>',
         f'<script>{_js_guess % name}</script></div>'])
 
-# %% ../nbs/tools/06_widgets.ipynb #094f4713
+# %% ../nbs/tools/06_widgets.ipynb #c54203c8
 def _data(q, m):
     "The measured answer for the script"
     e = html.escape
@@ -377,7 +377,7 @@ def _repr_html_(self:Reveal):
     return (f'<div class="tlc tlc-reveal" data-tlc="{name}">{_css}{table}<output></output>\n'
             f'<script>{_js_reveal % name}</script></div>')
 
-# %% ../nbs/tools/06_widgets.ipynb #118635f7
+# %% ../nbs/tools/06_widgets.ipynb #b4cc6e08
 def _live_ask(w, k, q):
     kw = dict(description=k, style={'description_width': 'initial'})
     if q.options: return w.SelectionSlider(options=['?', *q.options], value='?', **kw)
@@ -402,14 +402,14 @@ def widget(self:Guesses): # An `ipywidgets.VBox`
 @patch
 def _repr_mimebundle_(self:Guesses, include=None, exclude=None): return _bundle(self, self.widget)
 
-# %% ../nbs/tools/06_widgets.ipynb #b78cef6d
+# %% ../nbs/tools/06_widgets.ipynb #fcb0d7b0
 def guesses(lesson:int, # Number of the lesson
             **questions:ask # Name to question
            ) -> Guesses: # Shows itself as a form; `.reveal(name=measured, ...)` further down
     "Questions that the reader answers before the measurement."
     return Guesses(lesson, questions)
 
-# %% ../nbs/tools/06_widgets.ipynb #8df11e7c
+# %% ../nbs/tools/06_widgets.ipynb #16cf1ef9
 def _probs(learn, pictures):
     "(n, classes) probabilities, by the Learner's own validation pipeline"
     import torch
@@ -430,7 +430,7 @@ def _draw_probs(x, p, classes, name, top=5):
     for j,i in enumerate(ids): b.text(min(100*p[i]+1, 88), j, f'{100*p[i]:.0f}', va='center')
     return fig, f"{name}: " + ', '.join(f'{classes[i]} {100*p[i]:.0f} %' for i in ids)
 
-# %% ../nbs/tools/06_widgets.ipynb #706f1747
+# %% ../nbs/tools/06_widgets.ipynb #c3de32c7
 class TryPictures(Control):
     "What a Learner says of stored pictures and, in Jupyter, of the reader's own."
     def __init__(self,
@@ -472,7 +472,7 @@ class TryPictures(Control):
         note = '<p class="tlc-note">To try pictures of your own, run this lesson in Jupyter.</p></div>'
         return super()._repr_html_().removesuffix('</div>') + note
 
-# %% ../nbs/tools/06_widgets.ipynb #80557f71
+# %% ../nbs/tools/06_widgets.ipynb #410cfa3e
 def try_pictures(learn, # Trained fastai Learner of `target(...).dls()`
                  samples:dict, # Name to picture: a path, a PIL image, uint8 (3,H,W) tensor or (H,W,3) array
                  title:str='Which class does the network see?' # Stands above
