@@ -60,12 +60,20 @@ def executed(request):
     request.config.stash[_done] = res
     return res
 
+class Built(type(Path())):
+    "The folder of the site, and what git said of the clone before and after it was built."
+
+def _git_status():
+    return subprocess.run(['git', 'status', '--porcelain'], cwd=ROOT, capture_output=True, text=True).stdout
+
 @pytest.fixture(scope='session')
 def site(tmp_path_factory):
     "The static site, built once by the project's own command."
-    out = tmp_path_factory.mktemp('built')/'site'
+    out = Built(tmp_path_factory.mktemp('built')/'site')
+    out.git_before = _git_status()
     r = subprocess.run([sys.executable, '-m', 'tlcourse.dev', 'docs', '--out', out], cwd=ROOT, capture_output=True, text=True)
     assert not r.returncode, r.stderr
+    out.git_after = _git_status()
     return out
 
 def pytest_terminal_summary(terminalreporter, config):

@@ -85,9 +85,10 @@ def guess_live(nb, i, lesson, folder):
     "Answer, commit, and let the page reveal: the guesses are entered in the score card."
     box = nb.show(i).locator('.widget-vbox').first
     labelled(box)
-    for q in box.locator('select, input').all(): answer(q)
+    asked = box.locator('input, [role=slider]')
+    for q in asked.all(): q.press('ArrowRight') if q.get_attribute('role') == 'slider' else answer(q)
     box.get_by_role('button', name='Commit').press('Enter')
-    n = box.locator('select, input').count()
+    n = asked.count()
     box.get_by_text(f'{n} of {n} kept').wait_for()
     reveal = next(j for j,c in enumerate(nb.cells) if j > i and '.reveal(' in c['source'])
     nb.run(reveal)

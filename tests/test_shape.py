@@ -268,16 +268,18 @@ except SystemExit as e: assert not e.code'''
 SKIPPED = {'because': "import pytest\ndef test(): pytest.skip('because')",
            'module': "import pytest\npytest.importorskip('no_such_module')",
            'assets': "import pytest\n@pytest.mark.assets\ndef test(): pass",
-           'missing': "import pytest\ndef test(): pytest.skip('no assets')"}
+           'missing': "import pytest\ndef test(): pytest.skip('no assets')",
+           'browser': "import pytest\n@pytest.mark.browser\ndef test(): pass"}
 
-@pytest.mark.parametrize('ci,there,fails', [('', False, set()), ('1', False, {'because', 'module'}),
-                                            ('', True, {'missing'}), ('1', True, {'because', 'module', 'missing'})])
+@pytest.mark.parametrize('ci,there,fails', [('', False, set()), ('1', False, {'because', 'module', 'browser'}),
+                                            ('', True, {'missing'}), ('1', True, {'because', 'module', 'browser', 'missing'})])
 def test_skips(ci, there, fails, tmp_path):
-    "In `.ci/run` only `gpu` and `no assets` may skip, and `no assets` nowhere where the assets are."
+    "In `.ci/run` only `gpu` and `no assets` may skip (elsewhere `no browser` too), and `no assets` nowhere where the assets are."
     (tmp_path/'tests').mkdir()
     shutil.copy(ROOT/'tests/conftest.py', tmp_path/'tests')
     for k,src in SKIPPED.items(): (tmp_path/f'tests/test_{k}.py').write_text(src)
-    env = {**os.environ, 'TLCOURSE_CI': ci, 'TLCOURSE_ASSETS': str(tmp_path) if there else ''}
+    env = {**os.environ, 'TLCOURSE_CI': ci, 'TLCOURSE_ASSETS': str(tmp_path) if there else '', 'PATH': str(tmp_path)} # no browser there
+    env.pop('TLCOURSE_CHROMIUM', None)
     r = subprocess.run([sys.executable, '-m', 'pytest', '-q', '-rfE', '-p', 'no:cacheprovider',
                         '--continue-on-collection-errors', 'tests'], cwd=tmp_path,
                        env=env, capture_output=True, text=True)

@@ -11,16 +11,6 @@ from tlcourse.docs import WIDGET_VIEW, build_site, site_faults
 from conftest import PAGES, ROOT, name
 
 def text(o): return o if isinstance(o, str) else ''.join(o)
-def status(): return subprocess.run(['git', 'status', '--porcelain'], cwd=ROOT, capture_output=True, text=True).stdout
-
-@pytest.fixture(scope='session')
-def built(tmp_path_factory):
-    "The site, and what git said before and after."
-    before = status()
-    return build_site(ROOT, tmp_path_factory.mktemp('site')/'docs'), before, status()
-
-@pytest.fixture(scope='session')
-def site(built): return built[0]
 
 @pytest.fixture(scope='session')
 def html(site): return {f.relative_to(site).as_posix(): f.read_text(encoding='utf-8') for f in site.rglob('*.html')}
@@ -33,7 +23,7 @@ def symbols():
     src = (ROOT/'tlcourse/_modidx.py').read_text(encoding='utf-8')
     return {k: v for m in ast.literal_eval(src.partition('d = ')[2])['syms'].values() for k,v in m.items()}
 
-def test_tree_stays_clean(built): assert built[1] == built[2]
+def test_tree_stays_clean(site): assert site.git_before == site.git_after
 
 def test_pages(html):
     assert {page(p) for p in PAGES} | {'search.html'} == set(html)

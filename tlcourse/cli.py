@@ -41,7 +41,7 @@ def _lessons(a):
     if a.to is None:
         if opts := [f'--{o}' for o in ('solutions', 'force', 'open') if getattr(a, o)]: raise BadInput(f"{opts[0]} needs --to DIR: name the folder")
         print(lesson_table(ls))
-        print("\nSeconds as saved with each page, on the device named; it needs no other. With photos (TLCOURSE_ASSETS) it takes longer.")
+        print("\nSeconds as saved with each page, its photo cells included, on the device named; it needs no other.")
     else:
         if a.open: needs_lab()
         files = write_lessons(a.to, a.numbers, a.solutions, a.force)

@@ -198,6 +198,7 @@ def _doc_cell(name, outs, page, book):
     md = [_text(o['data']['text/markdown']) for o in outs if 'text/markdown' in o.get('data', {})]
     if not md: raise BadInput(f"nbdev shows nothing for {name} in {page.path}: does show_doc({name}) work there?")
     mine = [k for k,v in book.anchors.get(page.name, {}).items() if v == name]
+    if name.startswith('_'): return _md_cell(_anchors([name.lower(), *mine])) # a method of a private class
     level, _, rest = md[0].partition(' ')
     rest = rest.partition('\n')[2].strip()
     if not rest.startswith('<a class="source"'): # what `_heading_ids` looks for
@@ -341,7 +342,11 @@ math { font-size: 1.08em; }
 .highlight span { text-decoration: none !important; }
 .math-wrapper, div.math { overflow-x: auto; }
 span[id]:empty { scroll-margin-top: 4rem; }
-@media (max-width: 46em) { a.source { float: none; margin: 0; } }
+@media (min-width: 75em) and (max-width: 82em) { .content { width: 58em; } } /* there the contents on the right are folded */
+@media (min-width: 94em) { .content { width: 60em; } }
+@media (max-width: 46em) { a.source { float: none; margin: 0; }
+  article table.docutils { font-size: .8rem; }
+  article table.docutils td, article table.docutils th { padding: .25rem .4rem; white-space: normal; } }
 '''
 
 def _settings(title):

@@ -67,8 +67,8 @@ _css = '''<style>
 .tlc option {color: #000; background: #fff}
 .tlc :focus-visible {outline: 3px solid #0072b2; outline-offset: 2px}
 .tlc output {min-width: 3em} .tlc svg text {fill: var(--ink)} .tlc-bare {border: 0; padding: 0}
-.tlc-reveal td {white-space: nowrap; padding: .1em .6em; text-align: left} .tlc-scroll {overflow-x: auto}
-.tlc-reveal th {text-align: left; font-weight: inherit}
+.tlc.tlc-reveal td {white-space: nowrap; padding: .1em .6em; text-align: left} .tlc-scroll {overflow-x: auto}
+.tlc.tlc-reveal th {text-align: left; font-weight: inherit; max-width: 34em; white-space: normal}
 .tlc-note {font-size: .85em; opacity: .8; margin: .3em 0 0}</style>'''
 
 _each = '''for (const c of document.querySelectorAll('[data-tlc="%s"]:not([data-on])')) {
@@ -394,9 +394,8 @@ def widget(self:Guesses): # An `ipywidgets.VBox`
         except BadInput as e: said.value = html.escape(str(e)); return
         said.value = f'{len(self.values)} of {len(ins)} kept: read on, and run the cells as you come to them.'
     button.on_click(commit)
-    wrap = w.Layout(flex_flow='row wrap')
     text = lambda s: w.HTML(f'<span>{html.escape(s)}</span>')
-    rows = [w.HBox([text(q.text), w.HBox([ins[k], text(q.unit)])], layout=wrap) for k,q in self.questions.items()]
+    rows = [w.VBox([text(q.text), w.HBox([ins[k], text(q.unit)])]) for k,q in self.questions.items()]
     return w.VBox([*rows, w.HBox([button, said])])
 
 @patch

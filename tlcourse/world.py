@@ -262,7 +262,7 @@ class Card:
         rows = [('where from', self.source), ('how many', self.count), ('split', self.split), ('licence', self.licence),
                 ('for', self.purpose), ('cannot show', self.cannot),
                 ('label survives', ', '.join(self.augment) or 'no augmentation')]
-        return html_block(html_table(dict(rows), f'The card of {self.name}'))
+        return html_block(html_table({k: v.replace('`', '') for k,v in rows}, f'The card of {self.name}'))
 
 # %% ../nbs/core/01_world.ipynb #1466b021
 SPLITS = 'train', 'valid', 'test'
