@@ -412,9 +412,8 @@ def _make(self:_Job, sinks, progress):
     "Run the pictures through and fill the sinks"
     bar = Bar(self.views * -(-len(self.ids)//_bs(self.split)), 'batches', progress)
     try:
-        body = self.src.body
-        batches = self.pictures(self.on, self.on_ids()).mixed(self.seed)
-        if self.bn != 'eval': body = _adapt(body, batches, self.src.name)
+        body, adapt = self.src.body, self.bn != 'eval'
+        if adapt: body = _adapt(body, self.pictures(self.on, self.on_ids()).mixed(self.seed), self.src.name)
         net, pics = self.net(body, sinks), self.pictures(self.split, self.ids)
         for v in range(self.views):
             for xb in pics.view(self.augment, self.seed, v):
