@@ -7,7 +7,6 @@ sealed test; a `factor` run is one probe for the glyph, the hue or the texture o
 """
 from functools import lru_cache
 import numpy as np, torch
-from fastai.vision.all import CrossEntropyLossFlat, Learner, accuracy
 from torch import nn
 from tlcourse.backbones import arch, learner
 from tlcourse.base import package_assets, sha256

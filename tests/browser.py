@@ -1,7 +1,7 @@
 """A real browser for the tests: chromium driven by playwright, JupyterLab in folders of its own, nothing that leaves the machine.
 
 Each wait is for a condition; the time-outs are generous because other work may share the cores."""
-import json, os, signal, subprocess, sys, time
+import json, os, subprocess, sys, time
 from contextlib import contextmanager
 from urllib.parse import quote, urlsplit
 from playwright.sync_api import sync_playwright

@@ -3,7 +3,7 @@ import os
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # before torch is imported; for the processes that tests start too
 os.environ.setdefault('MPLBACKEND', 'Agg')
 if os.environ.get('TLCOURSE_ASSETS'): os.environ['TLCOURSE_ASSETS'] = os.path.abspath(os.environ['TLCOURSE_ASSETS'])
-import shutil, subprocess, sys
+import shutil, subprocess, sys, tarfile
 from pathlib import Path
 import pytest
 from tlcourse.base import photo_assets
@@ -59,6 +59,36 @@ def executed(request):
     res = execute_all([p for p in PAGES if p in wanted], reuse=True)
     request.config.stash[_done] = res
     return res
+
+@pytest.fixture(scope='session')
+def wheel(tmp_path_factory, tracked):
+    "A wheel, built without a network from an sdist of the tracked files, over a leftover of an earlier build."
+    d = tmp_path_factory.mktemp('build')
+    for p in tracked:
+        (d/'src'/p.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(p, d/'src'/p.relative_to(ROOT))
+    def build(what, cwd):
+        code = f'from setuptools import build_meta as b; b.build_{what}({str(d)!r})'
+        r = subprocess.run([sys.executable, '-c', code], cwd=cwd, capture_output=True, text=True)
+        assert not r.returncode, r.stderr
+    build('sdist', d/'src')
+    safe = {'filter': 'data'} if hasattr(tarfile, 'data_filter') else {}
+    with tarfile.open(next(d.glob('*.tar.gz'))) as t: t.extractall(d/'sdist', **safe)
+    src = next((d/'sdist').iterdir())
+    (src/'build/lib/tlcourse/lessons').mkdir(parents=True)
+    (src/'build/lib/tlcourse/lessons/99_left.ipynb').touch()
+    build('wheel', src)
+    return next(d.glob('*.whl'))
+
+def written_to(pty):
+    "All that is written to the other end of a pseudo-terminal, until it closes."
+    text = b''
+    while True:
+        try: s = os.read(pty, 4096)
+        except OSError: break
+        if not s: break
+        text += s
+    return text.decode()
 
 class Built(type(Path())):
     "The folder of the site, and what git said of the clone before and after it was built."

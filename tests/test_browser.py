@@ -2,7 +2,9 @@
 import re, subprocess, sys
 import pytest
 from PIL import Image
+from tlcourse.course import _text
 from tlcourse.dev import cells
+from tlcourse.docs import WIDGET_VIEW
 from conftest import PAGES, ROOT, name
 from browser import INPUTS, PHONE, Notebook, choose, errors, lab, launch, move, tab, unrun, wait_until
 
@@ -16,7 +18,7 @@ KINDS = {'slider': 'type="range"', 'list': '<select data-n=', 'box': 'type="chec
 def shown(page):
     "The HTML that a saved notebook shows."
     data = (o.get('data', {}).get('text/html', '') for c in cells(page, 'code') for o in c['outputs'])
-    return '\n'.join(o if isinstance(o, str) else ''.join(o) for o in data)
+    return '\n'.join(map(_text, data))
 
 def having(kind, pages): return [p for p in pages if KINDS[kind] in shown(p)]
 
@@ -115,9 +117,9 @@ def test_lesson_in_lab(lesson, chrome, course, tmp_path, capsys):
         assert passed and not errors(found) and not unrun(found), (errors(found), unrun(found))
         said = [t for c in found for o in c.get('outputs', []) if 'Exercise' in (t := ''.join(o.get('data', {}).get('text/plain', '')))]
         assert len(said) >= 3 and all('open' in o for o in said), said
-        live = [i for i,c in enumerate(found) for o in c.get('outputs', []) if 'application/vnd.jupyter.widget-view+json' in o.get('data', {})]
+        live = [i for i,c in enumerate(found) for o in c.get('outputs', []) if WIDGET_VIEW in o.get('data', {})]
         for i in live:
-            out, source = nb.show(i), found[i]['source']
+            out = nb.show(i)
             for box in out.locator('.widget-vbox:has(.tlc-bare)').all():
                 labelled(box)
                 move(box.locator(INPUTS).all(), box.locator('.widget-html:has(.tlc-bare)').first, f'{lesson.name}, cell {i}')

@@ -6,7 +6,8 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 from tlcourse.base import Bar, BadInput, html_table, watched
-from tlcourse.plots import okabe_ito, picture_grid, plot_curves, plot_pairs, style
+from tlcourse.plots import okabe_ito, picture_grid, style
+from conftest import written_to
 
 # --- bars
 
@@ -81,13 +82,7 @@ def test_bars_on_a_terminal(tmp_path):
     ours, theirs = pty.openpty()
     p = subprocess.Popen([sys.executable, '-c', LONG, tmp_path], stdout=theirs, stderr=theirs, env={**os.environ, 'TERM': 'xterm'})
     os.close(theirs)
-    text = b''
-    while True:
-        try: s = os.read(ours, 4096)
-        except OSError: break
-        if not s: break
-        text += s
-    text = text.decode()
+    text = written_to(ours)
     assert p.wait(10) == 0, text
     assert '█' in text and '[3/3' in text and 'train_loss' in text # fastai's, of the fits
     assert text.count('train_loss') == 4 # One of each phase, none of the quiet one
@@ -127,7 +122,6 @@ def digits():
 
 @pytest.fixture(scope='module')
 def learn(digits):
-    from fastai.vision.all import set_seed
     from tlcourse.finetune import fine_tuning
     return fine_tuning(digits.dls(shots=5), 'glyphnet', steps=12, progress=False)
 
@@ -146,7 +140,7 @@ def shown(what, digits, learn):
 def test_readable(what, digits, learn): readable(shown(what, digits, learn)._repr_html_())
 
 def test_findings(digits, learn):
-    from tlcourse.lint import Finding, Findings
+    from tlcourse.lint import Findings
     t = readable(Findings([shown('finding', 0, 0)]*2, ['<a>'], {'<c>': 'a & b'})._repr_html_())
     assert len(t.get('code')) == 2 and len(t.get('tr')) == 3
 

@@ -7,7 +7,7 @@ from tlcourse import cli, exercises
 from tlcourse.base import BadInput
 from tlcourse.dev import cells
 from tlcourse.exercises import Verdict, _exercises, check, log_score, scores
-from conftest import PAGES, name
+from conftest import PAGES
 
 LESSONS = {int(p.name[:2]): p for p in PAGES if p.parent.name == 'lessons'}
 

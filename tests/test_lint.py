@@ -8,7 +8,7 @@ from PIL import Image
 from tlcourse.backbones import glyphnet, learner
 from tlcourse.base import BadInput
 from tlcourse.data import BatchAugment, target, weights_hash
-from tlcourse.finetune import STRATEGIES, fine_tuning, random_features
+from tlcourse.finetune import STRATEGIES
 from tlcourse.layers import depth_split, freeze_audit, true_freeze
 from tlcourse.lint import lint, traps
 

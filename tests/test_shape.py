@@ -1,5 +1,5 @@
 "One-way imports, each fact in one place, everything generated current, nothing of one machine, names and docs."
-import ast, configparser, inspect, json, os, re, shutil, subprocess, sys, tarfile, zipfile
+import ast, configparser, inspect, json, os, re, shutil, subprocess, sys, zipfile
 from email import message_from_string
 from functools import cache
 from importlib import import_module
@@ -53,21 +53,9 @@ def test_one_way_finds_a_planted_import(line):
 # --- one fact, one file; sdist and wheel
 
 @pytest.fixture(scope='session')
-def built(tmp_path_factory, tracked):
-    "A wheel built from the sdist of the tracked files, without a network: (names in it, its metadata, its entry points)."
-    d = tmp_path_factory.mktemp('build')
-    for p in tracked:
-        (d/'src'/p.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(p, d/'src'/p.relative_to(ROOT))
-    def build(what, cwd):
-        code = f'from setuptools import build_meta as b; b.build_{what}({str(d)!r})'
-        r = subprocess.run([sys.executable, '-c', code], cwd=cwd, capture_output=True, text=True)
-        assert not r.returncode, r.stderr
-    build('sdist', d/'src')
-    safe = {'filter': 'data'} if hasattr(tarfile, 'data_filter') else {}
-    with tarfile.open(next(d.glob('*.tar.gz'))) as t: t.extractall(d/'sdist', **safe)
-    build('wheel', next((d/'sdist').iterdir()))
-    z = zipfile.ZipFile(next(d.glob('*.whl')))
+def built(wheel):
+    "Of the wheel: (names in it, its metadata, its entry points)."
+    z = zipfile.ZipFile(wheel)
     read = lambda end: z.read(next(n for n in z.namelist() if n.endswith(end))).decode()
     return z.namelist(), message_from_string(read('METADATA')), read('entry_points.txt')
 

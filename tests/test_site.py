@@ -1,16 +1,13 @@
 "The site, built once from the notebooks as they are saved: whole, self-contained, and built without a warning."
-import ast, json, os, re, shutil, subprocess, sys
+import ast, json, re, shutil
 from html import unescape
-from pathlib import Path
 import pytest
 from tlcourse import docs
 from tlcourse.base import BadInput
-from tlcourse.course import install_cell, lessons
+from tlcourse.course import _text as text, install_cell, lessons
 from tlcourse.dev import cells, main, pages, without_widgets
 from tlcourse.docs import WIDGET_VIEW, build_site, site_faults
 from conftest import PAGES, ROOT, name
-
-def text(o): return o if isinstance(o, str) else ''.join(o)
 
 @pytest.fixture(scope='session')
 def html(site): return {f.relative_to(site).as_posix(): f.read_text(encoding='utf-8') for f in site.rglob('*.html')}

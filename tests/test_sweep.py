@@ -1,6 +1,7 @@
 "A sweep survives Ctrl-C, kill -9 of any process and a second process on the same store: with real processes."
 import json, os, random, signal, subprocess, sys, time
 import pytest
+from conftest import written_to
 
 if os.name != 'posix': pytest.skip('signals of POSIX', allow_module_level=True)
 
@@ -114,12 +115,6 @@ def test_bar_on_a_terminal(tmp_path):
     p = subprocess.Popen([sys.executable, 'toy.py', 'out.json'], cwd=d, stdout=subprocess.DEVNULL, stderr=theirs,
                          start_new_session=True)
     os.close(theirs)
-    text = b''
-    while True:
-        try: s = os.read(ours, 4096)
-        except OSError: break
-        if not s: break
-        text += s
+    text = written_to(ours)
     p.wait(10)
-    text = text.decode()
     assert f'{N}/{N} runs' in text and 'left' in text and '\n' not in text

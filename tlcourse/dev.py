@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from .base import BadInput, photo_assets, versions
+from .course import _text
 from .docs import WIDGET_VIEW, build_site
 
 # %% ../nbs/tools/09_dev.ipynb #f57dbbcd
@@ -43,8 +44,6 @@ def pages(names=(), # Folders, numbers or parts of names: 'core', 'lessons/01', 
     return [p for p in res if p.is_file() and (not names or any(n in p.as_posix() for n in names))]
 
 # %% ../nbs/tools/09_dev.ipynb #b9a568ce
-def _text(o): return o if isinstance(o, str) else ''.join(o)
-
 def cells(path:str|Path, # A notebook
           kind:str|None=None # 'code', 'markdown'; all if None
          ) -> list[dict]: # With `source` as one string

@@ -17,7 +17,7 @@ from textwrap import fill
 from urllib.parse import unquote
 from fastcore.docments import DocmentTbl, MarkdownRenderer
 from .base import BadInput
-from .course import _lesson, lesson_copy
+from .course import _lesson, _text, lesson_copy
 
 # %% ../nbs/tools/08_docs.ipynb #7f844187
 def _param(name, p):
@@ -88,7 +88,6 @@ class Page:
     def number(self): return int(posixpath.basename(self.path)[:2]) if self.room else 0
 
 # %% ../nbs/tools/08_docs.ipynb #2bb0b677
-def _text(o): return o if isinstance(o, str) else ''.join(o)
 def _read(p): return json.loads(Path(p).read_text(encoding='utf-8'))
 
 def _needs(lesson):

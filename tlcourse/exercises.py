@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from filelock import FileLock
 from itertools import count
 from pathlib import Path
-from .base import BadInput, write_text
+from .base import BadInput, _esc, write_text
 import numpy as np
 
 # %% ../nbs/tools/04_exercises.ipynb #a43812f2
@@ -43,8 +43,7 @@ class Verdict:
     def __bool__(self): return self.state == 'right'
     def __repr__(self): return f"Exercise {self.lesson}.{self.n} {self._marks[self.state]}" + (f": {self.hint}" if self.hint else '')
     def _repr_html_(self):
-        from html import escape
-        head, hint = f"Exercise {self.lesson}.{self.n} <strong>{self._marks[self.state]}</strong>", escape(self.hint)
+        head, hint = f"Exercise {self.lesson}.{self.n} <strong>{self._marks[self.state]}</strong>", _esc(self.hint)
         return (f'<div role="status" style="border-left:.35em solid {self._hues[self.state]};padding:.2em .8em">'
                 f'{head}{": " if hint else ""}{hint}</div>')
 
@@ -460,7 +459,7 @@ def _standardise(f):
     rng = np.random.default_rng()
     for n,m,d in (40, 15, 3), (9, 30, 5):
         a, b = rng.normal(2, 3, (n, d)), rng.normal(5, 1, (m, d))
-        both, got = np.concatenate([a, b]), f(a.copy(), b.copy())
+        got = f(a.copy(), b.copy())
         if not isinstance(got, (tuple, list)) or len(got) != 2: return "return two arrays: the standardised train and the standardised test"
         ga, gb = (np.asarray(o, dtype=float) for o in got)
         if ga.shape != a.shape or gb.shape != b.shape: return "each of the two keeps its shape"

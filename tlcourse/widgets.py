@@ -8,10 +8,10 @@ Docs: https://tlcourse.github.io/tlcourse/tools/widgets.html.md"""
 __all__ = ['Choice', 'Control', 'control', 'ask', 'Guesses', 'Reveal', 'guesses', 'TryPictures', 'try_pictures']
 
 # %% ../nbs/tools/06_widgets.ipynb #7a8625f1
-import base64, html, itertools, json, math, sys, zlib
+import base64, itertools, json, math, sys, zlib
 import matplotlib, numpy as np
 from fastcore.basics import patch
-from .base import BadInput
+from .base import BadInput, _esc
 from .plots import okabe_ito, style
 from .report import _svg
 from .exercises import log_score, reader_name, scores
@@ -100,16 +100,16 @@ _js_control = '(() => {' + _each + '''
   form.addEventListener('input', show)
 }})()'''
 
-def _options(words): return ''.join(f'<option>{html.escape(o)}</option>' for o in words)
+def _options(words): return ''.join(f'<option>{_esc(o)}</option>' for o in words)
 
 def _input(c):
     "An HTML input of a `Choice`; `data-n` is how many values it has"
-    n,lab = f'data-n="{len(c.labels)}"',html.escape(c.label)
+    n,lab = f'data-n="{len(c.labels)}"',_esc(c.label)
     if c.kind == 'box':
         checked = ' checked' if c.labels[0] == 'yes' else ''
         return f'<label><input type="checkbox" {n}{checked}> {lab}</label>'
     if c.kind == 'slider':
-        first,labels = html.escape(c.labels[0]),html.escape(json.dumps(c.labels))
+        first,labels = _esc(c.labels[0]),_esc(json.dumps(c.labels))
         return (f'<label>{lab} <input type="range" {n} min="0" max="{len(c.labels)-1}" step="1" value="0" '
                 f'data-labels="{labels}" aria-valuetext="{first}"><output>{first}</output></label>')
     return f'<label>{lab} <select {n}>{_options(c.labels)}</select></label>'
@@ -157,7 +157,7 @@ class Control:
 @patch
 def _repr_html_(self:Control):
     frames = json.dumps([self.frame(**s) for s in self._states()])
-    data,title = base64.b64encode(zlib.compress(frames.encode(), 9)).decode(),html.escape(self.title)
+    data,title = base64.b64encode(zlib.compress(frames.encode(), 9)).decode(),_esc(self.title)
     return '\n'.join([
         f'<div class="tlc tlc-control" data-tlc="{self._name}" role="group" aria-label="{title or "control"}">{_css}',
         f'<div><b>{title}</b></div>' if title else '',
@@ -175,10 +175,10 @@ def _live_input(w, c):
 
 def _bare(s): return f'<div class="tlc tlc-bare">{_css}{s}</div>'
 
-def _bundle(o, widget):
+def _bundle(o):
     "What Jupyter shows: the widget where it can, else the static form"
     res = {'text/plain': repr(o), 'text/html': o._repr_html_()}
-    if (view := widget()._repr_mimebundle_()): res = view | res
+    if (view := o.widget()._repr_mimebundle_()): res = view | res
     return res
 
 @patch
@@ -191,11 +191,11 @@ def widget(self:Control): # An `ipywidgets.VBox`
         out.value = _bare(self.frame(**dict(zip((c.name for c in self.choices), now))))
     for i in ins: i.observe(show, 'value')
     show()
-    return w.VBox([*([w.HTML(f'<b>{html.escape(self.title)}</b>')] if self.title else []),
+    return w.VBox([*([w.HTML(f'<b>{_esc(self.title)}</b>')] if self.title else []),
                    w.HBox(ins, layout=w.Layout(flex_flow='row wrap')), out])
 
 @patch
-def _repr_mimebundle_(self:Control, include=None, exclude=None): return _bundle(self, self.widget)
+def _repr_mimebundle_(self:Control, include=None, exclude=None): return _bundle(self)
 
 # %% ../nbs/tools/06_widgets.ipynb #7a38e80f
 def control(draw, # Called with an argument for each choice; returns a figure, (figure, alternative text), HTML, or what has `_repr_html_`
@@ -345,8 +345,8 @@ _js_reveal = '(() => {' + _kept + _each + '''
 
 def _ask_input(q, key):
     if q.options: put = f'<select data-q="{key}"><option value="">?</option>{_options(q.options)}</select>'
-    else: put = f'<input type="number" step="any" style="width:6em" data-q="{key}"> {html.escape(q.unit)}'
-    return f'<p style="margin:.2em 0"><label style="flex-wrap:wrap">{html.escape(q.text)} <span>{put}</span></label></p>'
+    else: put = f'<input type="number" step="any" style="width:6em" data-q="{key}"> {_esc(q.unit)}'
+    return f'<p style="margin:.2em 0"><label style="flex-wrap:wrap">{_esc(q.text)} <span>{put}</span></label></p>'
 
 @patch
 def _repr_html_(self:Guesses):
@@ -360,17 +360,16 @@ def _repr_html_(self:Guesses):
 # %% ../nbs/tools/06_widgets.ipynb #c54203c8
 def _data(q, m):
     "The measured answer for the script"
-    e = html.escape
-    if q.options: return f'data-measured="{e("|".join(_answers(m)))}"'
-    return f'data-measured="{float(m)}" data-within="{q.within}" data-unit="{e(q.unit)}"'
+    if q.options: return f'data-measured="{_esc("|".join(_answers(m)))}"'
+    return f'data-measured="{float(m)}" data-within="{q.within}" data-unit="{_esc(q.unit)}"'
 
 @patch
 def _repr_html_(self:Reveal):
     g,name,rows = self.guesses,f'reveal{self.guesses.lesson}',''
     for k,q,v,said in self.rows():
         data = '' if g.values else f' data-q="{g.lesson}/{k}" {_data(q, self.measured[k])}'
-        cells = ''.join(f'<td>{html.escape(o)}</td>' for o in (q.words(v), q.words(self.measured[k]), said))
-        rows += f'<tr{data}><th scope="row">{html.escape(q.text)}</th>{cells}</tr>'
+        cells = ''.join(f'<td>{_esc(o)}</td>' for o in (q.words(v), q.words(self.measured[k]), said))
+        rows += f'<tr{data}><th scope="row">{_esc(q.text)}</th>{cells}</tr>'
     head = ''.join(f'<th scope="col">{o}</th>' for o in ('', 'your guess', 'measured', ''))
     table = f'<div class="tlc-scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
     if g.values: return f'<div class="tlc tlc-reveal">{_css}{table}<p class="tlc-note">{_tally()}</p></div>'
@@ -391,15 +390,15 @@ def widget(self:Guesses): # An `ipywidgets.VBox`
     button,said = w.Button(description='Commit'),w.HTML()
     def commit(_):
         try: self.commit(**{k: i.value for k,i in ins.items() if i.value.strip() not in ('', '?')})
-        except BadInput as e: said.value = html.escape(str(e)); return
+        except BadInput as e: said.value = _esc(str(e)); return
         said.value = f'{len(self.values)} of {len(ins)} kept: read on, and run the cells as you come to them.'
     button.on_click(commit)
-    text = lambda s: w.HTML(f'<span>{html.escape(s)}</span>')
+    text = lambda s: w.HTML(f'<span>{_esc(s)}</span>')
     rows = [w.VBox([text(q.text), w.HBox([ins[k], text(q.unit)])]) for k,q in self.questions.items()]
     return w.VBox([*rows, w.HBox([button, said])])
 
 @patch
-def _repr_mimebundle_(self:Guesses, include=None, exclude=None): return _bundle(self, self.widget)
+def _repr_mimebundle_(self:Guesses, include=None, exclude=None): return _bundle(self)
 
 # %% ../nbs/tools/06_widgets.ipynb #fcb0d7b0
 def guesses(lesson:int, # Number of the lesson
@@ -462,7 +461,7 @@ class TryPictures(Control):
                 try:
                     with style(): drawn = self.say(bytes(f['content']), f['name'])
                     res.append(_frame(drawn, f'{self._name}-own{i}', f['name']))
-                except BadInput as e: res.append(f"<p>{html.escape(f['name'])}: {html.escape(str(e))}</p>")
+                except BadInput as e: res.append(f"<p>{_esc(f['name'])}: {_esc(str(e))}</p>")
             out.value = _bare(''.join(res))
         up.observe(show, 'value')
         box.children = [*box.children, up, out]
