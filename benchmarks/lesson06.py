@@ -9,6 +9,7 @@ import sys, time
 from copy import deepcopy
 from functools import cache
 import torch
+from fastai.optimizer import Adam
 from torch import nn
 from tlcourse.backbones import arch, glyphnet
 from tlcourse.base import package_assets
@@ -17,6 +18,7 @@ from tlcourse.data import SHIFTS, target
 from tlcourse.finetune import RATES, STRATEGIES, _fit, _learner
 from tlcourse.records import Records
 from tlcourse.sweep import cores, sweep
+from tlcourse.training import fused_adam
 from tlcourse.world import SourceDrawer
 
 strategies = 'feature-extraction', 'fine-tuning', 'lp-ft'
@@ -37,9 +39,9 @@ def source():
 @cache
 def original(): a = arch('glyphnet'); return a.cut(a(pretrained=True)).eval()
 
-def random_start(dls, backbone, steps, lr, seed, progress):
+def random_start(dls, backbone, steps, lr, seed, progress, opt_func):
     "Fine-tuning from a head of random weights, as torch makes it, in place of zeros"
-    learn = _learner(dls, backbone, seed, pretrained=True)
+    learn = _learner(dls, backbone, seed, opt_func=opt_func, pretrained=True)
     learn.model[1][-1].reset_parameters()
     learn.unfreeze()
     return _fit(learn, None, steps, slice(lr/25, lr), progress)
@@ -74,6 +76,7 @@ def run(spec):
     dls = t.dls(shots=spec['shots'], seed=spec['seed'], bs=spec['bs'], augment=spec['augment'], valid_shots=spec['V'], device='cpu')
     fit = random_start if spec['head'] == RANDOM else STRATEGIES[spec['strategy']]
     how = {k: spec[k] for k in ('share', 'bn') if k in spec} # of lp-ft, where it is not the default
+    how['opt_func'] = Adam if spec['code'] == 1 else fused_adam # as `run_spec` has it
     t0 = time.process_time()
     learn = fit(dls, 'glyphnet', steps=spec['steps'], lr=spec['lr'], seed=spec['seed'], progress=False, **how)
     res = dict(seconds=time.process_time()-t0, train_acc=_measure(learn, learn.dls.train.new(shuffle=False, drop_last=False))[1])

@@ -5,7 +5,7 @@ import pytest, torch
 import torch.nn.functional as F
 from fastai.callback.core import Callback
 from fastai.callback.schedule import *
-from fastai.optimizer import Optimizer
+from tlcourse.training import FusedAdam
 from fastai.torch_core import set_seed
 from torch import nn
 from tlcourse.backbones import learner
@@ -18,9 +18,9 @@ digits = target('digits')
 @pytest.fixture
 def count(monkeypatch):
     "Counts what the optimiser is asked to do, whoever asks"
-    n, step = [0], Optimizer.step
+    n, step = [0], FusedAdam.step
     def counted(self, *args, **kwargs): n[0] += 1; return step(self, *args, **kwargs)
-    monkeypatch.setattr(Optimizer, 'step', counted)
+    monkeypatch.setattr(FusedAdam, 'step', counted)
     return n
 
 def test_every_strategy_has_a_rate(): assert set(RATES) == set(STRATEGIES)

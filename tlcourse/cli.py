@@ -85,6 +85,7 @@ def _add_compare(sub):
     p.add_argument('--budget', type=float, metavar='MINUTES', help='trim seeds, then sizes, to fit')
     p.add_argument('--drop-duplicates', action='store_true', help='leave training copies of test pictures out')
     p.add_argument('--device', default='auto', help='auto, cpu, cuda, mps (default: auto)')
+    p.add_argument('--precision', default='fp32', help="'fp32' (default); 'bf16', where the device has units for it; 'auto': bf16 where it has")
     p.add_argument('--workers', type=int, help='processes (default: one for each core)')
     p.add_argument('--out', metavar='DIR', help='where records and report go (default: tlcourse-out/TARGET-BACKBONE)')
     p.add_argument('--json', metavar='FILE', help='write the machine-readable result there')
@@ -99,6 +100,7 @@ def _compare(a):
     _check_json(a.json)
     try: c = compare(a.target, a.backbone, a.strategies, a.shots, a.seeds, a.steps, a.tune, weights=a.weights, size=a.size,
                      drop_duplicates=a.drop_duplicates, out=out, device=a.device, workers=a.workers, budget=a.budget,
+                     precision=a.precision,
                      say=lambda s: print(s, flush=True))
     except SweepFailed as e:
         print(f'tlcourse: {e}', file=sys.stderr)

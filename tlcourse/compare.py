@@ -13,6 +13,7 @@ import itertools, math, tempfile, time
 import numpy as np, pandas as pd
 from functools import lru_cache, partial
 from pathlib import Path
+from fastai.optimizer import Adam
 from fastcore.basics import patch
 from .backbones import arch
 from .base import BadInput, _esc, html_block, pick_device, unknown, versions, writable_folder
@@ -23,10 +24,11 @@ from .records import Records, spec_hash
 from .stats import holm, mean_ci, paired_ci, paired_p, wilson
 from .report import _curve_table, _pairs_table, write_report
 from .sweep import cores, one_thread, sweep
+from .training import fused_adam, pick_precision
 from .world import drawn_targets
 
 # %% ../nbs/tools/02_compare.ipynb #82611ed6
-CODE = 1 # see above
+CODE = 2 # see above
 TUNE_SEED = 1000 # first seed of the runs that choose rates; reported runs count from 0
 
 # %% ../nbs/tools/02_compare.ipynb #a26e1e64
@@ -43,8 +45,9 @@ def run_spec(where:dict, # Here: `target`, `size`, `drop_duplicates`, `weights` 
                 valid_shots=spec['V'], device=where['device'])
     clock = time.process_time if where['device'] == 'cpu' else time.perf_counter # a GPU's work is not CPU time
     t0, w0 = clock(), time.perf_counter()
-    learn = STRATEGIES[spec['strategy']](dls, arch(spec['backbone'], where['weights']), steps=spec['steps'],
-                                         lr=spec['lr'], seed=spec['seed'], progress=False)
+    learn = STRATEGIES[spec['strategy']](dls, arch(spec['backbone'], where['weights']), steps=spec['steps'], lr=spec['lr'],
+                                         seed=spec['seed'], progress=False, precision=spec.get('precision', 'fp32'),
+                                         opt_func=Adam if spec['code'] == 1 else fused_adam)
     res = dict(seconds=clock()-t0, wall=time.perf_counter()-w0)
     res['valid_loss'], res['valid_acc'] = _measure(learn, learn.dls.valid)
     if spec['kind'] == 'report' or spec['strategy'] == 'scratch':
@@ -208,6 +211,7 @@ class Study:
         if tune not in ('valid', 'none'): raise unknown('way to tune', tune, ['valid', 'none'])
         self.device = str(pick_device(where['device']))
         self.where, self.backbone, self.tune, self.augment = {**where, 'device': self.device}, backbone, tune, augment
+        self.precision = pick_precision(where.get('precision', 'fp32'), self.device)
         self.workers = workers if workers is not None else cores() if self.device == 'cpu' else 1
         self.arch = arch(backbone, where['weights'])
         # A file that cannot be read is refused before anything is written
@@ -226,7 +230,8 @@ class Study:
         self.shifts = _shift_hashes(shifts, self.target)
         for n,h in self.shifts.items():
             if h: self.records.put_labels(h, _target(n, where['size'], False)._test_arrays[1], dict(classes=self.target.classes))
-        self.specs, self.cells = {}, []
+        if self.precision != 'fp32': self.note(f"Trained in {self.precision} (autocast); scored in fp32.")
+        self.specs, self.cells, self.cost = {}, [], {}
     def note(self, line:str): # A sentence
         "Say a line and keep it for the report"
         self.notes.append(line)
@@ -260,19 +265,29 @@ def spec(self:Study,
         ) -> dict: # Hashed as the key of the run
     "The spec of one run."
     weights = 'random' if strategy in ('scratch', 'random-features') else self.arch.weights_id
-    shifts = dict(shifts=self.shifts) if self.shifts and kind == 'report' else {}
+    more = dict(shifts=self.shifts) if self.shifts and kind == 'report' else {}
+    if self.precision != 'fp32': more['precision'] = self.precision
     return dict(kind=kind, pixel_hash=self.target.pixel_hash, size=self.target.size, backbone=self.backbone, weights=weights,
                 strategy=strategy, shots=shots, seed=seed, lr=lr, steps=self.steps*times, bs=self.bs, augment=self.augment,
-                V=self.V, head='pool-flatten-linear', device=self.device.split(':')[0], code=CODE, **shifts)
+                V=self.V, head='pool-flatten-linear', device=self.device.split(':')[0], code=CODE, **more)
 
 @patch
 def sweep(self:Study,
           specs:list, # Of `Study.spec`
           on_done=None # As in `tlcourse.sweep.sweep`
          ) -> list: # Results, in the order of the specs
-    "The results of some specs, from the store or run now."
-    return sweep(specs, self.records, partial(run_spec, self.where), workers=self.workers,
-                 progress=not self.quiet, on_done=on_done)
+    "The results of some specs, from the store or run now; short runs go last, so that no worker waits long at the end."
+    cost = [self._seconds(s) for s in specs]
+    order = sorted(range(len(specs)), key=lambda i: -cost[i] if cost[i] < max(cost)/4 else -max(cost))
+    got = sweep([specs[i] for i in order], self.records, partial(run_spec, self.where), workers=self.workers,
+                progress=not self.quiet, on_done=on_done)
+    return [r for _,r in sorted(zip(order, got), key=lambda o: o[0])]
+
+@patch
+def _seconds(self:Study, spec):
+    "What a run is expected to take, by `timings`; 0 before they are known"
+    once, step = self.cost.get(spec['strategy'], (0, 0))
+    return once*spec['shots']/self.shots[-1] + step*spec['steps']*min(1, len(self.target.classes)*spec['shots']/self.bs)
 
 # %% ../nbs/tools/02_compare.ipynb #f7d55c9f
 @patch
@@ -311,7 +326,7 @@ def plan(self:Study,
          budget:float|None=None # Minutes
         ) -> 'Study':
     "Say how long the study will take, and trim it to `budget` minutes"
-    cost = self.timings()
+    cost = self.cost = self.timings()
     shots, seeds = list(self.shots), self.seeds
     if budget is not None:
         if not budget > 0: raise BadInput(f"budget is {budget}: give minutes, more than 0")
@@ -394,7 +409,7 @@ def finish(self:Study): # The `Comparison`
     what = dict(kind='study', pixel_hash=t.pixel_hash, target=t.name, size=t.size, backbone=self.backbone, weights=self.arch.weights_id,
                 head='pool-flatten-linear', strategies=self.strategies, shots=self.shots, seeds=self.seeds, steps=self.steps, bs=self.bs,
                 tune=self.tune, V=self.V, augment=list(t.augments) if self.augment else [], device=self.device, code=CODE,
-                **(dict(shifts=self.shifts) if self.shifts else {}))
+                **(dict(shifts=self.shifts) if self.shifts else {}), **({} if self.precision == 'fp32' else dict(precision=self.precision)))
     rates = [dict(strategy=s, shots=k, lr=r['lr'], edge=r['edge'], tried=[list(x) for x in r['tried'].items()]) for (s,k),r in self.rates.items()]
     cells = [[c['strategy'], c['shots'], self.specs[c['strategy'], c['shots']]] for c in self.cells]
     if not self.records.has(what): self.records.add(what, dict(rates=rates, cells=cells, notes=self.notes, versions=versions()))
@@ -512,9 +527,10 @@ def compare(target='digits', # A target's name, or the path of a folder of pictu
             workers:int|None=None, # Processes; None: one for each core on a CPU; 1: this process alone
             budget:float|None=None, # Minutes: seeds, then sizes are trimmed to fit
             say=print, # Where lines of progress go; None: nowhere, and no bar
-            shifts=() # Score each run also under these: names in `SHIFTS`, or of a target with the same classes
+            shifts=(), # Score each run also under these: names in `SHIFTS`, or of a target with the same classes
+            precision:str='fp32' # Trained in 'fp32' or 'bf16'; 'auto': bf16 where the units are
            ) -> Comparison:
     "Measure strategies at several numbers of labels, at equal budget, and recommend one."
-    where = dict(target=str(target), size=size, drop_duplicates=drop_duplicates, weights=weights, device=device)
+    where = dict(target=str(target), size=size, drop_duplicates=drop_duplicates, weights=weights, device=device, precision=precision)
     study = Study(where, backbone, strategies, shots, seeds, steps, tune, V, bs, augment, out, workers, say, shifts)
     return study.plan(budget).choose().run().finish()

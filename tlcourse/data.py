@@ -9,7 +9,8 @@ __all__ = ['AUGMENTS', 'SHIFTS', 'ONLINE', 'kshot', 'check_augments', 'BatchAugm
            'PicLabel', 'PicDL', 'SealBroken', 'Score', 'weights_hash', 'Target', 'target']
 
 # %% ../nbs/core/02_data.ipynb #176b263d
-import copy, hashlib, math, socket, textwrap, time
+import tlcourse.pictures
+import copy, hashlib, json, math, socket, textwrap, time, warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.request import Request, urlopen
@@ -17,11 +18,13 @@ from urllib.request import Request, urlopen
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
-from .base import BadInput, unknown
+import PIL
+from PIL import Image, features
+from .base import BadInput, cache_dir, unknown
 from fastcore.basics import patch
-from .pictures import (Intake, Prints, Row, _check_pcts, carve, find_copies, fit_picture, group_copies,
-                               list_folder, read_picture, read_pictures)
+from .pictures import (Intake, Prints, Row, _Sink, _blocks, _check_pcts, _file_hashes, _keep, _kept,
+                               _map_pixels, _sweep_up, carve, find_copies, fit_picture, group_copies, list_folder,
+                               read_picture, read_pictures)
 from .plots import style
 from .world import Card, draw, drawn_targets
 from fastai.vision.all import (Categorize, DataLoaders, Datasets, DisplayedTransform, IntToFloatTensor, PILImage,
@@ -130,6 +133,17 @@ class BatchAugment(DisplayedTransform):
     def __repr__(self): return f"BatchAugment({', '.join(self.names) or 'nothing'})"
 
 # %% ../nbs/core/02_data.ipynb #96af3986
+def _place(x):
+    "Where mapped pixels lie: file, shape, and bytes before them; None if they are in memory"
+    if not isinstance(x, np.memmap) or x.filename is None: return None
+    return str(x.filename),x.shape,x.ctypes.data - np.frombuffer(x._mmap, np.uint8).ctypes.data
+
+def _tensor(x):
+    "The same memory as a tensor"
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', message='.*not writable') # A map that could be had for reading only
+        return torch.as_tensor(x)
+
 class Part:
     "The training or the validation part: pixels and labels."
     augments = () # Names that its labels survive, as `Target` sets them
@@ -141,7 +155,20 @@ class Part:
         paths=None # n paths, None if the pictures were drawn
     ):
         self.name,self.classes,self.paths = name,list(classes),paths
-        self.x,self.y = torch.as_tensor(x),torch.as_tensor(y).long()
+        self.x,self.y,self._file = _tensor(x),torch.as_tensor(y).long(),_place(x)
+        self._at = self.x.data_ptr()
+
+    def __getstate__(self):
+        mapped = self._file and self.x.data_ptr() == self._at and not self.x._version # Neither replaced nor changed
+        return {**vars(self), 'x': None if mapped else self.x, '_file': self._file if mapped else None}
+
+    def __setstate__(self, state):
+        vars(self).update(state)
+        if self.x is None:
+            try: self.x = _tensor(_map_pixels(*self._file))
+            except (OSError, ValueError):
+                raise BadInput(f"the decoded pictures {self._file[0]} are gone: make the target again") from None
+        self._at = self.x.data_ptr()
 
     def __len__(self): return len(self.y)
     @property
@@ -337,9 +364,16 @@ def _pixel_hash(x, y, part, classes):
     h = hashlib.sha256()
     for p in ('train','valid','test'):
         m = np.flatnonzero(part == p)
-        h.update(f'{p}{x[m].shape}'.encode()); h.update(np.ascontiguousarray(x[m])); h.update(y[m].astype(np.int64))
+        h.update(f'{p}{(len(m),*x.shape[1:])}'.encode())
+        for b in _blocks(len(m), x.shape[-1]): h.update(np.ascontiguousarray(x[m[b]]))
+        h.update(y[m].astype(np.int64))
     h.update('\n'.join(classes).encode())
     return h.hexdigest()
+
+def _rows(x, m):
+    "The pictures at `m`: of a map no copy, if they lie side by side"
+    side = isinstance(x, np.memmap) and len(m) and m[-1]-m[0]+1 == len(m)
+    return x[m[0]:m[-1]+1] if side else np.asarray(x)[m]
 
 class Target:
     "A task to transfer to: pictures to train on, to choose with, and a sealed test."
@@ -357,20 +391,23 @@ class Target:
     ):
         self.name,self.classes,self.size,self.augments = name,list(classes),int(x.shape[-1]),check_augments(augments)
         self.card,self.report = card,report or Intake()
-        x,y,part = np.asarray(x),np.asarray(y, dtype=np.int64),np.asarray(part)
+        x,y,part = np.asanyarray(x),np.asarray(y, dtype=np.int64),np.asarray(part)
         self.pixel_hash = pixel_hash or _pixel_hash(x, y, part, self.classes)
         def get(p):
             m = np.flatnonzero(part == p)
-            return x[m],y[m],None if paths is None else [paths[i] for i in m]
+            return _rows(x, m),y[m],None if paths is None else [paths[i] for i in m]
         (a,b,c),(d,e,f),(tx,ty,_) = map(get, ('train','valid','test'))
         self.train,self.valid = Part('train', a, b, self.classes, c),Part('valid', d, e, self.classes, f)
         self.train.augments = self.valid.augments = self.augments
         self.test = Sealed({c:int((ty == i).sum()) for i,c in enumerate(self.classes)})
-        self._test_arrays,self._log = (torch.as_tensor(tx),ty.astype(np.uint16)),{}
+        self._sealed,self._log = Part('test', tx, ty, self.classes),{}
         for nm,o in (('train',self.train), ('valid',self.valid), ('test',self.test)):
             if not len(o): raise BadInput(f"target {name!r} has no {nm} pictures")
         gone = [c for c,n in self.train.counts.items() if not n]
         if gone: raise BadInput(f"class {gone[0]!r} of target {name!r} has no training picture")
+
+    @property
+    def _test_arrays(self): return self._sealed.x,self._sealed.y.numpy().astype(np.uint16)
 
     @property
     def max_shots(self) -> int:
@@ -539,44 +576,95 @@ def _rel(p, root):
     try: return p.relative_to(root).as_posix()
     except ValueError: return str(p)
 
-def _from_rows(name, rows, notes, root, size, valid_pct, test_pct, seed, drop_duplicates, where, licence, progress):
-    "A target from picture files: read, left-over classes refused, carved, copies found."
-    _check_pcts(valid_pct, test_pct)
-    classes = sorted({r.label for r in rows})
-    x,kept,skipped,more = read_pictures([r.path for r in rows], size, root=root, progress=progress)
-    skips = [(_rel(rows[i].path, root), why) for i,why in skipped.items()]
-    lost = {}
-    for i,why in skipped.items(): lost.setdefault(rows[i].label, []).append((rows[i].path.name, why))
-    rows = [rows[i] for i in kept]
-    for c in sorted(set(classes) - {r.label for r in rows}):
-        raise BadInput(f"class {c!r} has no picture that can be read ({_some(lost[c])}): add some or remove the class")
-    y = np.array([classes.index(r.label) for r in rows])
-    prints = Prints(x, near=size > 32)
-    part,said = carve(y, [r.part for r in rows], classes, valid_pct, test_pct, seed, group_copies(prints, y))
-    rep = Intake(notes + more + said, skips)
-    keep = _copies(rep, prints, part, rows, root, drop_duplicates)
-    x,y,part,rows = x[keep],y[keep],part[keep],[r for r,k in zip(rows, keep) if k]
-    for i,c in enumerate(classes):
-        if not (part[y == i] == 'train').any(): raise BadInput(f"class {c!r} has no picture left to train on")
-    for p in ('valid','test'):
-        no = [c for i,c in enumerate(classes) if not (part[y == i] == p).any()]
-        if no: rep.notes.append(f"no {p} picture of {', '.join(map(repr, no))}: the {p} part says nothing about it")
-    augs = _photo_augments if size > 32 else ('flip','affine')
-    card = _card(name, where, classes, part, licence, size, augs)
-    return Target(name, classes, x, y, part, augs, card, rep, [r.path for r in rows])
-
-# %% ../nbs/core/02_data.ipynb #84ac1850
 def _some(o, n=3): return '; '.join(f'{p}: {why}' for p,why in o[:n]) + (f' and {len(o)-n} more' if len(o) > n else '')
 
-def _copies(rep, prints, part, rows, root, drop):
-    "Notes copies in the report; -> bool (n,), False for those to drop"
-    keep = np.ones(len(rows), bool)
-    for i,(j,kind) in sorted(find_copies(prints, part).items()):
-        rep.copies.append((_rel(rows[i].path, root), str(part[i]), _rel(rows[j].path, root), str(part[j]), kind))
-        if drop and part[j] == 'test': keep[i] = False
-    rep.dropped = int((~keep).sum())
-    return keep
+def _sort(x, rows, kept, skipped, classes, size, valid_pct, test_pct, seed, drop_duplicates):
+    "What becomes of the pictures that were read: left-over classes refused, carved, copies found"
+    lost = {}
+    for i,why in skipped.items(): lost.setdefault(rows[i].label, []).append((rows[i].path.name, why))
+    for c in sorted(set(classes) - {rows[i].label for i in kept}):
+        raise BadInput(f"class {c!r} has no picture that can be read ({_some(lost[c])}): add some or remove the class")
+    y,prints = np.array([classes.index(rows[i].label) for i in kept]),Prints(x, near=size > 32)
+    part,said = carve(y, [rows[i].part for i in kept], classes, valid_pct, test_pct, seed, group_copies(prints, y))
+    copies = [(i, str(part[i]), j, str(part[j]), kind) for i,(j,kind) in sorted(find_copies(prints, part).items())]
+    drop = [i for i,_,_,q,_ in copies if drop_duplicates and q == 'test']
+    rest = np.setdiff1d(np.arange(len(y)), drop)
+    for i,c in enumerate(classes):
+        if not (part[rest][y[rest] == i] == 'train').any(): raise BadInput(f"class {c!r} has no picture left to train on")
+    by = {p:rest[part[rest] == p] for p in ('train','valid','test')}
+    for p in ('valid','test'):
+        no = [c for i,c in enumerate(classes) if not (y[by[p]] == i).any()]
+        if no: said.append(f"no {p} picture of {', '.join(map(repr, no))}: the {p} part says nothing about it")
+    return np.concatenate([*by.values()]),dict(
+        counts=[len(o) for o in by.values()], notes=said, dropped=len(drop), skipped=[*skipped.items()],
+        copies=[(int(kept[i]), p, int(kept[j]), q, kind) for i,p,j,q,kind in copies])
 
+# %% ../nbs/core/02_data.ipynb #5e1a0c03
+# Of the code that pixels and reports depend on, read as it is imported
+_made_by = b''.join((Path(tlcourse.pictures.__file__).parent/f'{m}.py').read_bytes() for m in ('pictures','data'))
+
+def _decoders(): return [PIL.__version__, *(features.version(o) for o in (*features.codecs, 'webp'))]
+
+def _key(rows, root, hashes, how):
+    made = hashlib.sha256(_made_by).hexdigest()
+    h = hashlib.sha256(json.dumps([made, _decoders(), how], sort_keys=True).encode())
+    for r,o in zip(rows, hashes): h.update(json.dumps([_rel(r.path, root), r.label, r.part, o]).encode())
+    return h.hexdigest()
+
+# %% ../nbs/core/02_data.ipynb #5e1a0c04
+def _decode(folder, stem, rows, hashes, classes, how, card, progress):
+    "Decode into a file, sort it into another and keep that; without a folder the same in memory"
+    size,sinks = how['size'],[]
+    def sink(n): sinks.append(_Sink(folder, n, size)); return sinks[-1]
+    try:
+        x,kept,skipped = read_pictures([r.path for r in rows], size, sink(len(rows)), hashes, progress=progress)
+        order,found = _sort(x, rows, kept, skipped, classes, **how)
+        out = sink(len(order))
+        for b in _blocks(len(order), size): out.add(x[order[b]])
+        del x # Some systems remove no file that is mapped
+        y = np.array([classes.index(rows[i].label) for i in kept[order]])
+        part = np.repeat(('train','valid','test'), found['counts'])
+        found |= dict(places=kept[order].tolist(), pixel_hash=_pixel_hash(out.array(), y, part, classes))
+        return (_keep(out, stem, {**card, **found}) if folder else out.array()),found
+    finally:
+        for o in sinks: o.drop()
+
+# %% ../nbs/core/02_data.ipynb #5e1a0c05
+def _pixels(rows, root, classes, how, progress):
+    "Pixels in the order of the parts, what is known of them, and what is to be said: kept ones, or decoded now"
+    hashes = _file_hashes([r.path for r in rows])
+    card = dict(key=_key(rows, root, hashes, how))
+    todo = rows, hashes, classes, how, card, progress
+    try:
+        stem = cache_dir()/'pictures'/card['key'][:32]
+        x,found,wrong = _kept(stem, card['key'])
+        if x is not None: return x,found,[]
+        if wrong: warnings.warn(f"the decoded pictures of {root}: {wrong}; they are decoded again", stacklevel=4)
+        stem.parent.mkdir(exist_ok=True)
+        _sweep_up(stem.parent)
+        return (*_decode(stem.parent, stem, *todo), [])
+    except OSError as e: why = f'the decoded pictures cannot be kept ({e.strerror or e})'
+    # No room on the disk is no reason to refuse a folder that memory can hold
+    try: x,found = _decode(None, None, *todo)
+    except MemoryError: raise BadInput(f"{why}, and memory cannot hold them: set TLCOURSE_CACHE to a folder with room") from None
+    return x,found,[f'{why}: they are held in memory and decoded each time; TLCOURSE_CACHE names another place']
+
+# %% ../nbs/core/02_data.ipynb #5e1a0c06
+def _from_rows(name, rows, notes, root, where, licence, progress, **how):
+    "A target from picture files; `how`: size, valid_pct, test_pct, seed, drop_duplicates"
+    _check_pcts(how['valid_pct'], how['test_pct'])
+    classes,size = sorted({r.label for r in rows}),how['size']
+    x,found,more = _pixels(rows, root, classes, how, progress)
+    def rel(i): return _rel(rows[i].path, root)
+    rep = Intake(notes + more + found['notes'], [(rel(i), why) for i,why in found['skipped']],
+                 [(rel(i), p, rel(j), q, kind) for i,p,j,q,kind in found['copies']], found['dropped'])
+    rows = [rows[i] for i in found['places']]
+    y,part = [classes.index(r.label) for r in rows],np.repeat(('train','valid','test'), found['counts'])
+    augs = _photo_augments if size > 32 else ('flip','affine')
+    card = _card(name, where, classes, part, licence, size, augs)
+    return Target(name, classes, x, y, part, augs, card, rep, [r.path for r in rows], found['pixel_hash'])
+
+# %% ../nbs/core/02_data.ipynb #84ac1850
 def _card(name, where, classes, part, licence, size, augments):
     n = {p:int((part == p).sum()) for p in ('train','valid','test')}
     count = f"{len(part):,} pictures, {len(classes)} classes, brought to {size} x {size} (short side, centre); "
@@ -597,7 +685,7 @@ def target(
     "A target by name, or from a folder of one's own pictures."
     if size is not None: size = _whole('size', size, 8, 1024)
     seed = _whole('seed', seed)
-    kw = dict(valid_pct=valid_pct, test_pct=test_pct, seed=seed, drop_duplicates=drop_duplicates, progress=progress)
+    kw = dict(valid_pct=valid_pct, test_pct=test_pct, seed=seed, drop_duplicates=bool(drop_duplicates), progress=progress)
     nm = str(name_or_path)
     if nm in drawn_targets(): return _drawn(nm, size, seed)
     if nm in ONLINE:
@@ -605,9 +693,9 @@ def target(
         d = _fetch(nm)
         try: rows = get(d)
         except OSError as e: raise BadInput(f"the download of {nm!r} is not whole ({e}): remove {d} and ask again") from None
-        return _from_rows(nm, rows, [], d, size or s, where=f'downloaded from {url}', licence=lic, **kw)
+        return _from_rows(nm, rows, [], d, size=size or s, where=f'downloaded from {url}', licence=lic, **kw)
     p = Path(name_or_path).expanduser()
     if not p.exists() and p.name == nm: raise unknown('target', nm, [*drawn_targets(), *ONLINE])
     rows,notes = list_folder(p)
     nm = p.resolve().name
-    return _from_rows(nm, rows, notes, p, size or 128, where=f'the folder {nm}', licence='not stated', **kw)
+    return _from_rows(nm, rows, notes, p, size=size or 128, where=f'the folder {nm}', licence='not stated', **kw)

@@ -11,7 +11,7 @@ __all__ = ['RATES', 'STRATEGIES', 'stepped', 'scratch', 'fine_tuning', 'feature_
 # %% ../nbs/lessons/06_fine_tuning.ipynb #b452e68e
 import tlcourse.base
 import sys, torch
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from fastai.callback.core import Callback, TrainEvalCallback
 from fastai.callback.schedule import *
 from fastai.data.core import DataLoaders
@@ -22,8 +22,9 @@ from functools import partial
 from torch import nn
 from .backbones import learner
 from .base import BadInput, unknown, watched
-from .features import pooled
+from .features import _varied, pooled, stored_activations
 from .layers import true_freeze
+from .training import autocast, Bf16, fused_adam, NoSync, pick_precision
 
 # %% ../nbs/lessons/06_fine_tuning.ipynb #dc4d6362
 class _Steps(GetAttr):
@@ -69,20 +70,23 @@ def _total_steps(dls, epochs, steps):
 def _fit(learn, epochs, steps, lr, progress=True):
     "Train `learn` by one cycle for `epochs` or for `steps`, exactly one of the two"
     _check_budget(learn.dls, epochs, steps)
-    dls = learn.dls
+    dls, show = learn.dls, progress and watched(sys.stdout)
     if steps is not None: learn.dls = stepped(dls, steps)
+    cbs = [Bf16()]*(getattr(learn, 'precision', 'fp32') == 'bf16') + [NoSync()]*(dls.device.type == 'cuda' and not show)
     with ExitStack() as quiet:
-        if not (progress and watched(sys.stdout)): [quiet.enter_context(c) for c in (learn.no_bar(), learn.no_logging())]
-        try: learn.fit_one_cycle(1 if steps is not None else int(epochs), lr)
+        if not show: [quiet.enter_context(c) for c in (learn.no_bar(), learn.no_logging())]
+        try: learn.fit_one_cycle(1 if steps is not None else int(epochs), lr, cbs=cbs)
         finally: learn.dls = dls
     return learn
 
 # %% ../nbs/lessons/06_fine_tuning.ipynb #a53d8e34
-def _learner(dls, backbone, seed, **kwargs):
-    "A seeded Learner with channels-last weights (convolutions on a CPU take less time so)"
+def _learner(dls, backbone, seed, precision='fp32', opt_func=fused_adam, **kwargs):
+    "A seeded Learner with channels-last weights (convolutions take less time so)"
+    precision = pick_precision(precision, dls.device)
     set_seed(seed, reproducible=True)
-    learn = learner(dls, backbone, **kwargs)
+    learn = learner(dls, backbone, opt_func=opt_func, **kwargs)
     learn.model.to(memory_format=torch.channels_last)
+    learn.precision = precision
     return learn
 
 # %% ../nbs/lessons/06_fine_tuning.ipynb #3a3edc4a
@@ -93,10 +97,12 @@ def scratch(dls, # fastai DataLoaders
             lr:float|None=None, # Learning rate; None: `RATES`
             seed:int=0, # Of the weights, the order and the augmentation
             weights=None, # Not used: there for the common signature
-            progress:bool=True # Show fastai's progress
+            progress:bool=True, # Show fastai's progress
+            precision:str='fp32', # Computed in 'fp32' or 'bf16'; 'auto': bf16 where the units are
+            opt_func=fused_adam # fastai optimiser
            ) -> Learner: # Trained
     "Train the whole network from random weights, normalised and augmented as the other arms."
-    learn = _learner(dls, backbone, seed, pretrained=False)
+    learn = _learner(dls, backbone, seed, precision, opt_func, pretrained=False)
     return _fit(learn, epochs, steps, RATES['scratch'] if lr is None else lr, progress)
 
 # %% ../nbs/lessons/06_fine_tuning.ipynb #159b5917
@@ -107,10 +113,12 @@ def fine_tuning(dls, # fastai DataLoaders
                 lr:float|None=None, # Learning rate of the head; None: `RATES`
                 seed:int=0, # Of the head's weights, the order and the augmentation
                 weights=None, # File of pretrained weights; None: the backbone's own
-                progress:bool=True # Show fastai's progress
+                progress:bool=True, # Show fastai's progress
+                precision:str='fp32', # Computed in 'fp32' or 'bf16'; 'auto': bf16 where the units are
+                opt_func=fused_adam # fastai optimiser
                ) -> Learner: # Trained
     "Train all layers from pretrained weights, early groups at lower rates (Howard & Ruder 2018, arXiv:1801.06146)."
-    learn = _learner(dls, backbone, seed, pretrained=True, weights=weights)
+    learn = _learner(dls, backbone, seed, precision, opt_func, pretrained=True, weights=weights)
     learn.unfreeze()
     if lr is None: lr = RATES['fine-tuning']
     return _fit(learn, epochs, steps, slice(lr/25, lr), progress)
@@ -129,14 +137,14 @@ def _cached_head(learn, epochs, steps, lr, views, progress):
     "Train the linear head of `learn` on stored features of its frozen body"
     steps = _total_steps(learn.dls, epochs, steps)
     dl = learn.dls.train.new(shuffle=False, drop_last=False)
-    varied = any(getattr(f, 'split_idx', None) == 0 for p in (dl.after_item, dl.after_batch) for f in p.fs)
-    zs, ys = zip(*(pooled(learn, dl) for _ in range(views if varied else 1)))
+    with autocast(learn.precision, dl.device):
+        zs, ys = zip(*(pooled(learn, dl) for _ in range(views if _varied(dl) else 1)))
+        zv, yv = pooled(learn, learn.dls.valid)
     z, y, head = torch.stack(zs), ys[0], learn.model[1][-1]
     mu, unit = z.mean((0, 1)), z.std((0, 1), correction=0).clamp_min(1e-3) * z.shape[-1]/192
-    zv, yv = pooled(learn, learn.dls.valid)
     data = DataLoaders.from_dsets(_Views((z-mu)/unit, y), list(zip((zv-mu)/unit, yv)), bs=learn.dls.train.bs,
                                   device=learn.dls.device, num_workers=0)
-    probe = Learner(data, head, loss_func=learn.loss_func, metrics=learn.metrics)
+    probe = Learner(data, head, loss_func=learn.loss_func, metrics=learn.metrics, opt_func=learn.opt_func)
     _fit(probe, None, steps, lr, progress)
     with torch.no_grad():
         head.weight.div_(unit)
@@ -154,10 +162,12 @@ def feature_extraction(dls, # fastai DataLoaders
                        weights=None, # File of pretrained weights; None: the backbone's own
                        progress:bool=True, # Show fastai's progress
                        views:int=4, # Augmented passes over the training pictures; one where nothing is augmented
-                       pretrained:bool=True # False: the body keeps random weights
+                       pretrained:bool=True, # False: the body keeps random weights
+                       precision:str='fp32', # Computed in 'fp32' or 'bf16'; 'auto': bf16 where the units are
+                       opt_func=fused_adam # fastai optimiser
                       ) -> Learner: # Trained, truly frozen
     "Train a linear head on the stored features of a truly frozen body (a linear probe)."
-    learn = _learner(dls, backbone, seed, pretrained=pretrained, weights=weights if pretrained else None)
+    learn = _learner(dls, backbone, seed, precision, opt_func, pretrained=pretrained, weights=weights if pretrained else None)
     true_freeze(learn)
     return _cached_head(learn, epochs, steps, RATES['feature-extraction'] if lr is None else lr, views, progress)
 
@@ -169,11 +179,14 @@ def random_features(dls, # fastai DataLoaders
                     lr:float|None=None, # Learning rate in the units above; None: `RATES`
                     seed:int=0, # Of body and head, the order and the augmentation
                     weights=None, # Not used: there for the common signature
-                    progress:bool=True # Show fastai's progress
+                    progress:bool=True, # Show fastai's progress
+                    precision:str='fp32', # Computed in 'fp32' or 'bf16'; 'auto': bf16 where the units are
+                    opt_func=fused_adam # fastai optimiser
                    ) -> Learner: # Trained, truly frozen
     "Feature extraction from a body with random weights: the control arm."
     lr = RATES['random-features'] if lr is None else lr
-    return feature_extraction(dls, backbone, epochs, steps, lr, seed, progress=progress, pretrained=False)
+    return feature_extraction(dls, backbone, epochs, steps, lr, seed, progress=progress, pretrained=False,
+                              precision=precision, opt_func=opt_func)
 
 # %% ../nbs/lessons/06_fine_tuning.ipynb #feeaa446
 def _in_turn(learn, fits):
@@ -213,13 +226,15 @@ def lp_ft(dls, # fastai DataLoaders
           weights=None, # File of pretrained weights; None: the backbone's own
           progress:bool=True, # Show fastai's progress
           share:float=1/3, # Of the steps for the linear probe, at the rate of feature extraction in `RATES`
-          bn:str='eval' # 'eval': BatchNorm keeps the statistics that the probe was trained on; 'train': it counts new ones
+          bn:str='eval', # 'eval': BatchNorm keeps the statistics that the probe was trained on; 'train': it counts new ones
+          precision:str='fp32', # Computed in 'fp32' or 'bf16'; 'auto': bf16 where the units are
+          opt_func=fused_adam # fastai optimiser
          ) -> Learner: # Trained
     "A linear probe on stored features, then all layers as in `fine_tuning` (LP-FT, Kumar et al. 2022, arXiv:2202.10054)."
     if not 0 <= share < 1: raise BadInput(f"share={share}: the probe's part of the steps is 0 or more, and less than 1")
     if bn not in ('eval', 'train'): raise unknown('bn', bn, ['eval', 'train'])
     steps = _total_steps(dls, epochs, steps)
-    learn = _learner(dls, backbone, seed, pretrained=True, weights=weights)
+    learn = _learner(dls, backbone, seed, precision, opt_func, pretrained=True, weights=weights)
     return _probe_then_all(learn, steps, RATES['lp-ft'] if lr is None else lr, min(round(share*steps), steps-1), bn, progress)
 
 # %% ../nbs/lessons/06_fine_tuning.ipynb #11d0f2d5
@@ -230,16 +245,19 @@ def gradual(dls, # fastai DataLoaders
             lr:float|None=None, # Learning rate of the head; None: `RATES`
             seed:int=0, # Of the order and the augmentation
             weights=None, # File of pretrained weights; None: the backbone's own
-            progress:bool=True # Show fastai's progress
+            progress:bool=True, # Show fastai's progress
+            precision:str='fp32', # Computed in 'fp32' or 'bf16'; 'auto': bf16 where the units are
+            opt_func=fused_adam # fastai optimiser
            ) -> Learner: # Trained
     "Layer groups join from the head down, in equal shares of the steps (gradual unfreezing, Howard & Ruder 2018)."
     steps = _total_steps(dls, epochs, steps)
-    learn = true_freeze(_learner(dls, backbone, seed, pretrained=True, weights=weights))
+    learn = true_freeze(_learner(dls, backbone, seed, precision, opt_func, pretrained=True, weights=weights))
     n = len(learn.opt.param_lists)
     if lr is None: lr = RATES['gradual']
     def phase(i, share):
         learn.freeze_to(-i) if i < n else learn.unfreeze()
-        _fit(learn, None, share, slice(lr/25, lr), progress)
+        once = i < n and not _varied(learn.dls.train)
+        with stored_activations(learn) if once else nullcontext(): _fit(learn, None, share, slice(lr/25, lr), progress)
     shares = {i: i*steps//n - (i-1)*steps//n for i in range(1, n+1)}
     return _in_turn(learn, [partial(phase, i, s) for i,s in shares.items() if s])
 
@@ -251,10 +269,12 @@ def single_rate(dls, # fastai DataLoaders
                 lr:float|None=None, # Learning rate of every layer; None: `RATES`
                 seed:int=0, # Of the order and the augmentation
                 weights=None, # File of pretrained weights; None: the backbone's own
-                progress:bool=True # Show fastai's progress
+                progress:bool=True, # Show fastai's progress
+                precision:str='fp32', # Computed in 'fp32' or 'bf16'; 'auto': bf16 where the units are
+                opt_func=fused_adam # fastai optimiser
                ) -> Learner: # Trained
     "Train all layers from pretrained weights at one rate."
-    learn = _learner(dls, backbone, seed, pretrained=True, weights=weights)
+    learn = _learner(dls, backbone, seed, precision, opt_func, pretrained=True, weights=weights)
     learn.unfreeze()
     return _fit(learn, epochs, steps, RATES['single-rate'] if lr is None else lr, progress)
 

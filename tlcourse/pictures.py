@@ -9,16 +9,15 @@ __all__ = ['Unreadable', 'read_picture', 'fit_picture', 'Row', 'list_folder', 'r
            'group_copies', 'carve', 'Intake']
 
 # %% ../nbs/core/01_pictures.ipynb #42d4cc6f
-import csv, hashlib, io, os, tempfile, warnings
+import contextlib, csv, hashlib, io, json, os, threading, time, warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import PIL
 from PIL import Image, ImageOps, UnidentifiedImageError
-from .base import BadInput, cache_dir, sha256
+from .base import BadInput, sha256
 
 # %% ../nbs/core/01_pictures.ipynb #5b8c0a5c
 _formats = 'JPEG MPO PNG GIF BMP DIB TIFF WEBP PPM AVIF JPEG2000'.split()
@@ -214,158 +213,281 @@ def _list(root):
     return rows,notes
 
 # %% ../nbs/core/01_pictures.ipynb #fad385a7
-_reader = 1 # Raised whenever the pixels that come out of this page change
+def _threads():
+    "OMP_NUM_THREADS where it is set, else the cores of this process; at most 8."
+    n = os.environ.get('OMP_NUM_THREADS', '').split(',')[0]
+    if n.isdigit() and int(n): return min(8, int(n))
+    try: return min(8, len(os.sched_getaffinity(0)))
+    except AttributeError: return min(8, os.cpu_count() or 1)
 
-def _pack_path(root, size):
-    key = hashlib.sha256(f'{Path(root).resolve()}|{size}|{_reader}|{PIL.__version__}'.encode()).hexdigest()[:24]
-    d = cache_dir()/'pictures'
-    d.mkdir(exist_ok=True)
-    return d/f'{key}.npz'
-
-def _digest(ids, x): return hashlib.sha256(ids.tobytes() + hashlib.sha256(np.ascontiguousarray(x)).digest()).hexdigest()
+def _blocks(n, size, mb=16):
+    "Slices of `n` pictures, each of so many megabytes"
+    k = max(1, mb*2**20//(3*size*size))
+    return [slice(i, min(i+k, n)) for i in range(0, n, k)]
 
 # %% ../nbs/core/01_pictures.ipynb #78638047
-def _load_pack(f):
-    "Hash of a file's bytes -> row, and the rows; empty if there is no good pack."
-    try:
-        with np.load(f, allow_pickle=False) as z: ids,x,d = z['ids'],z['x'],str(z['digest'])
-        if _digest(ids, x) == d: return {o.decode():i for i,o in enumerate(ids.tolist())}, x
-    except Exception: pass # Absent or damaged in one of many ways: the pictures are decoded again
-    return {},None
+def _hash(f):
+    try: return sha256(f)
+    except OSError as e: return f'cannot be read: {e.strerror}'
 
-def _save_pack(f, ids, x):
-    "Written beside and renamed, so that a reader never sees half a file."
-    ids = np.array(ids, dtype='S64')
-    fd,t = tempfile.mkstemp(dir=f.parent, suffix='.tmp')
-    try:
-        with os.fdopen(fd, 'wb') as o: np.savez(o, ids=ids, x=x, digest=_digest(ids, x))
-        os.replace(t, f)
-    except BaseException:
-        Path(t).unlink(missing_ok=True)
-        raise
+def _file_hashes(
+    paths, # Files
+    workers:int|None=None # Threads; default: as many as decode
+) -> list: # Of 64 hexadecimal digits, or of a file that cannot be read the reason
+    "The SHA-256 of the content of each file."
+    with ThreadPoolExecutor(workers or _threads()) as ex: return list(ex.map(_hash, paths))
 
 # %% ../nbs/core/01_pictures.ipynb #2eb9de8e
-def _try(f, size):
+def _try(f, size, was=None):
     if f.suffix.lower() in _foreign: return f'{f.suffix[1:].upper()} cannot be read here: save it as JPEG'
     try:
         if f.stat().st_size == 0: return 'empty file'
-        return _array(f, size)
-    except Unreadable as e: return str(e)
-    except OSError as e: return e.strerror or str(e)
-
-def _hash(f):
-    try: return sha256(f)
-    except OSError: return ''
+        res = _array(f, size)
+    except Unreadable as e: res = str(e)
+    except OSError as e: res = e.strerror or str(e)
+    # What was hashed before and what was decoded now must be the same file
+    if was is not None and _hash(f) != was: raise BadInput(f"{f} changed while the folder was read: ask again")
+    return res
 
 # %% ../nbs/core/01_pictures.ipynb #de147c8f
-def _uncached(e):
-    return (f'the decoded pictures cannot be kept ({e.strerror}): they are decoded each time; '
-            'TLCOURSE_CACHE names another place')
+class _Sink:
+    "Rows of pixels that arrive a block at a time: to a file in `folder`, or to memory where that is None"
+    def __init__(self, folder, most, size):
+        self.n,self.shape,self.h,self.f = 0,(3,size,size),hashlib.sha256(),None
+        if folder is None: self.mem = np.empty((most,*self.shape), np.uint8)
+        else:
+            self.tmp = folder/f'.{os.getpid()}-{threading.get_ident()}-{id(self)}'
+            self.f = open(self.tmp, 'wb')
+    def add(self, x):
+        x = np.ascontiguousarray(x)
+        if self.f is None: self.mem[self.n:self.n+len(x)] = x
+        else: self.f.write(x); self.h.update(x)
+        self.n += len(x)
+    def array(self):
+        "What has arrived; nothing more may come"
+        if self.f is None: return self.mem[:self.n]
+        self.f.close()
+        return _map_pixels(self.tmp, (self.n,*self.shape))
+    def drop(self):
+        if self.f is None: return
+        self.f.close()
+        with contextlib.suppress(OSError): self.tmp.unlink(missing_ok=True)
 
+# %% ../nbs/core/01_pictures.ipynb #5e1a0b01
 def read_pictures(
     paths, # Picture files
     size:int, # Pixels a side
-    root:Path|str|None=None, # The folder they belong to: names the cache file; None: not cached
-    workers:int|None=None, # Threads that decode; default: the number of cores, at most 8
+    sink=None, # Takes the pixels a block at a time; None: memory
+    hashes=None, # Of `_file_hashes`: a file that is another by now is refused
+    workers:int|None=None, # Threads that decode; default: what OMP_NUM_THREADS or the cores allow
     progress=None # Called with (done, total) as decoding goes on
-) -> tuple: # x uint8 (n,3,size,size) of those read; int64 (n,) their places; skipped, place -> reason; notes
-    "Decode many pictures, each file once and for all."
-    paths,notes = [Path(p) for p in paths],[]
-    workers = workers or min(8, os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers) as ex, warnings.catch_warnings():
+) -> tuple: # x uint8 (n,3,size,size) of those read; int64 (n,) their places; skipped, place -> reason
+    "Decode many pictures; one that cannot be used is left out, with the reason."
+    paths,kept,skipped = [Path(p) for p in paths],[],{}
+    sink,hashes = sink or _Sink(None, len(paths), size),hashes or [None]*len(paths)
+    with ThreadPoolExecutor(workers or _threads()) as ex, warnings.catch_warnings():
         warnings.simplefilter('ignore') # Pillow warns about odd tags; what matters is whether the pixels come out
-        ids = list(ex.map(_hash, paths))
-        try: pack = None if root is None else _pack_path(root, size)
-        except OSError as e: pack,notes = None,[_uncached(e)]
-        have,old = _load_pack(pack) if pack else ({},None)
-        todo = {h:p for h,p in zip(ids,paths) if h not in have or not h}
-        new = {}
-        for i,(h,a) in enumerate(zip(todo, ex.map(lambda p: _try(p, size), todo.values())), 1):
-            new[h] = a
-            if progress: progress(i, len(todo))
-    skipped = {i:new[h] for i,h in enumerate(ids) if isinstance(new.get(h), str)}
-    kept = np.array([i for i in range(len(paths)) if i not in skipped], dtype=np.int64)
-    x = np.empty((len(kept),3,size,size), np.uint8)
-    for j,i in enumerate(kept): x[j] = new[ids[i]] if ids[i] in new else old[have[ids[i]]]
-    if pack and any(not isinstance(a, str) for a in new.values()):
-        rows = {ids[i]:j for j,i in enumerate(kept)}
-        try: _save_pack(pack, list(rows), x[list(rows.values())])
-        except OSError as e: notes.append(_uncached(e))
-    return x,kept,skipped,notes
+        for b in _blocks(len(paths), size):
+            new = []
+            for i,o in enumerate(ex.map(lambda p,h: _try(p, size, h), paths[b], hashes[b]), b.start):
+                if isinstance(o, str): skipped[i] = o
+                else: kept.append(i); new.append(o)
+                if progress: progress(i+1, len(paths))
+            if new: sink.add(np.stack(new))
+    return sink.array(),np.array(kept, dtype=np.int64),skipped
+
+# %% ../nbs/core/01_pictures.ipynb #6d8aadf4
+def _map_pixels(
+    path, # A file of nothing but pixels
+    shape, # (n,3,size,size)
+    offset:int=0 # Bytes before them
+) -> np.memmap: # uint8
+    "Pixels of a file, fetched as they are needed; what a process writes to them stays in that process."
+    if not np.prod(shape): return np.empty(shape, np.uint8)
+    how = dict(dtype=np.uint8, offset=offset, shape=tuple(shape))
+    try: return np.memmap(path, mode='c', **how)
+    # Where the system wants memory for all that could be written, which a large file may exceed: read only
+    except OSError: return np.memmap(path, mode='r', **how)
+
+def _sum(f):
+    h = hashlib.sha256()
+    with open(f, 'rb') as o:
+        while b := o.read(2**20): h.update(b)
+    return h.hexdigest()
+
+# %% ../nbs/core/01_pictures.ipynb #5e1a0b02
+def _check(card): return sha256(json.dumps(card, sort_keys=True).encode())
+
+def _keep(
+    sink, # A `_Sink` to a file
+    stem:Path, # Folder and name, without an ending
+    card:dict # What is to be known of the pixels
+) -> np.memmap: # The pixels, under their name
+    "Give a file of pixels its name, and put its card beside it."
+    sink.f.close()
+    card = {**card, 'shape': [sink.n,*sink.shape], 'sha256': sink.h.hexdigest()}
+    tmp = Path(f'{sink.tmp}.card')
+    try:
+        tmp.write_text(json.dumps({**card, 'check': _check(card)}), encoding='utf-8')
+        os.replace(tmp, f'{stem}.json')
+        os.replace(sink.tmp, f'{stem}.pixels')
+    finally: tmp.unlink(missing_ok=True)
+    return _map_pixels(f'{stem}.pixels', card['shape'])
+
+def _kept(
+    stem:Path, # As for `_keep`
+    key:str # That its card must have
+) -> tuple: # (pixels, card, ''), or (None, None, what is wrong; '' if nothing is there)
+    "The pixels of `_keep`, if they are whole."
+    f,side = Path(f'{stem}.pixels'),Path(f'{stem}.json')
+    if not f.is_file(): return None,None,''
+    try: card = json.loads(side.read_text(encoding='utf-8')); check = card.pop('check')
+    except (OSError, ValueError, LookupError, AttributeError, TypeError): card,check = {},''
+    if check != _check(card) or card.get('key') != key: return None,None,'their card is missing or damaged'
+    try:
+        if f.stat().st_size != np.prod(card['shape']): return None,None,'the file is cut short or changed'
+        if _sum(f) != card['sha256']: return None,None,'the file was changed'
+        return _map_pixels(f, card['shape']),card,''
+    except OSError as e: return None,None,f'the file cannot be read ({e.strerror})'
+
+# %% ../nbs/core/01_pictures.ipynb #5e1a0b03
+def _sweep_up(
+    folder:Path # Where pixels are kept
+):
+    "Remove what a process left half-written when it was killed: files under a temporary name, not written to for an hour."
+    for f in folder.glob('.*'):
+        with contextlib.suppress(OSError):
+            if time.time() - f.stat().st_mtime > 3600: f.unlink()
 
 # %% ../nbs/core/01_pictures.ipynb #df9d02d0
+_bands = 11 # One more than the bits that may differ
+_ones = np.array([bin(i).count('1') for i in range(2**16)], np.uint8)
+
 class Prints:
     "Fingerprints of pictures: a digest of the pixels and, for near copies, a difference hash and a thumbnail."
     def __init__(self,
-        x, # uint8 (n,3,H,W)
+        x, # uint8 (n,3,H,W); read one after another
         near:bool=True # Near copies too?
     ):
-        self.keys = [hashlib.sha256(np.ascontiguousarray(o)).digest() for o in x]
-        self.near = near and len(x) > 0
-        if not self.near: return
-        g = np.stack([self._thumb(o) for o in x]).astype(np.float32)
-        self.bits = np.where(g[:,:,1:] > g[:,:,:-1], 1, -1).reshape(len(x), -1).astype(np.float32)
-        sd = g.std((1,2))
-        z = (g - g.mean((1,2), keepdims=True))/np.maximum(sd, 1e-6)[:,None,None]
-        self.z,self.ok = z.reshape(len(x), -1)/np.sqrt(g[0].size), sd > 4
+        x,first = np.asarray(x),{}
+        self.near,self.same = near and len(x) > 0,np.empty(len(x), np.int64) # `same`: first place of these pixels
+        self.thumbs = np.empty((len(x) if self.near else 0,16,17), np.uint8)
+        for i,o in enumerate(x):
+            o = np.ascontiguousarray(o)
+            self.same[i] = first.setdefault(hashlib.sha256(o).digest(), i)
+            if self.near: self.thumbs[i] = self._thumb(o)
+        if self.near: self._hash()
 
     @staticmethod
     def _thumb(o):
         im = Image.fromarray(np.ascontiguousarray(o.transpose(1,2,0))).convert('L')
         return np.asarray(im.resize((17,16), Image.Resampling.BOX))
 
+    def _hash(self):
+        "The 256 bits, whole and in bands, and whether there is contrast"
+        n,cut = len(self.thumbs),np.arange(256) % _bands # Bits far apart, for neighbours say the same
+        self.bits,self.codes,self.ok = np.empty((n,16), np.uint16),np.empty((_bands,n), np.int32),np.empty(n, bool)
+        for b in range(0, n, 4096):
+            g = self.thumbs[b:b+4096]
+            v = (g[:,:,1:] > g[:,:,:-1]).reshape(len(g), 256)
+            self.bits[b:b+4096] = np.packbits(v, axis=1).view(np.uint16)
+            for k in range(_bands): self.codes[k,b:b+4096] = v[:,cut == k] @ (1 << np.arange((cut == k).sum()))
+            self.ok[b:b+4096] = g.astype(np.float32).std((1,2)) > 4
+
+    def _z(self, i):
+        g = self.thumbs[i].reshape(-1, 272).astype(np.float32)
+        g -= g.mean(1, keepdims=True)
+        return g/np.maximum(np.sqrt((g*g).sum(1, keepdims=True)), 1e-6)
+
     def alike(self,
         a, # Places, (n,)
-        b  # Places, (m,)
-    ): # float32 (n,m): differing bits of near copies, infinity elsewhere
-        "Which of `a` are near copies of which of `b`."
-        d = (256 - self.bits[a]@self.bits[b].T)/2
-        far = (d > 10) | (self.z[a]@self.z[b].T < .95) | ~self.ok[a][:,None] | ~self.ok[b][None]
-        return np.where(far, np.inf, d)
+        b  # Places, (n,)
+    ): # uint8 (n,): differing bits of near copies, 255 elsewhere
+        "Is each of `a` a near copy of its fellow in `b`?"
+        d = _ones[self.bits[a] ^ self.bits[b]].sum(1, dtype=np.uint16)
+        d[(d > 10) | ~self.ok[a] | ~self.ok[b]] = 255
+        i = np.flatnonzero(d < 255)
+        d[i[(self._z(a[i])*self._z(b[i])).sum(1) < .95]] = 255
+        return d.astype(np.uint8)
+
+# %% ../nbs/core/01_pictures.ipynb #5e1a0b07
+def _sharing(code, most=2**14):
+    "Blocks of pairs of places, about `most` in each, whose codes are equal"
+    o = np.argsort(code, kind='stable')
+    c = code[o]
+    n = np.searchsorted(c, c, 'right') - np.arange(len(c)) - 1 # How many partners each one has behind it
+    total = np.concatenate([[0], n.cumsum()])
+    cuts = np.unique(np.searchsorted(total, [*range(0, int(total[-1]), most), total[-1]]))
+    for lo,hi in zip(cuts[:-1], cuts[1:]):
+        p = np.repeat(np.arange(lo, hi), n[lo:hi])
+        yield o[p], o[p + 1 + np.arange(len(p)) + total[lo] - total[p]]
+
+def _near_pairs(
+    prints:Prints, # Of n pictures
+    ids # Places to search
+): # A generator of blocks: places, places, and the bits that differ; a pair may come more than once
+    "All pairs of near copies among some pictures."
+    if not prints.near: return
+    ids = np.asarray(ids)[prints.ok[ids]]
+    for code in prints.codes:
+        for i,j in _sharing(code[ids]):
+            i,j = ids[i],ids[j]
+            d = prints.alike(i, j)
+            m = np.flatnonzero(d < 255)
+            if len(m): yield i[m], j[m], d[m]
 
 # %% ../nbs/core/01_pictures.ipynb #4179ec1f
 _rank = {'train':0, 'valid':1, 'test':2}
 
-def _same_across(p, part):
-    first,res = {},{}
-    for i in np.argsort([-_rank[o] for o in part], kind='stable'):
-        j = first.setdefault(p.keys[i], i)
-        if part[j] != part[i]: res[int(i)] = int(j),'same'
+def _first_in(prints, mask):
+    "For each picture of `mask`'s pixels, by the first place of these pixels: where they first are in `mask`; -1: nowhere"
+    res = np.full(len(prints.same), -1)
+    js = np.flatnonzero(mask)[::-1]
+    res[prints.same[js]] = js
     return res
+
+def _nearest(prints, firsts):
+    "For each first place of pixels, and each of `firsts`, the place there that is nearest, the earliest of several; -1: none"
+    n = len(prints.same)
+    best = [np.full(n, 256*n) for _ in firsts]
+    for i,j,d in _near_pairs(prints, np.unique(prints.same)):
+        for a,b in ((i,j),(j,i)):
+            for o,f in zip(best, firsts):
+                m = f[b] >= 0
+                np.minimum.at(o, a[m], d[m].astype(np.int64)*n + f[b[m]])
+    return [np.where(o < 256*n, o % n, -1) for o in best]
 
 def find_copies(
     prints:Prints, # Of n pictures
     part # n of 'train', 'valid', 'test'
 ) -> dict: # Place of a picture -> (place of its copy in a later part, 'same' or 'near'); test is the last part
     "The pictures of train and valid that lie in a later part as well."
-    part = np.asarray(part)
-    res = _same_across(prints, part)
-    for late in ('test','valid') if prints.near else ():
-        js = np.flatnonzero(part == late)
-        rest = np.array([i for i in range(len(part)) if _rank[part[i]] < _rank[late] and i not in res], dtype=np.int64)
-        for ii in np.array_split(rest, max(1, len(rest)//4096)) if len(js) and len(rest) else ():
-            d = prints.alike(ii, js)
-            res |= {int(i):(int(js[o.argmin()]),'near') for i,o in zip(ii, d) if np.isfinite(o).any()}
+    res,rank = {},np.array([_rank[o] for o in part])
+    firsts = [_first_in(prints, rank == r) for r in (2,1)]
+    for what,found in (('same',firsts), ('near',_nearest(prints, firsts))):
+        for r,f in zip((2,1), found):
+            at = f[prints.same]
+            res |= {i:(int(at[i]),what) for i in np.flatnonzero((rank < r) & (at >= 0)).tolist() if i not in res}
     return res
 
 # %% ../nbs/core/01_pictures.ipynb #00d0796b
+def _join(g, i, j):
+    "Make one group of the groups of each pair, called after its smallest member; `g`: member -> name"
+    while (g[i] != g[j]).any():
+        a,b = g[i],g[j]
+        np.minimum.at(g, np.maximum(a, b), np.minimum(a, b))
+        while (g[g] != g).any(): g[:] = g[g]
+
 def group_copies(
     prints:Prints, # Of n pictures
     y # int (n,) class of each
 ) -> np.ndarray: # int64 (n,): pictures with the same number are copies, directly or through others
     "Groups of copies within each class."
-    y,res = np.asarray(y),np.arange(len(y))
-    for c in np.unique(y):
-        ids = np.flatnonzero(y == c)
-        _,same = np.unique([prints.keys[i] for i in ids], return_inverse=True)
-        link = same[:,None] == same[None]
-        if prints.near: link |= np.isfinite(prints.alike(ids, ids))
-        g = np.arange(len(ids))
-        while True: # The smallest number spreads along the links
-            new = np.where(link, g[None], len(ids)).min(1)
-            if (new == g).all(): break
-            g = new
-        res[ids] = ids[g]
+    first,ys = {},np.asarray(y)
+    res = np.array([first.setdefault(o, i) for i,o in enumerate(zip(ys.tolist(), prints.same.tolist()))], dtype=np.int64)
+    for i,j,_ in _near_pairs(prints, np.unique(res)):
+        m = ys[i] == ys[j]
+        _join(res, i[m], j[m])
     return res
 
 # %% ../nbs/core/01_pictures.ipynb #cde1393c

@@ -256,7 +256,7 @@ often such intervals hold the true value.</p>
 _words = dict(target='Target', classes='Classes', size='Side of a picture in pixels', pixel_hash='Hash of the pixels',
               backbone='Backbone', weights='Weights', head='Head', strategies='Strategies', shots='Labels per class', seeds='Seeds',
               steps='Optimiser steps of a run', bs='Batch size, at most', tune='Choice of rates',
-              V='Validation pictures per class', augment='Augmentation', device='Device', openings='Looks at the test set')
+              V='Validation pictures per class', augment='Augmentation', device='Device', precision='Precision of training', openings='Looks at the test set')
 
 def _value(v):
     if isinstance(v, (list, tuple)): return _and([_value(o) for o in v]) or 'none'
