@@ -21,6 +21,7 @@ from .plots import *
 from .layers import *
 from .features import *
 from .probes import *
+from .training import *
 from .finetune import *
 from .report import *
 from .compare import *

@@ -23,7 +23,7 @@ from .backbones import _own_dl, _Vectors, arch, learner, linear_head
 from .base import Bar, BadInput, cache_dir, pick_device, sha256, writable_folder
 from .data import BatchAugment, Part, check_augments
 from .layers import _eval_frozen, true_freeze
-from .training import autocast, pick_precision
+from .training import _autocast, pick_precision
 
 # %% ../nbs/lessons/05_feature_extraction.ipynb #fa3f3232
 @dataclass
@@ -468,7 +468,7 @@ def extract(
 ) -> Features: # Or a list of them; raises `BadInput`
     "Run a frozen body in eval mode over the pictures once, and keep its pooled features."
     job = _Job(backbone, split, layer, views, bn, augment, device, seed, ids, stats, dtype, precision)
-    with autocast(job.precision, job.dev): res = job._run(cache, progress)
+    with _autocast(job.precision, job.dev): res = job._run(cache, progress)
     return res if isinstance(layer, _several) else res[0]
 
 # %% ../nbs/lessons/05_feature_extraction.ipynb #a179d072
@@ -499,11 +499,13 @@ def _frozen_part(learn):
     return body[:k], nn.Sequential(body[k:], *learn.model[1:])
 
 # %% ../nbs/lessons/05_feature_extraction.ipynb #406ec85b
+_most = 2**30 # bytes of activations in memory
+
 def _room(shape, device, files):
-    "An empty float32 tensor, channels last; on the disk where it takes more than 1 GiB"
+    "An empty float32 tensor, channels last; on the disk where it takes more than that"
     if len(shape) == 4: shape = shape[0], *shape[2:], shape[1]
     size = int(np.prod(shape))
-    if size <= 2**28: z = torch.empty(shape, device=device)
+    if 4*size <= _most: z = torch.empty(shape, device=device)
     else: z = torch.from_file(f'{files}/{len(os.listdir(files))}', shared=True, size=size).view(shape)
     return z.permute(0, 3, 1, 2) if len(shape) == 4 else z
 
@@ -511,7 +513,7 @@ def _room(shape, device, files):
 def _from_stored(dl, part, files, precision):
     "A copy of `dl` whose batches are gathered from what `part` gives for its pictures"
     z, ys, i = None, [], 0
-    with autocast(precision, dl.device), torch.random.fork_rng(devices=[]): # the order of training stays what it would be
+    with _autocast(precision, dl.device), torch.random.fork_rng(devices=[]): # the order of training stays what it would be
         for x,y in dl.new(shuffle=False, drop_last=False):
             a = part(x.as_subclass(torch.Tensor))
             if z is None: z = _room((dl.n, *a.shape[1:]), dl.device, files)

@@ -14,7 +14,7 @@ import sys, torch
 from contextlib import ExitStack, nullcontext
 from fastai.callback.core import Callback, TrainEvalCallback
 from fastai.callback.schedule import *
-from fastai.data.core import DataLoaders
+from fastai.data.core import DataLoaders, TfmdDL
 from fastai.learner import Learner
 from fastai.torch_core import set_seed
 from fastcore.basics import GetAttr
@@ -24,7 +24,7 @@ from .backbones import learner
 from .base import BadInput, unknown, watched
 from .features import _varied, pooled, stored_activations
 from .layers import true_freeze
-from .training import autocast, Bf16, fused_adam, NoSync, pick_precision
+from .training import _autocast, Bf16, fused_adam, NoSync, pick_precision
 
 # %% ../nbs/lessons/06_fine_tuning.ipynb #dc4d6362
 class _Steps(GetAttr):
@@ -132,18 +132,25 @@ class _Views:
     def __len__(self): return len(self.y)
     def __getitem__(self, i): return self.z[torch.randint(len(self.z), ()).item(), i], self.y[i]
 
+class _ViewsDL(TfmdDL):
+    "Gathers a batch at once where the items are views"
+    def create_batches(self, samps):
+        if not isinstance(ds := self.dataset, _Views): yield from super().create_batches(samps); return
+        drawn = ((torch.randint(len(ds.z), ()).item(), i) for i in samps)
+        for v,i in (map(list, zip(*o)) for o in self.chunkify(drawn)): yield ds.z[v, i], ds.y[i]
+
 # %% ../nbs/lessons/06_fine_tuning.ipynb #1e2188a4
 def _cached_head(learn, epochs, steps, lr, views, progress):
     "Train the linear head of `learn` on stored features of its frozen body"
     steps = _total_steps(learn.dls, epochs, steps)
     dl = learn.dls.train.new(shuffle=False, drop_last=False)
-    with autocast(learn.precision, dl.device):
+    with _autocast(learn.precision, dl.device):
         zs, ys = zip(*(pooled(learn, dl) for _ in range(views if _varied(dl) else 1)))
         zv, yv = pooled(learn, learn.dls.valid)
     z, y, head = torch.stack(zs), ys[0], learn.model[1][-1]
     mu, unit = z.mean((0, 1)), z.std((0, 1), correction=0).clamp_min(1e-3) * z.shape[-1]/192
-    data = DataLoaders.from_dsets(_Views((z-mu)/unit, y), list(zip((zv-mu)/unit, yv)), bs=learn.dls.train.bs,
-                                  device=learn.dls.device, num_workers=0)
+    data = DataLoaders.from_dsets(_Views((z-mu)/unit, y), _Views(((zv-mu)/unit)[None], yv), bs=learn.dls.train.bs,
+                                  device=learn.dls.device, num_workers=0, dl_type=_ViewsDL)
     probe = Learner(data, head, loss_func=learn.loss_func, metrics=learn.metrics, opt_func=learn.opt_func)
     _fit(probe, None, steps, lr, progress)
     with torch.no_grad():
