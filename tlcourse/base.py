@@ -208,26 +208,26 @@ def html_table(data, # A data frame, of whose index nothing is shown; or a dict:
 
 # %% ../nbs/core/00_base.ipynb #eedcbc50
 _css = """
-.tlc.tlc{max-width:100%;color:inherit;line-height:1.45}
-.tlc.tlc .scroll{overflow-x:auto;margin:.3em 0 .9em}
-.tlc.tlc table{border-collapse:collapse;border:0;margin:0;width:auto;color:inherit;background:none;font-size:.92em;
+.tlc-table.tlc-table{max-width:100%;color:inherit;line-height:1.45}
+.tlc-table.tlc-table .scroll{overflow-x:auto;margin:.3em 0 .9em}
+.tlc-table.tlc-table table{border-collapse:collapse;border:0;margin:0;width:auto;color:inherit;background:none;font-size:.92em;
  font-variant-numeric:tabular-nums}
-.tlc.tlc caption{caption-side:top;text-align:left;padding:.2em 0;color:inherit;font-weight:600;font-style:normal}
-.tlc.tlc tr{background:none;border:0}
-.tlc.tlc th,.tlc.tlc td{text-align:left;vertical-align:top;white-space:normal;padding:.25em 1em .25em 0;color:inherit;
+.tlc-table.tlc-table caption{caption-side:top;text-align:left;padding:.2em 0;color:inherit;font-weight:600;font-style:normal}
+.tlc-table.tlc-table tr{background:none;border:0}
+.tlc-table.tlc-table th,.tlc-table.tlc-table td{text-align:left;vertical-align:top;white-space:normal;padding:.25em 1em .25em 0;color:inherit;
  background:none;border:0;border-bottom:1px solid rgba(128,128,128,.3);font-weight:400;max-width:36em}
-.tlc.tlc thead th{font-weight:600;vertical-align:bottom;border-bottom:1px solid currentColor}
-.tlc.tlc .num{text-align:right;white-space:nowrap}.tlc.tlc .text{min-width:13em;overflow-wrap:anywhere}
-.tlc.tlc .mark th,.tlc.tlc .mark td{font-weight:700}
-.tlc.tlc code{color:inherit;background:none;border:0;padding:0;white-space:pre-wrap}
-.tlc.tlc caption span{display:inline-block;position:sticky;left:0;max-width:calc(100vw - 3rem)}
-.tlc.tlc summary{cursor:pointer}.tlc.tlc p,.tlc.tlc ul{margin:.3em 0 .9em}
+.tlc-table.tlc-table thead th{font-weight:600;vertical-align:bottom;border-bottom:1px solid currentColor}
+.tlc-table.tlc-table .num{text-align:right;white-space:nowrap}.tlc-table.tlc-table .text{min-width:13em;overflow-wrap:anywhere}
+.tlc-table.tlc-table .mark th,.tlc-table.tlc-table .mark td{font-weight:700}
+.tlc-table.tlc-table code{color:inherit;background:none;border:0;padding:0;white-space:pre-wrap}
+.tlc-table.tlc-table caption span{display:inline-block;position:sticky;left:0;max-width:calc(100vw - 3rem)}
+.tlc-table.tlc-table summary{cursor:pointer}.tlc-table.tlc-table p,.tlc-table.tlc-table ul{margin:.3em 0 .9em}
 """.strip().replace('\n', '')
 
 def html_block(*parts # Pieces of HTML
               ) -> str: # For a `_repr_html_`
     "Pieces of HTML in the library's style, for the page of a notebook."
-    return f'<div class="tlc"><style>{_css}</style>{"".join(parts)}</div>'
+    return f'<div class="tlc-table"><style>{_css}</style>{"".join(parts)}</div>'
 
 # %% ../nbs/core/00_base.ipynb #86c230b2
 _shown = 'tlcourse', 'torch', 'fastai', 'torchvision', 'matplotlib'
