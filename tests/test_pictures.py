@@ -102,7 +102,7 @@ def test_first_frame(tmp_path):
 
 def test_one_pixel_and_thin(tmp_path):
     Image.new('RGB', (1,1), (9,8,7)).save(tmp_path/'a.png'); Image.new('L', (3000,2), 77).save(tmp_path/'b.png')
-    x, kept, skipped, _ = read_pictures([tmp_path/'a.png', tmp_path/'b.png'], 32)
+    x, kept, skipped = read_pictures([tmp_path/'a.png', tmp_path/'b.png'], 32)
     assert (x[0] == np.array([9,8,7])[:,None,None]).all() and (x[1] == 77).all() and not skipped
 
 def test_fit_is_the_centre():
@@ -240,21 +240,7 @@ def test_bursts_stay_together(tmp_path):
         t = target(root, size=64, seed=seed)
         assert not t.report.copies and '8 pictures are copies' in str(t.report)
 
-# The cache
-
-def test_cache_serves_what_is_there(tmp_path):
-    fs = sorted((folder(tmp_path, parts=('',))/'cat').iterdir())
-    a = read_pictures(fs, 32, root=tmp_path)[0]
-    t = fs[0].stat()
-    fs[0].write_bytes(fs[1].read_bytes()); fs[1].rename(tmp_path/'x'); fs[2].rename(fs[1]); (tmp_path/'x').rename(fs[2]) # Swapped names
-    os.utime(fs[0], ns=(t.st_atime_ns, t.st_mtime_ns))
-    assert (read_pictures(fs, 32, root=tmp_path)[0] == a[[1,2,1,3,4,5]]).all()
-
-def test_cache_is_not_needed(tmp_path, monkeypatch):
-    fs = sorted((folder(tmp_path, parts=('',))/'cat').iterdir())
-    (tmp_path/'file').write_text('x'); monkeypatch.setenv('TLCOURSE_CACHE', str(tmp_path/'file'/'sub'))
-    x, _, _, notes = read_pictures(fs, 32, root=tmp_path)
-    assert len(x) == 6 and 'decoded each time' in notes[0]
+# On the way in (what is kept of it: test_cache)
 
 def test_predict_sees_what_training_saw(tmp_path):
     root = folder(tmp_path)

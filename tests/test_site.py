@@ -88,7 +88,7 @@ def test_sidebar(html):
     assert [re.sub(' <small.*', '', t) for _,t in links[:len(ls)]] == [f'{l.number} {unescape(l.title)}' for l in ls]
     for (_,t),l in zip(links, ls): assert f'>{l.seconds}\xa0s\xa0·\xa0{l.device}</small>' in t
     rest = [h for h,_ in links[len(ls):]]
-    assert rest[0] == 'base.html' and rest[-2:] == ['../cards.html', '../glossary.html'] and '../tools/compare.html' in rest
+    assert rest[0] == 'base.html' and rest[-3:] == ['../cards.html', '../glossary.html', '../speed.html'] and '../tools/compare.html' in rest
 
 def test_times_on_the_front_page(html):
     row = next(r for r in re.findall(r'<tr.*?</tr>', html['index.html'], re.S) if 'lessons/freezing.html' in r)
@@ -189,7 +189,7 @@ def test_imports_have_cells_of_their_own():
 
 def test_pages_of_the_root():
     names = [p.name for p in pages(root=ROOT)]
-    assert names[0] == 'index.ipynb' and names[-2:] == ['cards.ipynb', 'glossary.ipynb']
+    assert names[0] == 'index.ipynb' and names[-3:] == ['cards.ipynb', 'glossary.ipynb', 'speed.ipynb']
 
 def test_without_widgets():
     nb = {'metadata': {'widgets': {'state': 1}, 'kernelspec': {}}, 'cells': [

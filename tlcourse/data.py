@@ -76,6 +76,10 @@ def check_augments(
 # %% ../nbs/core/02_data.ipynb #c8b1e72b
 def _spread(n, a, b): return torch.empty(n).uniform_(a, b)
 
+def _send(o, device):
+    "A tensor that was drawn on the CPU, so that a seed means the same everywhere; a GPU is not waited for"
+    return o.pin_memory().to(device, non_blocking=True) if device.type == 'cuda' else o.to(device)
+
 def _matrices(
     n:int, # Pictures
     names # Out of `AUGMENTS`
@@ -120,13 +124,11 @@ class BatchAugment(DisplayedTransform):
         "What happens to a batch of plain tensors."
         n,names = len(x),self.names
         if set(names) - {'light'}:
-            grid = _grid(_matrices(n, names).to(x.device), *x.shape[-2:])
+            grid = _grid(_send(_matrices(n, names), x.device), *x.shape[-2:])
             x = F.grid_sample(x, grid, padding_mode='border', align_corners=False)
         if 'light' in names:
-            contrast,bright = _spread(n, .8, 1.25),_spread(n, -.15, .15)
-            m = x.mean((1,2,3))
-            a = contrast.to(x.device)
-            b = m*(1-a) + bright.to(x.device)
+            a,bright = (_send(_spread(n, *o), x.device) for o in ((.8, 1.25), (-.15, .15)))
+            b = x.mean((1,2,3))*(1-a) + bright
             x = torch.addcmul(b[:,None,None,None], x, a[:,None,None,None]).clamp_(0, 1)
         return x
 
@@ -156,11 +158,23 @@ class Part:
     ):
         self.name,self.classes,self.paths = name,list(classes),paths
         self.x,self.y,self._file = _tensor(x),torch.as_tensor(y).long(),_place(x)
-        self._at = self.x.data_ptr()
+        self._at,self._there = self.x.data_ptr(),{}
+
+    def on(self,
+        device # Where batches are computed with
+    ) -> tuple: # (x, y)
+        "Pixels and labels: on a GPU, copied there once, if they fit into a quarter of its free memory; else as they are."
+        dev,size = torch.device(device or 'cpu'),self.x.numel()*self.x.element_size()
+        if dev.type != 'cuda' or self.x.is_cuda: return self.x,self.y
+        now = self.x.data_ptr(),self.x._version
+        if self._there.get(dev, (None,))[0] != now:
+            fits = size <= torch.cuda.mem_get_info(dev)[0]/4
+            self._there[dev] = now,(self.x.to(dev),self.y.to(dev)) if fits else (self.x,self.y)
+        return self._there[dev][1]
 
     def __getstate__(self):
         mapped = self._file and self.x.data_ptr() == self._at and not self.x._version # Neither replaced nor changed
-        return {**vars(self), 'x': None if mapped else self.x, '_file': self._file if mapped else None}
+        return {**vars(self), '_there': {}, 'x': None if mapped else self.x, '_file': self._file if mapped else None}
 
     def __setstate__(self, state):
         vars(self).update(state)
@@ -249,7 +263,9 @@ class PicDL(TfmdDL):
         for nm in ('after_item','before_batch','after_batch'): # A copy has its own list of transforms
             o = kwargs.get(nm, getattr(self, nm))
             kwargs[nm] = Pipeline(list(o.fs)) if isinstance(o, Pipeline) else o
-        return super().new(dataset, cls, **kwargs)
+        res = super().new(dataset, cls, **kwargs)
+        if dataset is None: res.part,res.ids = self.part,self.ids # Also where they are not those of the data set
+        return res
 
     def __len__(self):
         if not self.shuffle: return super().__len__()
@@ -269,11 +285,11 @@ class PicDL(TfmdDL):
 
     def create_batches(self, samps):
         if not self.gathers: yield from super().create_batches(samps); return
-        x,y,n = self.part.x,self.part.y,len(self.dataset.tls)
-        for o in self.chunkify(samps):
-            ids = self.ids[o]
-            b = TensorImage(x[ids]),TensorCategory(y[ids])
-            yield b[:n]
+        (x,y),n = self.part.on(self.device),len(self.dataset.tls)
+        ids = self.ids[list(samps)].to(x.device) # At once for the whole pass: a GPU is not waited for at each batch
+        for o in ids.split(self.bs) if len(ids) else ():
+            if self.drop_last and len(o) < self.bs: return
+            yield (TensorImage(x[o]),TensorCategory(y[o]))[:n]
 
     def _one_pass(self):
         # Looking at a batch must not move the random numbers

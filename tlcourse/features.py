@@ -18,7 +18,6 @@ from fastcore.basics import patch
 from pathlib import Path
 from torch import nn
 from torch.nn import functional as F
-from types import SimpleNamespace
 from .backbones import _own_dl, _Vectors, arch, learner, linear_head
 from .base import Bar, BadInput, cache_dir, pick_device, sha256, writable_folder
 from .data import BatchAugment, Part, check_augments
@@ -520,7 +519,8 @@ def _from_stored(dl, part, files, precision):
             z[i:i+len(a)] = a
             ys, i = ys + [y.cpu()], i + len(a)
     res = _own_dl(dl)
-    res.part, res.ids = SimpleNamespace(x=z, y=torch.cat(ys).as_subclass(torch.Tensor)), torch.arange(i)
+    res.part = Part(dl.part.name, z, torch.cat(ys).as_subclass(torch.Tensor), dl.part.classes)
+    res.ids = torch.arange(i)
     res.after_batch = Pipeline([])
     return res
 

@@ -220,9 +220,9 @@ def _threads():
     try: return min(8, len(os.sched_getaffinity(0)))
     except AttributeError: return min(8, os.cpu_count() or 1)
 
-def _blocks(n, size, mb=16):
-    "Slices of `n` pictures, each of so many megabytes"
-    k = max(1, mb*2**20//(3*size*size))
+def _blocks(n, size):
+    "Slices of `n` pictures, of 2 megabytes each or of 8 pictures"
+    k = max(8, 2**21//(3*size*size))
     return [slice(i, min(i+k, n)) for i in range(0, n, k)]
 
 # %% ../nbs/core/01_pictures.ipynb #78638047
@@ -235,7 +235,8 @@ def _file_hashes(
     workers:int|None=None # Threads; default: as many as decode
 ) -> list: # Of 64 hexadecimal digits, or of a file that cannot be read the reason
     "The SHA-256 of the content of each file."
-    with ThreadPoolExecutor(workers or _threads()) as ex: return list(ex.map(_hash, paths))
+    with ThreadPoolExecutor(workers or _threads()) as ex:
+        return [h for i in range(0, len(paths), 256) for h in ex.map(_hash, paths[i:i+256])] # What waits takes memory
 
 # %% ../nbs/core/01_pictures.ipynb #2eb9de8e
 def _try(f, size, was=None):
@@ -354,7 +355,7 @@ def _kept(
 def _sweep_up(
     folder:Path # Where pixels are kept
 ):
-    "Remove what a process left half-written when it was killed: files under a temporary name, not written to for an hour."
+    "Remove what killed processes left: files under a temporary name, not written to for an hour."
     for f in folder.glob('.*'):
         with contextlib.suppress(OSError):
             if time.time() - f.stat().st_mtime > 3600: f.unlink()
@@ -387,17 +388,23 @@ class Prints:
         "The 256 bits, whole and in bands, and whether there is contrast"
         n,cut = len(self.thumbs),np.arange(256) % _bands # Bits far apart, for neighbours say the same
         self.bits,self.codes,self.ok = np.empty((n,16), np.uint16),np.empty((_bands,n), np.int32),np.empty(n, bool)
-        for b in range(0, n, 4096):
-            g = self.thumbs[b:b+4096]
+        for b in range(0, n, 512):
+            g = self.thumbs[b:b+512]
             v = (g[:,:,1:] > g[:,:,:-1]).reshape(len(g), 256)
-            self.bits[b:b+4096] = np.packbits(v, axis=1).view(np.uint16)
-            for k in range(_bands): self.codes[k,b:b+4096] = v[:,cut == k] @ (1 << np.arange((cut == k).sum()))
-            self.ok[b:b+4096] = g.astype(np.float32).std((1,2)) > 4
+            self.bits[b:b+512] = np.packbits(v, axis=1).view(np.uint16)
+            for k in range(_bands): self.codes[k,b:b+512] = v[:,cut == k] @ (1 << np.arange((cut == k).sum()))
+            self.ok[b:b+512] = g.astype(np.float32).std((1,2)) > 4
 
     def _z(self, i):
         g = self.thumbs[i].reshape(-1, 272).astype(np.float32)
         g -= g.mean(1, keepdims=True)
         return g/np.maximum(np.sqrt((g*g).sum(1, keepdims=True)), 1e-6)
+
+    def _corr(self, a, b):
+        "Correlation of each thumbnail of `a` with its fellow in `b`; by one product where a few meet in many pairs"
+        (a,i),(b,j) = (np.unique(o, return_inverse=True) for o in (a,b))
+        a,b = self._z(a),self._z(b)
+        return (a@b.T)[i,j] if len(a)*len(b) <= 4*len(i) else np.einsum('nd,nd->n', a[i], b[j])
 
     def alike(self,
         a, # Places, (n,)
@@ -407,7 +414,7 @@ class Prints:
         d = _ones[self.bits[a] ^ self.bits[b]].sum(1, dtype=np.uint16)
         d[(d > 10) | ~self.ok[a] | ~self.ok[b]] = 255
         i = np.flatnonzero(d < 255)
-        d[i[(self._z(a[i])*self._z(b[i])).sum(1) < .95]] = 255
+        d[i[self._corr(a[i], b[i]) < .95]] = 255
         return d.astype(np.uint8)
 
 # %% ../nbs/core/01_pictures.ipynb #5e1a0b07
@@ -425,13 +432,15 @@ def _sharing(code, most=2**14):
 def _near_pairs(
     prints:Prints, # Of n pictures
     ids # Places to search
-): # A generator of blocks: places, places, and the bits that differ; a pair may come more than once
+): # A generator of blocks: places, places, and the bits that differ
     "All pairs of near copies among some pictures."
     if not prints.near: return
     ids = np.asarray(ids)[prints.ok[ids]]
-    for code in prints.codes:
+    for k,code in enumerate(prints.codes):
         for i,j in _sharing(code[ids]):
             i,j = ids[i],ids[j]
+            new = (prints.codes[:k,i] != prints.codes[:k,j]).all(0) # Met in no earlier band
+            i,j = i[new],j[new]
             d = prints.alike(i, j)
             m = np.flatnonzero(d < 255)
             if len(m): yield i[m], j[m], d[m]
@@ -440,14 +449,14 @@ def _near_pairs(
 _rank = {'train':0, 'valid':1, 'test':2}
 
 def _first_in(prints, mask):
-    "For each picture of `mask`'s pixels, by the first place of these pixels: where they first are in `mask`; -1: nowhere"
+    "By the first place of some pixels: where in `mask` they first are; -1: nowhere"
     res = np.full(len(prints.same), -1)
     js = np.flatnonzero(mask)[::-1]
     res[prints.same[js]] = js
     return res
 
 def _nearest(prints, firsts):
-    "For each first place of pixels, and each of `firsts`, the place there that is nearest, the earliest of several; -1: none"
+    "By the first place of some pixels: the nearest place in each of `firsts`, the earliest of several; -1: none"
     n = len(prints.same)
     best = [np.full(n, 256*n) for _ in firsts]
     for i,j,d in _near_pairs(prints, np.unique(prints.same)):
@@ -484,7 +493,8 @@ def group_copies(
 ) -> np.ndarray: # int64 (n,): pictures with the same number are copies, directly or through others
     "Groups of copies within each class."
     first,ys = {},np.asarray(y)
-    res = np.array([first.setdefault(o, i) for i,o in enumerate(zip(ys.tolist(), prints.same.tolist()))], dtype=np.int64)
+    keys = zip(ys.tolist(), prints.same.tolist())
+    res = np.array([first.setdefault(o, i) for i,o in enumerate(keys)], dtype=np.int64)
     for i,j,_ in _near_pairs(prints, np.unique(res)):
         m = ys[i] == ys[j]
         _join(res, i[m], j[m])
