@@ -151,3 +151,36 @@ def test_unfinished_is_said():
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         fit_probes(f, [np.arange(60)], (1e-4,))
+
+def test_many_subsets_of_one_size_go_in_parts():
+    "More of them than are fitted at a time: the same heads"
+    f = made(900, 40, 3, spread=.3)
+    subs = [np.arange(i, i + 400) for i in range(0, 500, 50)]
+    ps = fit_probes(f, subs, (1e-3, 1e-2))
+    assert ps.converged.all() and ps.shape == (10, 2)
+    for i in 0, 4, 9: np.testing.assert_allclose(ps.objective[i], fit_probes(f, [subs[i]], (1e-3, 1e-2)).objective[0], rtol=1e-6)
+
+@pytest.mark.parametrize('wds', [(1e-8, 1e-2), (1e-3, 10)])
+@pytest.mark.parametrize('scale', [1e-4, 1, 1e4])
+def test_float32_directions_end_in_float64(wds, scale):
+    "One picture a class, hardly any decay, features of any size: as accurate as ever"
+    f = made(111, 200, 37, spread=.3)
+    f.x = f.x*np.float32(scale)
+    ps = fit_probes(f, [np.arange(37), np.arange(111)], wds)
+    assert ps.converged.all() and ps.grad_norm.max() <= 1e-5
+    for i,rows in enumerate(([*range(37)], [*range(111)])):
+        x = f.x[rows].astype(np.float64)
+        mu, sd = units(x, 'all')
+        for j,wd in enumerate(wds):
+            w, b = ps.weight[i,j].numpy()*sd, ps.bias[i,j].numpy() + ps.weight[i,j].numpy() @ mu
+            obj, grad = objective((x - mu)/sd, f.y[rows], w, b, wd)
+            assert grad <= 1.01e-5 and grad**2 <= 4e-7*wd*obj and abs(obj/ps.objective[i,j] - 1) <= 1e-7
+
+def test_no_step_makes_the_objective_larger():
+    "More steps, a lower objective: also where float32 hands over to float64"
+    f = made(120, 60, 10, spread=.2)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        objs = np.array([fit_probes(f, [np.arange(120)], (1e-4, 1e-2), max_iter=k).objective[0] for k in range(1, 12)])
+    assert (np.diff(objs, axis=0) <= 1e-6*objs[:-1]).all()
+    assert fit_probes(f, [np.arange(120)], (1e-4, 1e-2)).n_iter.max() < 15

@@ -35,103 +35,145 @@ def _basis(x): # x: (s,m,d) -> z (s,m,r), q (s,d,r): z = x @ q, and W = q @ thet
     v = torch.linalg.eigh(z.mT @ z).eigenvectors
     return z @ v, v if q is None else q @ v
 
-# %% ../nbs/core/09_probes.ipynb #e54cc4d4
+# %% ../nbs/core/09_probes.ipynb #9c73e1fb
 class _Problem:
-    "s subsets of m rows each, with j weight decays each: parameters (s,r+1,j,c), the last row is the bias"
-    def __init__(self, z, y, wds, c):
-        (self.s, self.m, self.r), self.j, self.c = z.shape, len(wds), c
-        self.z = torch.cat([z, torch.ones_like(z[...,:1])], 2)
-        self.y, self.wds = y, wds
-        self.pen = wds.new_zeros(1, self.r+1, self.j, 1)
-        self.pen[:,:-1] = wds[:,None]
-    def keep(self, on):
-        "The same for some of the subsets"
-        self.z, self.y, self.s = self.z[on], self.y[on], int(on.sum())
-    def logits(self, t): return (self.z @ t.flatten(2)).view(self.s, self.m, self.j, self.c)
-    def back(self, q): return (self.z.mT @ q.flatten(2)).view(self.s, self.r+1, self.j, self.c)/self.m
-    def right(self, f): return f.gather(3, self.y[:,:,None,None].expand(-1, -1, self.j, 1))[...,0]
-    def loss(self, f): return (f.logsumexp(3) - self.right(f)).mean(1)
-    def norm(self, t): return (self.pen*t*t).sum((1,3))/2 # the penalty of (s,j) heads
-    def grad(self, p, t): return self.back(p - nn.functional.one_hot(self.y, self.c)[:,:,None]) + self.pen*t
+    "s subsets of m rows each, with j weight decays each: parameters (s,j,c,r+1), the last of each class is its bias"
+    def __init__(self, z, hot, wds): # (s,m,r+1), the last column is ones; (s,1,c,m), ones where a row has the class; (j,)
+        self.z, self.hot, self.wds, self.m = z, hot, wds, z.shape[1]
+        self.pen = wds[:,None,None].repeat(1, 1, z.shape[2])
+        self.pen[...,-1] = 0
+    def part(self, ss=slice(None), js=slice(None)):
+        "The same for some of the subsets and some of the weight decays"
+        return _Problem(self.z[ss], self.hot[ss], self.wds[js])
+    def to(self, kind): return _Problem(self.z.to(kind), self.hot.to(kind), self.wds.to(kind))
+    def logits(self, t): return (t.flatten(1, 2) @ self.z.mT).unflatten(1, t.shape[1:3]) # (s,j,c,m)
+    def back(self, q): return (q.flatten(1, 2) @ self.z).unflatten(1, q.shape[1:3])/self.m
+    def right(self, f): return (f*self.hot).sum(2)
+    def loss(self, f): return (f.logsumexp(2) - self.right(f)).mean(2)
+    def norm(self, t): return (self.pen*t*t).sum((2,3))/2 # the penalty of (s,j) heads
+    def grad(self, p, t): return self.back(p - self.hot) + self.pen*t
     def hess(self, p, t):
         u = p*self.logits(t)
-        return self.back(u - p*u.sum(3, keepdim=True)) + self.pen*t
-    def diag(self, p):
-        return ((self.z*self.z).mT @ (p - p*p).flatten(2)).view(self.s, self.r+1, self.j, self.c)/self.m + self.pen
+        return self.back(u - p*u.sum(2, keepdim=True)) + self.pen*t
 
-# %% ../nbs/core/09_probes.ipynb #7d4b174f
-def _dot(a, b): return (a*b).sum((1,3)) # (s,r,j,c) twice -> (s,j)
-def _wide(a): return a[:,None,:,None]
+# %% ../nbs/core/09_probes.ipynb #7b82be55
+def _dot(a, b): return (a*b).sum((2,3)) # (s,j,c,r) twice -> (s,j)
+def _wide(a): return a[...,None,None]
+
+def _near(pb, p):
+    "The stand-in for the Hessian: its eigenvectors among the classes (s,j,c,c), and its inverse in them (s,j,c,r+1)"
+    a, u = torch.linalg.eigh(torch.diag_embed(p.mean(3)) - p @ p.mT/p.shape[3])
+    big = a[...,None]*(pb.z*pb.z).mean(1)[:,None,None] + pb.pen
+    big = torch.maximum(big, 1e-6*big.amax(2, keepdim=True)) # a is 0 where all classes move alike, which changes nothing
+    return u, 1/torch.where(big > 0, big, torch.ones_like(big))
+
+def _solve(near, r):
+    u, inv = near
+    h = u @ (u.mT @ r*inv)
+    return h - h.mean(2, keepdim=True)
 
 def _cg(pb, p, g, todo, eta, max_iter):
     "A direction d with |H d + g| <= eta |g| for each head in `todo`, zero for the others"
-    scale = pb.diag(p)
-    scale = 1/torch.where(scale > 0, scale, torch.ones_like(scale))
-    d, r = torch.zeros_like(g), -g*_wide(todo)
-    h = scale*r
+    near, res, js = _near(pb, p), torch.zeros_like(g), torch.arange(g.shape[1], device=g.device)
+    d, r, tiny = torch.zeros_like(g), -g*_wide(todo), torch.finfo(g.dtype).tiny
+    h = _solve(near, r)
     v, rh, aim = h, _dot(r, h), eta*_dot(g, g).sqrt()
     for _ in range(max_iter):
         on = todo & (_dot(r, r).sqrt() > aim)
         if not on.any(): break
+        if len(on) == 1 and not on.all(): # one subset: go on with the weight decays that need it
+            res[:,js] = d
+            k = on[0].nonzero()[:,0]
+            pb, js = pb.part(js=k), js[k]
+            d, r, v, p, rh, aim, todo, on, *near = (o[:,k] for o in (d, r, v, p, rh, aim, todo, on, *near))
         hv = pb.hess(p, v)
         vhv = _dot(v, hv)
-        a = torch.where(on & (vhv > 0), rh/vhv.clamp_min(1e-300), 0)
+        a = torch.where(on & (vhv > 0), rh/vhv.clamp_min(tiny), 0)
         d, r = d + _wide(a)*v, r - _wide(a)*hv
-        h = scale*r
+        h = _solve(near, r)
         new = _dot(r, h)
-        v = h + _wide(torch.where(on & (rh > 0), new/rh.clamp_min(1e-300), 0))*v
+        v = h + _wide(torch.where(on & (rh > 0), new/rh.clamp_min(tiny), 0))*v
         rh = new
-    return d
+    res[:,js] = d
+    return res
 
-# %% ../nbs/core/09_probes.ipynb #e51dff30
+# %% ../nbs/core/09_probes.ipynb #b1876bdb
 def _separable(why):
     return BadInput(f"without weight decay {why}: the loss falls without end as the weights grow, so there is no head "
                     "to find; give wds > 0, such as 1e-4")
 
-def _line(pb, f, t, obj, d, step, slope, todo):
-    "The longest of the steps 1, 1/2, 1/4, ... that lowers the objective enough; 0 where none does"
-    a, done = torch.ones_like(obj), ~todo
-    for _ in range(40):
-        new = pb.loss(f + _wide(a)*step) + pb.norm(t + _wide(a)*d)
-        done = done | (new <= obj + 1e-4*a*slope + 1e-15*obj.abs())
-        if done.all(): break
-        a = torch.where(done, a, a/2)
-    return torch.where(done & todo, a, 0)
+def _check_apart(pb, f, gn, moved, tol):
+    "Raise where a head without weight decay has no finite minimum"
+    free = pb.wds == 0
+    if not free.any(): return
+    others = f.masked_fill(pb.hot > 0, -torch.inf).amax(2)
+    if ((pb.right(f) > others).all(2) & free).any(): raise _separable("the classes of a subset separate")
+    if (free & (gn <= 1e-4*tol) & (moved > .1)).any(): raise _separable("some classes of a subset separate from the rest")
 
-def _newton(z, y, wds, c, tol, max_iter):
-    "Minimise all heads; -> parameters (s,r+1,j,c) and per head objective, gradient norm, iterations, converged (s,j)"
-    pb = _Problem(z, y, wds, c)
-    s, j, free = pb.s, pb.j, wds == 0
-    T = z.new_zeros(s, pb.r+1, j, c)
-    O, G, N = z.new_zeros(s, j), z.new_full((s, j), torch.inf), torch.zeros(s, j, dtype=torch.long, device=z.device)
-    done, at = torch.zeros(s, j, dtype=torch.bool, device=z.device), torch.arange(s, device=z.device)
-    moved, apart = z.new_full((s, j), torch.inf), "some classes of a subset separate from the rest"
+def _line(pb, f, t, obj, d, step, slope, todo):
+    "The best of the steps 1, 1/2, 1/4, ..., as long as halving helps; 0 where none lowers the objective enough"
+    noise = 5*torch.finfo(obj.dtype).eps*obj.abs()
+    def at(a): return pb.loss(f + _wide(a)*step) + pb.norm(t + _wide(a)*d)
+    a = torch.ones_like(obj)
+    new = at(a)
+    for _ in range(40):
+        half, bad = at(a/2), ~(new <= obj + 1e-4*a*slope + noise)
+        more = todo & (bad | (half < new - noise))
+        if not more.any(): break
+        a, new = torch.where(more, a/2, a), torch.where(more, half, new)
+    return torch.where(todo & ~bad, a, 0)
+
+# %% ../nbs/core/09_probes.ipynb #6a4c31f1
+def _newton(pb, low, t, tol, max_iter, rough=0):
+    "Minimise all heads from `t`, with directions by `low`; -> parameters, objective, gradient norm, steps, done: (s,j)"
+    s, j = t.shape[:2]
+    T, f = t.clone(), pb.logits(t)
+    O, G, moved = (t.new_full((s, j), torch.inf) for _ in range(3))
+    N, done = (torch.zeros(s, j, dtype=o, device=t.device) for o in (torch.long, torch.bool))
+    ss, js = torch.arange(s, device=t.device)[:,None], torch.arange(j, device=t.device)
     for it in range(max_iter + 1):
-        t, f = T[at], pb.logits(T[at])
-        p, obj = f.softmax(3), pb.loss(f) + pb.norm(t)
+        p, obj = f.softmax(2), pb.loss(f) + pb.norm(t)
         g = pb.grad(p, t)
         gn = _dot(g, g).sqrt()
-        if free.any():
-            others = f.scatter(3, pb.y[:,:,None,None].expand(-1, -1, j, 1), -torch.inf).amax(3)
-            if ((pb.right(f) > others).all(1) & free).any(): raise _separable("the classes of a subset separate")
-            if (free & (gn <= 1e-4*tol) & (moved[at] > .1)).any(): raise _separable(apart)
-        small = (gn <= tol) & (free | (gn*gn <= 2e-7*wds*obj))
-        ok = small & (~free | (moved[at] < 1e-3))
-        O[at], G[at], done[at] = obj, gn, ok
+        _check_apart(pb, f, gn, moved[ss,js], tol)
+        if it == 0: start = last = gn
+        aim = torch.where(pb.wds > 0, (1e-6*pb.wds*obj).sqrt().clamp_max(tol), tol).maximum(rough*start)
+        ok = (gn <= aim) & ((pb.wds > 0) | (moved[ss,js] < 1e-3))
+        T[ss,js], O[ss,js], G[ss,js], done[ss,js] = t, obj, gn, ok
         if it == max_iter or ok.all(): break
-        on = ~ok.all(1)
-        if not on.all():
-            at, t, f, p, obj, g, gn, ok = (o[on] for o in (at, t, f, p, obj, g, gn, ok))
-            pb.keep(on)
-        d = _cg(pb, p, g, ~ok, gn.sqrt().clamp(1e-3, .1), 20 + 2*min(pb.r*c, 500))
+        if it and not rough and (~ok & (gn > last/2)).any(): low = None # float32 has no more to give
+        i, k = (~ok).any(1).nonzero()[:,0], (~ok).any(0).nonzero()[:,0]
+        if len(i) < len(ss) or len(k) < len(js):
+            t, f, p, obj, g, gn, ok, aim, start = (o[i][:,k] for o in (t, f, p, obj, g, gn, ok, aim, start))
+            ss, js, pb, low = ss[i], js[k], pb.part(i, k), None if low is None else low.part(i, k)
+        eta = gn.sqrt().clamp(.05, .3).maximum((.3*aim/gn).clamp_max(.3)) # no closer than the aim needs
+        d = _direction(pb if low is None else low, p, g, ~ok, eta, low is not None)
         step = pb.logits(d)
         a = _line(pb, f, t, obj, d, step, _dot(g, d), ~ok)
-        T[at] = t + _wide(a)*d
-        N[at] += (a > 0).long()
-        moved[at] = torch.where(ok, moved[at], a*(step - step.mean(3, keepdim=True)).abs().amax((1,3)))
-        if not (a > 0).any(): break # no step lowers the objective any more: float64 ends here
-    if (free & ~done).any(): raise _separable(apart)
+        t, f, last = t + _wide(a)*d, f + _wide(a)*step, gn
+        N[ss,js] += (a > 0).long()
+        moved[ss,js] = torch.where(ok, moved[ss,js], a*(step - step.mean(2, keepdim=True)).abs().amax((2,3)))
+        if ((a == 0) & ~ok).any() and low is not None and not rough: low = None
+        elif not (a > 0).any(): break # no step lowers the objective any more: this precision ends here
     return T, O, G, N, done
+
+def _direction(pb, p, g, todo, eta, short):
+    "`_cg` in the precision of `pb`; in float32 it stops early, for what it has not found by then it will not find"
+    kind, most = pb.z.dtype, 20 + 2*min(g.shape[2]*g.shape[3], 500)
+    return _cg(pb, *(o.to(kind) for o in (p, g)), todo, eta.to(kind), min(most, 60) if short else most).to(g.dtype)
+
+def _minimise(z, y, wds, c, tol, max_iter): # z: (s,m,r)
+    "All heads of subsets of one size; -> parameters (s,j,c,r+1); objective, gradient norm, steps, converged (s,j)"
+    hot = nn.functional.one_hot(y, c).mT[:,None].to(z.dtype)
+    pb = _Problem(torch.cat([z, torch.ones_like(z[...,:1])], 2), hot, wds)
+    t, low, n = z.new_zeros(len(z), len(wds), c, z.shape[2]+1), None, 0
+    if (wds > 0).all() and z.abs().max() < 1e15:
+        low = pb.to(torch.float32)
+        near, *_, n, _ = _newton(low, low, t.float(), tol, min(max_iter, 8), rough=1e-3)
+        if near.isfinite().all(): t = near.double()
+    T, O, G, N, done = _newton(pb, low, t, tol, max_iter - int(torch.as_tensor(n).max()))
+    if ((wds == 0) & ~done).any(): raise _separable("some classes of a subset separate from the rest")
+    return T, O, G, N + n, done
 
 # %% ../nbs/core/09_probes.ipynb #bc4682ea
 @dataclass
@@ -263,9 +305,11 @@ def fit_probes(
     W, b = (torch.zeros(*o, dtype=torch.float64, device=dev) for o in ((s, j, c, d), (s, j, c)))
     out, groups = [np.zeros((s, j)) for _ in range(4)], {}
     for i,o in enumerate(subsets): groups.setdefault(len(o), []).append(i)
-    for m,ids in groups.items():
-        most = max(1, int(2**26/(m*k*(d + 4*j*c)))) # about 512 MB of rows and logits at a time
-        for ids in (ids[a:a+most] for a in range(0, len(ids), most)):
+    for m,same in groups.items():
+        most = int(2**26/(m*k*(d + 6*j*c))) # about 512 MB of rows and logits at a time
+        # A CPU is busy with one subset once its products are large, and then each weight decay can stop by itself
+        if dev.type == 'cpu': most = min(most, int(2**22/(m*k*min(m*k, d)*j*c)))
+        for ids in (same[a:a+max(1, most)] for a in range(0, len(same), max(1, most))):
             rows = np.stack([np.concatenate([subsets[i] + v*n for v in range(k)]) for i in ids])
             x = torch.from_numpy(_check_x(features.x[rows.ravel()], 'the features')).to(dev).view(*rows.shape, d)
             yb, ws = torch.from_numpy(y[rows % n]).long().to(dev), torch.from_numpy(wds).to(dev)
@@ -283,7 +327,7 @@ def _fit_group(x, y, wds, standardize, tol, max_iter, ids, W, b, out):
     "Fit the heads of subsets of one size and fill in their places of `W`, `b` and `out`"
     mu, sd = _units(x, standardize)
     z, q = _basis((x - mu)/sd)
-    T, *stats = _newton(z, y, wds, b.shape[-1], tol, max_iter)
-    w = torch.einsum('sdr,srjc->sjcd', q, T[:,:-1])/sd[:,None]
-    W[ids], b[ids] = w, T[:,-1] - torch.einsum('sjcd,sd->sjc', w, mu[:,0])
+    T, *stats = _minimise(z, y, wds, b.shape[-1], tol, max_iter)
+    w = T[...,:-1] @ q.mT[:,None]/sd[:,None]
+    W[ids], b[ids] = w, T[...,-1] - torch.einsum('sjcd,sd->sjc', w, mu[:,0])
     for o,v in zip(out, stats): o[ids] = v.cpu().numpy()

@@ -1,0 +1,140 @@
+"The benchmarks' timing, by itself, and the scripts on features and probes, at their smallest."
+import json, subprocess, sys, time
+from pathlib import Path
+import numpy as np, pytest, torch
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT/'benchmarks'))
+import timing  # noqa: E402
+
+def burn(secs):
+    end = time.process_time() + secs
+    while time.process_time() < end: pass
+
+def test_rounds_run_every_arm_once_a_round():
+    seen, made = [], []
+    arms = {k: (lambda k=k: seen.append(k)) for k in 'abc'}
+    arms['d'] = lambda: made.append(burn(.05)) or 7, lambda o: seen.append('d') or o
+    out = {}
+    r = timing.rounds(arms, 4, 1, results=out)
+    assert {k: len(v) for k,v in r.items()} == dict(a=4, b=4, c=4, d=4)
+    by_round = [''.join(seen[i:i+4]) for i in range(0, 20, 4)]
+    assert all(sorted(o) == list('abcd') for o in by_round) and len(set(by_round)) > 1, 'interleaved, in shuffled order'
+    assert len(made) == 5 and max(r['d']) < .04 and out['d'] == 7, 'set-up is made anew each time and not timed'
+    again = []
+    timing.rounds({k: (lambda k=k: again.append(k)) for k in 'abcd'}, 4, 1)
+    assert again == seen, 'the same order again'
+
+def test_one_thread_inside():
+    n = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        out = {}
+        timing.rounds({'a': torch.get_num_threads}, 1, 0, results=out)
+        assert out['a'] == 1 and torch.get_num_threads() == 2
+    finally: torch.set_num_threads(n)
+
+def test_clocks():
+    def nap(): time.sleep(.2)
+    cpu, wall = (timing.rounds({'nap': nap}, 1, 0, clock=c)['nap'][0] for c in ('process', 'wall'))
+    assert cpu < .1 and .19 < wall < 2
+    code = 'import time\nt = time.process_time() + .4\nwhile time.process_time() < t: pass'
+    child = timing.rounds({'child': lambda: subprocess.run([sys.executable, '-c', code], check=True)}, 1, 0)['child'][0]
+    assert child > .35, 'processes that were waited for count'
+
+def test_ratio_is_by_rounds():
+    r = timing.ratio([2, 40, 9], [1, 10, 3])
+    assert r == dict(ratio=3, low=2, high=4, n=3)
+    with pytest.raises(ValueError): timing.ratio([1, 2], [1])
+    assert timing.times(10, [1, 2]) == [10, 20] and timing.plus([1, 2], [10, 20]) == [11, 22]
+    with pytest.raises(ValueError): timing.plus([1, 2], [1])
+
+@pytest.mark.parametrize('kind,limit,reached', [(timing.at_most, 3, True), (timing.at_most, 2.9, False),
+                                                (timing.at_least, 3, True), (timing.at_least, 3.1, False)])
+def test_targets(kind, limit, reached):
+    o = kind('what', limit, timing.ratio([2, 40, 9], [1, 10, 3]), 'why')
+    assert o['reached'] is reached and (o['value'], o['low'], o['high'], o['note']) == (3, 2, 4, 'why')
+    assert timing.said('what', timing.ratio([1], [1]))['reached'] is None
+
+def test_table_shows_spread_and_what_was_missed(capsys):
+    timing.show([timing.at_most('first', 2, timing.ratio([2, 40, 9], [1, 10, 3])), timing.at_least('second one', 2, timing.ratio([3], [1]), 'note')])
+    head, a, b = capsys.readouterr().out.splitlines()
+    assert 'MISSED' in a and '2 - 4' in a and 'reached' in b and b.endswith('note')
+    assert a.index('<= 2') == b.index('>= 2') == head.index('target')
+
+def test_saved_file(tmp_path):
+    rows = [timing.row('a', '<= 1', np.float32(.5), .4, .6, np.bool_(True))]
+    got = json.loads(timing.save(tmp_path/'x.json', rows, seconds={'a': [np.float64(1)]}).read_text())
+    assert got['rows'][0]['reached'] is True and got['seconds'] == {'a': [1.0]} and got['device']['threads'] == 1
+    assert {'date', 'versions', 'device', 'rows'} <= got.keys() and got['versions']['torch'] == torch.__version__.split('+')[0]
+
+def test_profile_only_where_a_target_is_missed(capsys):
+    x, facts = torch.randn(300, 300), {}
+    def f(): return x @ x
+    timing.explain([timing.at_most('a', 2, timing.ratio([1], [1]))], f, facts)
+    assert facts == {} and not capsys.readouterr().out
+    missed = [timing.at_most('a', .5, timing.ratio([1], [1]))]
+    timing.explain(missed, f, facts, what='a product')
+    timing.explain(missed, lambda: sorted(range(9)), facts, 'python', what='a sort')
+    assert 'aten::mm' in ''.join(facts['profile']['a product']) and 'sorted' in ''.join(facts['profile']['a sort'])
+    assert 'aten::mm' in capsys.readouterr().out
+
+def test_absent_peer_is_announced(capsys):
+    assert timing.peer('no_such_package') is None
+    assert len(capsys.readouterr().out.splitlines()) == 1 and timing.peer('json') is json
+
+def smoke(name, tmp_path):
+    "One tiny run of a script; -> its output and its JSON"
+    before = sorted((ROOT/'benchmarks').glob('*.json'))
+    cmd = [sys.executable, ROOT/'benchmarks'/f'{name}.py', '--smoke', '--out', tmp_path/'out.json']
+    r = subprocess.run(cmd, capture_output=True, text=True, cwd=tmp_path)
+    assert not r.returncode, r.stderr
+    assert sorted((ROOT/'benchmarks').glob('*.json')) == before
+    return r.stdout, json.loads((tmp_path/'out.json').read_text())
+
+def test_speed_features(tmp_path):
+    out, got = smoke('speed_features', tmp_path)
+    names = [o['name'] for o in got['rows']]
+    for what in ('linear head / bare pass', 'converged head / bare pass', 'fastai default', 'PyTorch tutorial', 'second call',
+                 'views=4', "bn='adapt'", 'resident memory'):
+        assert any(what in o for o in names), what
+    assert all(o['low'] <= o['value'] <= o['high'] for o in got['rows']) and all(o['name'] in out for o in got['rows'])
+    r = got['seconds']['resnet18']
+    ours = r['decode + extract'][0] + r['converged head'][0]
+    assert next(o['value'] for o in got['rows'] if 'converged head' in o['name']) == pytest.approx(ours/r['floor'][0])
+    ten = 10*got['pictures']/got['pictures_of_an_epoch']*r['PyTorch tutorial'][0]
+    first = next(o for o in got['rows'] if 'PyTorch tutorial' in o['name'])
+    assert first['value'] == pytest.approx(ten/(r['decode + extract'][0] + r['ten epochs of a linear head'][0]))
+
+def test_speed_probes(tmp_path):
+    out, got = smoke('speed_probes', tmp_path)
+    exact = [o for o in got['rows'] if any(w in o['name'] for w in ('objective against', 'gradient norm', 'did not converge'))]
+    assert len(exact) == 9 and all(o['reached'] for o in exact), 'accuracy does not depend on the size of a run'
+    assert any('one fp32 pass' in o['name'] for o in got['rows'])
+    for s in got['sets'].values():
+        assert s['errors']['scikit-learn, tol 1e-08']['gradient'] <= 1e-5, 'the reference'
+        assert {k for k in s['seconds'] if k in s['errors']} == set(s['errors'])
+
+def test_generated_pictures(tmp_path):
+    import speed_features as sf
+    a, b = (sf.draw_folder(tmp_path/o, 20, 5, seed=1) for o in 'ab')
+    fs = sorted(a.rglob('*.jpg'))
+    assert len(fs) == 30 and len(list((a/'train').rglob('*.jpg'))) == 16 and len({f.read_bytes() for f in fs}) == 30
+    assert all(f.read_bytes() == (b/f.relative_to(a)).read_bytes() for f in fs), 'seeded'
+    assert Image.open(fs[0]).size == (500, 375)
+
+def test_floor_is_the_pass_that_extract_makes(tmp_path):
+    "The limit does what the library cannot leave out, no less: the same decoded pictures, the same features"
+    import speed_features as sf
+    from tlcourse.backbones import arch
+    folder = sf.draw_folder(tmp_path/'p', 20, 5, seed=1)
+    with sf.cache(tmp_path/'c'): tr, va = sf.features(sf.target(folder, size=64), arch('resnet18', weights='random'))
+    seen, run = [], sf.floor(folder, 'resnet18', 64)[0]
+    pool = sf.F.adaptive_avg_pool2d
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(sf.F, 'adaptive_avg_pool2d', lambda x, k: seen.append(pool(x, k)) or seen[-1])
+        run()
+    mine, theirs = torch.cat(seen).flatten(1).numpy(), np.concatenate([tr.x, va.x])
+    near = np.abs(mine[:,None] - theirs[None]).max(2)
+    assert (near.min(1) < 1e-3*np.abs(theirs).max()).all() and len(set(near.argmin(1))) == 20
