@@ -15,7 +15,6 @@ from pathlib import Path
 from timing import arguments, at_least, explain, finish, quiet, ratio, rounds, row, said, table
 import numpy as np
 import torch
-from fastai.vision.all import Callback
 from speed_training import LR, network, ours, photos, train
 from tlcourse.data import kshot, target
 from tlcourse.dev import find_root, pages

@@ -137,7 +137,7 @@ def _newton(pb, low, t, tol, max_iter, rough=0):
         gn = _dot(g, g).sqrt()
         _check_apart(pb, f, gn, moved[ss,js], tol)
         if it == 0: start = last = gn
-        aim = torch.where(pb.wds > 0, (1e-6*pb.wds*obj).sqrt().clamp_max(tol), tol).maximum(rough*start)
+        aim = torch.where(pb.wds > 0, (2e-7*pb.wds*obj).sqrt().clamp_max(tol), tol).maximum(rough*start)
         ok = (gn <= aim) & ((pb.wds > 0) | (moved[ss,js] < 1e-3))
         T[ss,js], O[ss,js], G[ss,js], done[ss,js] = t, obj, gn, ok
         if it == max_iter or ok.all(): break
