@@ -137,7 +137,9 @@ def fastai(folder, name, size, **kw):
     def setup():
         dls = ImageDataLoaders.from_folder(folder, valid='valid', item_tfms=Resize(size), bs=64, num_workers=0,
                                            batch_tfms=Normalize.from_stats(*imagenet_stats, cuda=False), device='cpu')
-        learn = vision_learner(dls, getattr(torchvision.models, name), pretrained=False, normalize=False, **kw)
+        # `vision_learner` cannot cut a mobilenet_v2 itself (StopIteration): it gets the course's `arch`, which says where
+        net = getattr(torchvision.models, name) if name.startswith('resnet') else arch(name, weights='random')
+        learn = vision_learner(dls, net, pretrained=False, normalize=False, **kw)
         learn.freeze()
         return learn
     def run(learn):

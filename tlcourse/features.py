@@ -284,8 +284,8 @@ def _done(self:_Sink):
     card = {**self.card, 'bytes': self.tmp.stat().st_size, 'sha256': sha256(self.tmp)}
     tmp = Path(f'{self.tmp}.card')
     tmp.write_text(json.dumps(card), encoding='utf-8')
+    os.replace(tmp, f'{self.stem}.json') # first: who finds the data finds its card
     os.replace(self.tmp, f'{self.stem}.npy')
-    os.replace(tmp, f'{self.stem}.json')
     return np.load(f'{self.stem}.npy', mmap_mode='r')
 
 # %% ../nbs/lessons/05_feature_extraction.ipynb #0d0b58bc
