@@ -297,7 +297,7 @@ _high = 1e-2 # of Adam; lesson 6
 def _adam(opt):
     "Is it one of the Adam family? They move a weight by about the rate, whatever the gradient"
     inner = getattr(opt, 'opt', None)
-    names = [type(inner).__name__] if inner is not None else [getattr(f, '__name__', '') for f in opt.cbs]
+    names = [type(inner).__name__] if inner is not None else [type(opt).__name__, *(getattr(f, '__name__', '') for f in opt.cbs)]
     return any('adam' in n.lower() for n in names)
 
 def _body_rates(k):
