@@ -286,10 +286,9 @@ class PicDL(TfmdDL):
     def create_batches(self, samps):
         if not self.gathers: yield from super().create_batches(samps); return
         (x,y),n = self.part.on(self.device),len(self.dataset.tls)
-        ids = self.ids[list(samps)].to(x.device) # At once for the whole pass: a GPU is not waited for at each batch
-        for o in ids.split(self.bs) if len(ids) else ():
-            if self.drop_last and len(o) < self.bs: return
-            yield (TensorImage(x[o]),TensorCategory(y[o]))[:n]
+        for o in self.chunkify(samps): # One at a time: `show_batch(unique=True)` draws without end
+            ids = _send(self.ids[o], x.device)
+            yield (TensorImage(x[ids]),TensorCategory(y[ids]))[:n]
 
     def _one_pass(self):
         # Looking at a batch must not move the random numbers
