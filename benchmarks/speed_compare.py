@@ -138,7 +138,7 @@ def main():
         rows = [row('compare digits, default settings: wall seconds', '<= 180', wall, wall, wall, wall <= 180, f'2 of {cores()} cores, once'),
                 at_most('CPU seconds of the command / of its training steps alone', 1.15, spread(over), f'{cpu:.0f} CPU s'),
                 said('the same, steps of scratch and fine-tuning in plain torch', spread(over_plain))]
-        facts = dict(arms=arms, wall=wall, cpu=cpu, printed=said_, step={f'{a}, batch of {b}': v for (a,b),v in step.items()},
+        facts = dict(arms=arms, wall=wall, cpu=cpu, printed=said_.replace(f'{d}/', ''), step={f'{a}, batch of {b}': v for (a,b),v in step.items()},
                      passes={f'{a}, {k} labels per class': v for (a,k),v in pas.items()},
                      plain={f'{a}, batch of {b}': v for (a,b),v in bare.items()})
         if not args.smoke and not all(r['reached'] for r in rows[:2]) and cores() > 1:
