@@ -448,6 +448,12 @@ def _run(self:_Job, cache, progress):
         return Features(x, y, self.ids, classes, self.views, self.names[i], note, i not in new)
     return [one(i) for i in self.at]
 
+# %% ../nbs/lessons/05_feature_extraction.ipynb #520bb8c9
+@patch
+def _result(self:_Job, cache, progress, several):
+    with _autocast(self.precision, self.dev): res = self._run(cache, progress)
+    return res if several else res[0]
+
 # %% ../nbs/lessons/05_feature_extraction.ipynb #f7fcd1f5
 def extract(
     backbone, # A name, an `Arch`, a Learner (its body, normalised as it does), or a module with `stats`
@@ -467,8 +473,7 @@ def extract(
 ) -> Features: # Or a list of them; raises `BadInput`
     "Run a frozen body in eval mode over the pictures once, and keep its pooled features."
     job = _Job(backbone, split, layer, views, bn, augment, device, seed, ids, stats, dtype, precision)
-    with _autocast(job.precision, job.dev): res = job._run(cache, progress)
-    return res if isinstance(layer, _several) else res[0]
+    return job._result(cache, progress, isinstance(layer, _several))
 
 # %% ../nbs/lessons/05_feature_extraction.ipynb #a179d072
 @torch.no_grad()
@@ -532,6 +537,7 @@ class _Held(Callback):
         if any(p.requires_grad for p in self.part.parameters()):
             raise BadInput("stages whose activations are stored would train now: leave stored_activations before unfreezing")
 
+# %% ../nbs/lessons/05_feature_extraction.ipynb #291ac0f8
 @contextmanager
 def stored_activations(
     learn:Learner # From `dls` of a `Target`, its first stages frozen by `true_freeze`

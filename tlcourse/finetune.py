@@ -67,6 +67,7 @@ def _total_steps(dls, epochs, steps):
     _check_budget(dls, epochs, steps)
     return int(steps) if steps is not None else int(epochs)*len(dls.train)
 
+# %% ../nbs/lessons/06_fine_tuning.ipynb #45d8be37
 def _fit(learn, epochs, steps, lr, progress=True):
     "Train `learn` by one cycle for `epochs` or for `steps`, exactly one of the two"
     _check_budget(learn.dls, epochs, steps)
@@ -244,6 +245,12 @@ def lp_ft(dls, # fastai DataLoaders
     learn = _learner(dls, backbone, seed, precision, opt_func, pretrained=True, weights=weights)
     return _probe_then_all(learn, steps, RATES['lp-ft'] if lr is None else lr, min(round(share*steps), steps-1), bn, progress)
 
+# %% ../nbs/lessons/06_fine_tuning.ipynb #1e513477
+def _stored(learn):
+    "What is frozen runs once, where a first part is frozen and the pictures stay the same"
+    frozen = learn.opt.frozen_idx > 0 and not _varied(learn.dls.train)
+    return stored_activations(learn) if frozen else nullcontext()
+
 # %% ../nbs/lessons/06_fine_tuning.ipynb #11d0f2d5
 def gradual(dls, # fastai DataLoaders
             backbone, # Name, or a callable from `arch`
@@ -259,14 +266,11 @@ def gradual(dls, # fastai DataLoaders
     "Layer groups join from the head down, in equal shares of the steps (gradual unfreezing, Howard & Ruder 2018)."
     steps = _total_steps(dls, epochs, steps)
     learn = true_freeze(_learner(dls, backbone, seed, precision, opt_func, pretrained=True, weights=weights))
-    n = len(learn.opt.param_lists)
-    if lr is None: lr = RATES['gradual']
+    n, lr = len(learn.opt.param_lists), RATES['gradual'] if lr is None else lr
     def phase(i, share):
         learn.freeze_to(-i) if i < n else learn.unfreeze()
-        once = i < n and not _varied(learn.dls.train)
-        with stored_activations(learn) if once else nullcontext(): _fit(learn, None, share, slice(lr/25, lr), progress)
-    shares = {i: i*steps//n - (i-1)*steps//n for i in range(1, n+1)}
-    return _in_turn(learn, [partial(phase, i, s) for i,s in shares.items() if s])
+        with _stored(learn): _fit(learn, None, share, slice(lr/25, lr), progress)
+    return _in_turn(learn, [partial(phase, i, s) for i in range(1, n+1) if (s := i*steps//n - (i-1)*steps//n)])
 
 # %% ../nbs/lessons/06_fine_tuning.ipynb #a9f85f54
 def single_rate(dls, # fastai DataLoaders
