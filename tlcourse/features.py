@@ -513,6 +513,7 @@ def _room(shape, device, files):
     else: z = torch.from_file(f'{files}/{len(os.listdir(files))}', shared=True, size=size).view(shape)
     return z.permute(0, 3, 1, 2) if len(shape) == 4 else z
 
+# %% ../nbs/lessons/05_feature_extraction.ipynb #be441324
 @torch.no_grad()
 def _from_stored(dl, part, files, precision):
     "A copy of `dl` whose batches are gathered from what `part` gives for its pictures"
