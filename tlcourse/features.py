@@ -402,7 +402,7 @@ def _look(self:_Job):
         got[i], notes[i] = _load(stem, k, witness[i])
         if notes[i]:
             warnings.warn(f"stored features of {self.src.name} at {self.names[i]}: {notes[i]}; they are made again",
-                          stacklevel=5)
+                          stacklevel=6)
         if got[i] is None:
             card = dict(key=k, witness=witness[i], **self.how)
             sinks[i] = _Sink(stem, card, self.views*len(self.ids), self.dtype)
