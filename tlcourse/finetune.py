@@ -137,7 +137,7 @@ class _ViewsDL(TfmdDL):
     "Gathers a batch at once where the items are views"
     def create_batches(self, samps):
         if not isinstance(ds := self.dataset, _Views): yield from super().create_batches(samps); return
-        drawn = ((torch.randint(len(ds.z), ()).item(), i) for i in samps)
+        drawn = ((torch.randint(len(ds.z), ()).item() if self.shuffle else 0, i) for i in samps)
         for v,i in (map(list, zip(*o)) for o in self.chunkify(drawn)): yield ds.z[v, i], ds.y[i]
 
 # %% ../nbs/lessons/06_fine_tuning.ipynb #1e2188a4
