@@ -60,7 +60,10 @@ def sha256(data:bytes|str|Path # Bytes, or the path of a file
           ) -> str: # 64 hexadecimal digits
     "The SHA-256 of some bytes or of a file's content."
     if isinstance(data, bytes): return hashlib.sha256(data).hexdigest()
-    with open(data, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest() if sys.version_info >= (3, 11) else hashlib.sha256(f.read()).hexdigest()
+    h = hashlib.sha256()
+    with open(data, 'rb') as f:
+        while b := f.read(2**20): h.update(b) # a file may exceed memory
+    return h.hexdigest()
 
 # %% ../nbs/core/00_base.ipynb #53872eb9
 def write_text(path, # Where to

@@ -36,6 +36,8 @@ TUNE_SEED = 1000 # first seed of the runs that choose rates; reported runs count
 def _target(name, size, drop_duplicates): return target(name, size=size, drop_duplicates=drop_duplicates)
 
 # %% ../nbs/tools/02_compare.ipynb #25c70880
+def _opt_func(spec): return Adam if spec['code'] == 1 else fused_adam
+
 def run_spec(where:dict, # Here: `target`, `size`, `drop_duplicates`, `weights` (file or None), `device`
              spec:dict # What to run
             ) -> dict: # `train_acc`, `valid_acc`, `valid_loss`, CPU `seconds`; of a report run `pred` and `prob` too
@@ -47,7 +49,7 @@ def run_spec(where:dict, # Here: `target`, `size`, `drop_duplicates`, `weights` 
     t0, w0 = clock(), time.perf_counter()
     learn = STRATEGIES[spec['strategy']](dls, arch(spec['backbone'], where['weights']), steps=spec['steps'], lr=spec['lr'],
                                          seed=spec['seed'], progress=False, precision=spec.get('precision', 'fp32'),
-                                         opt_func=Adam if spec['code'] == 1 else fused_adam)
+                                         opt_func=_opt_func(spec))
     res = dict(seconds=clock()-t0, wall=time.perf_counter()-w0)
     res['valid_loss'], res['valid_acc'] = _measure(learn, learn.dls.valid)
     if spec['kind'] == 'report' or spec['strategy'] == 'scratch':
@@ -255,6 +257,12 @@ def _sizes(self:Study, shots):
 
 # %% ../nbs/tools/02_compare.ipynb #27e18f0d
 @patch
+def _asked(self:Study, shifts=True):
+    "What a spec holds only where it was asked for"
+    res = dict(shifts=self.shifts) if shifts and self.shifts else {}
+    return res if self.precision == 'fp32' else {**res, 'precision': self.precision}
+
+@patch
 def spec(self:Study,
          strategy:str, # A name in `STRATEGIES`
          shots:int, # Labels per class
@@ -265,11 +273,9 @@ def spec(self:Study,
         ) -> dict: # Hashed as the key of the run
     "The spec of one run."
     weights = 'random' if strategy in ('scratch', 'random-features') else self.arch.weights_id
-    more = dict(shifts=self.shifts) if self.shifts and kind == 'report' else {}
-    if self.precision != 'fp32': more['precision'] = self.precision
     return dict(kind=kind, pixel_hash=self.target.pixel_hash, size=self.target.size, backbone=self.backbone, weights=weights,
                 strategy=strategy, shots=shots, seed=seed, lr=lr, steps=self.steps*times, bs=self.bs, augment=self.augment,
-                V=self.V, head='pool-flatten-linear', device=self.device.split(':')[0], code=CODE, **more)
+                V=self.V, head='pool-flatten-linear', device=self.device.split(':')[0], code=CODE, **self._asked(kind == 'report'))
 
 @patch
 def sweep(self:Study,
@@ -277,17 +283,17 @@ def sweep(self:Study,
           on_done=None # As in `tlcourse.sweep.sweep`
          ) -> list: # Results, in the order of the specs
     "The results of some specs, from the store or run now; short runs go last, so that no worker waits long at the end."
-    cost = [self._seconds(s) for s in specs]
+    cost = [self._seconds(self.cost.get(s['strategy'], (0, 0)), s['shots'], self.shots[-1], s['steps']) for s in specs]
     order = sorted(range(len(specs)), key=lambda i: -cost[i] if cost[i] < max(cost)/4 else -max(cost))
     got = sweep([specs[i] for i in order], self.records, partial(run_spec, self.where), workers=self.workers,
                 progress=not self.quiet, on_done=on_done)
     return [r for _,r in sorted(zip(order, got), key=lambda o: o[0])]
 
 @patch
-def _seconds(self:Study, spec):
-    "What a run is expected to take, by `timings`; 0 before they are known"
-    once, step = self.cost.get(spec['strategy'], (0, 0))
-    return once*spec['shots']/self.shots[-1] + step*spec['steps']*min(1, len(self.target.classes)*spec['shots']/self.bs)
+def _seconds(self:Study, cost, k, most, steps):
+    "What a run at `k` labels is expected to take by a `cost` of `timings` at `most`; a smaller batch costs its share of a step"
+    once, step = cost
+    return once*k/most + step*steps*min(1, len(self.target.classes)*k/self.bs)
 
 # %% ../nbs/tools/02_compare.ipynb #f7d55c9f
 @patch
@@ -314,10 +320,9 @@ def minutes(self:Study,
             shots:list, # Labels per class
             seeds:int # Runs of each cell
            ) -> float:
-    "Estimated minutes of the whole study; a smaller batch costs its share of a step."
-    n, tries = len(self.target.classes), 3 if self.tune == 'valid' else 0
-    part = {k: min(1, n*k/self.bs) for k in shots}
-    runs = sum((a*k/shots[-1] + b*self.steps*part[k])*(seeds + tries) for k in shots for a,b in cost.values())
+    "Estimated minutes of the whole study."
+    tries = 3 if self.tune == 'valid' else 0
+    runs = sum(self._seconds(c, k, shots[-1], self.steps)*(seeds + tries) for k in shots for c in cost.values())
     return runs/max(self.workers, 1)/60
 
 # %% ../nbs/tools/02_compare.ipynb #8c8f3c36
@@ -409,7 +414,7 @@ def finish(self:Study): # The `Comparison`
     what = dict(kind='study', pixel_hash=t.pixel_hash, target=t.name, size=t.size, backbone=self.backbone, weights=self.arch.weights_id,
                 head='pool-flatten-linear', strategies=self.strategies, shots=self.shots, seeds=self.seeds, steps=self.steps, bs=self.bs,
                 tune=self.tune, V=self.V, augment=list(t.augments) if self.augment else [], device=self.device, code=CODE,
-                **(dict(shifts=self.shifts) if self.shifts else {}), **({} if self.precision == 'fp32' else dict(precision=self.precision)))
+                **self._asked())
     rates = [dict(strategy=s, shots=k, lr=r['lr'], edge=r['edge'], tried=[list(x) for x in r['tried'].items()]) for (s,k),r in self.rates.items()]
     cells = [[c['strategy'], c['shots'], self.specs[c['strategy'], c['shots']]] for c in self.cells]
     if not self.records.has(what): self.records.add(what, dict(rates=rates, cells=cells, notes=self.notes, versions=versions()))

@@ -310,12 +310,6 @@ def _map_pixels(
     # Where the system wants memory for all that could be written, which a large file may exceed: read only
     except OSError: return np.memmap(path, mode='r', **how)
 
-def _sum(f):
-    h = hashlib.sha256()
-    with open(f, 'rb') as o:
-        while b := o.read(2**20): h.update(b)
-    return h.hexdigest()
-
 # %% ../nbs/core/01_pictures.ipynb #5e1a0b02
 def _check(card): return sha256(json.dumps(card, sort_keys=True).encode())
 
@@ -347,7 +341,7 @@ def _kept(
     if check != _check(card) or card.get('key') != key: return None,None,'their card is missing or damaged'
     try:
         if f.stat().st_size != np.prod(card['shape']): return None,None,'the file is cut short or changed'
-        if _sum(f) != card['sha256']: return None,None,'the file was changed'
+        if sha256(f) != card['sha256']: return None,None,'the file was changed'
         return _map_pixels(f, card['shape']),card,''
     except OSError as e: return None,None,f'the file cannot be read ({e.strerror})'
 
