@@ -110,6 +110,6 @@ print(json.dumps(res))
     assert not (tmp_path/f'o{len(bad)-1}').exists(), 'weights that cannot be read are refused before a folder is made'
 
 def test_fixed_rates_are_the_measured_ones():
-    from tlcourse.finetune import RATES
+    from tlcourse.finetune import STRATEGIES
     stored = json.loads((Path(__file__).parent.parent/'benchmarks/rates.json').read_text())
-    assert RATES == stored['chosen']
+    assert {k: f.rate for k,f in STRATEGIES.items()} == stored['chosen']

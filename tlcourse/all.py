@@ -23,6 +23,7 @@ from .features import *
 from .probes import *
 from .training import *
 from .finetune import *
+from .comparison import *
 from .report import *
 from .compare import *
 from .lint import *

@@ -11,15 +11,17 @@ __all__ = ['main']
 import argparse, json, os, sys
 from pathlib import Path
 from . import __version__
-from .base import BadInput, write_text, writable_folder
+from .base import BadInput, sha256, write_text, writable_folder
 
 # %% ../nbs/tools/08_cli.ipynb #45106449
 def _write_json(path, data):
     write_text(path, json.dumps(data, indent=1, ensure_ascii=False) + '\n')
     print(f'wrote {path}')
 
-def _check_json(path): # before any work is done
-    if path and not Path(path).resolve().parent.is_dir(): raise BadInput(f"no folder for --json {path}: make it first")
+def _check_json(path): # Before any work is done
+    if not path: return
+    if Path(path).is_dir(): raise BadInput(f"--json {path} is a folder: name a file in it, as {Path(path)/'result.json'}")
+    if not Path(path).resolve().parent.is_dir(): raise BadInput(f"no folder for --json {path}: make it first")
 
 # %% ../nbs/tools/08_cli.ipynb #f7851783
 def _add_lessons(sub):
@@ -74,7 +76,7 @@ def _add_compare(sub):
     p = sub.add_parser('compare', help='which strategy wins, at how many labels, by how much, at what cost',
                        description='Measure transfer strategies on TARGET at equal budget and recommend one.')
     p.add_argument('target', nargs='?', default='digits', metavar='TARGET', help='a target name or a folder with one folder per class (default: digits)')
-    p.add_argument('--backbone', default='glyphnet', help='glyphnet, glyphnet_multi, a torchvision or a timm name (default: glyphnet)')
+    p.add_argument('--backbone', help='glyphnet, tf_efficientnet_lite0, a torchvision or a timm name (default: glyphnet for drawn glyphs and digits, else tf_efficientnet_lite0)')
     p.add_argument('--weights', metavar='FILE', help="pretrained weights for the backbone (default: the backbone's own)")
     p.add_argument('--strategies', default='scratch,feature-extraction,fine-tuning', help='comma-separated (default: %(default)s)')
     p.add_argument('--shots', help='labels per class, comma-separated (default: 1,5,20,100, as far as the smallest class goes)')
@@ -87,21 +89,27 @@ def _add_compare(sub):
     p.add_argument('--device', default='auto', help='auto, cpu, cuda, mps (default: auto)')
     p.add_argument('--precision', default='fp32', help="'fp32' (default); 'bf16', where the device has units for it; 'auto': bf16 where it has")
     p.add_argument('--workers', type=int, help='processes (default: one for each core)')
-    p.add_argument('--out', metavar='DIR', help='where records and report go (default: tlcourse-out/TARGET-BACKBONE)')
+    p.add_argument('--out', metavar='DIR', help='where records and report go (default: tlcourse-out/TARGET-BACKBONE; of a folder, with a mark of its place)')
     p.add_argument('--json', metavar='FILE', help='write the machine-readable result there')
     p.set_defaults(func=_compare)
 
 # %% ../nbs/tools/08_cli.ipynb #03f114f2
+def _default_out(job, target):
+    "A folder of its own for each target and backbone; two folders of one name are told apart by where they lie"
+    name = job.target.name
+    # The name itself is in use where it is no path: `target` reads it as the offline target
+    if Path(target).expanduser().is_dir() and job.target.train.paths:
+        name += f"-{sha256(str(Path(target).expanduser().resolve()).encode())[:6]}"
+    return Path('tlcourse-out')/f'{name}-{job.arch.name}'
+
 def _compare(a):
-    from tlcourse.compare import compare
-    from tlcourse.sweep import SweepFailed
-    name = Path(a.target).resolve().name if os.sep in a.target or a.target.startswith('.') else a.target
-    out = a.out if a.out is not None else Path('tlcourse-out')/f'{name}-{a.backbone}'
     _check_json(a.json)
-    try: c = compare(a.target, a.backbone, a.strategies, a.shots, a.seeds, a.steps, a.tune, weights=a.weights, size=a.size,
-                     drop_duplicates=a.drop_duplicates, out=out, device=a.device, workers=a.workers, budget=a.budget,
-                     precision=a.precision,
-                     say=lambda s: print(s, flush=True))
+    from tlcourse.compare import compare, task
+    from tlcourse.sweep import SweepFailed
+    job = task(a.target, a.backbone, a.size, a.weights, a.device, drop_duplicates=a.drop_duplicates)
+    out = a.out if a.out is not None else _default_out(job, a.target)
+    try: c = compare(job.target, job.arch, a.strategies, a.shots, a.seeds, a.steps, a.tune, out=out, device=a.device,
+                     workers=a.workers, budget=a.budget, precision=a.precision, say=lambda s: print(s, flush=True))
     except SweepFailed as e:
         print(f'tlcourse: {e}', file=sys.stderr)
         return 1

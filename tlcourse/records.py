@@ -272,13 +272,16 @@ def _split(result): # Arrays apart from what JSON can hold
 def add(self:Records,
         spec:dict, # What was asked
         result:dict, # Numbers, strings, lists, and numpy arrays of any shape and dtype
-        opened:bool|None=None # Did the run look at the test set? By default: does the result hold `pred`?
+        opened:bool|None=None, # Did the run look at the test set? By default: does the result hold `pred`?
+        again:bool=False # Take the place of what is stored; never for a run
        ) -> bool: # False where the run was already stored; then nothing is changed
     "Store a finished run and the opening of the test set, in one transaction."
     text = _canon(spec)
     key, (arrays, rest) = spec_hash(spec), _split(result)
     if opened is None: opened = 'pred' in result
+    if again and (opened or arrays): raise BadInput("a run is stored once: its result is not to be replaced")
     with self._writing() as c:
+        if again: c.execute('delete from runs where key=?', (key,))
         new = c.execute('insert or ignore into runs values (?,?,?,?)', (key, text, rest, _now())).rowcount == 1
         if new:
             c.executemany('insert into arrays values (?,?,?,?,?)', [(key, k, *_blob(v)) for k,v in arrays.items()])
