@@ -127,7 +127,7 @@ def learn(digits):
 
 def shown(what, digits, learn):
     from tlcourse.backbones import arch
-    from tlcourse.compare import stored_comparison
+    from tlcourse.comparison import stored_comparison
     from tlcourse.layers import freeze_audit
     from tlcourse.lint import Finding, lint
     from tlcourse.pretrain import weights_card
