@@ -234,6 +234,7 @@ def _found(self:Study):
     each = ', '.join(f"{c} {'/'.join(map(str, n))}" for c,n in self.parts.items())
     yield f"{t.name}: {len(t.classes)} classes (training/validation/test pictures): {each}."
     yield from t.report.lines()
+    if self.arch.notice: yield self.arch.notice
 
 @patch
 def _shift_hashes(self:Study, names):
