@@ -21,6 +21,7 @@ def run(script, *args, **env):
 
 ROWS = dict(speed_training=24, speed_compare=3, speed_start=3, speed_growth=10)
 
+@pytest.mark.slow
 @pytest.mark.parametrize('script', ROWS)
 def test_smoke(script, tmp_path):
     "A smoke run prints a table and says what it is; JSON goes to --out alone, with every row and the raw figures."
@@ -40,6 +41,7 @@ def test_smoke(script, tmp_path):
     raw = got['points'] if script == 'speed_growth' else got['step'] if script == 'speed_compare' else got['seconds']
     assert raw and all(raw)
 
+@pytest.mark.slow
 def test_gpu_on_a_cpu(tmp_path):
     text = run('gpu', '--device', 'cpu', '--smoke', '--lessons', 'none', '--out', tmp_path/'gpu.json', CUDA_VISIBLE_DEVICES='')
     got = json.loads((tmp_path/'gpu.json').read_text())
