@@ -1,4 +1,4 @@
-"""`tlcourse lessons`, `scores`, `compare`, `pretrain`: bad input is one line on stderr and exit code 2.
+"""`tlcourse lessons`, `scores`, `compare`, `pretrain`, `cache`: bad input is one line on stderr and exit code 2.
 
 Docs: https://tlcourse.github.io/tlcourse/tools/cli.html.md"""
 
@@ -11,17 +11,17 @@ __all__ = ['main']
 import argparse, json, os, sys
 from pathlib import Path
 from . import __version__
-from .base import BadInput, sha256, write_text, writable_folder
+from .base import BadInput, sha256, writable_folder
 
 # %% ../nbs/tools/08_cli.ipynb #45106449
 def _write_json(path, data):
+    from tlcourse.store import write_text
     write_text(path, json.dumps(data, indent=1, ensure_ascii=False) + '\n')
     print(f'wrote {path}')
 
-def _check_json(path): # Before any work is done
-    if not path: return
-    if Path(path).is_dir(): raise BadInput(f"--json {path} is a folder: name a file in it, as {Path(path)/'result.json'}")
-    if not Path(path).resolve().parent.is_dir(): raise BadInput(f"no folder for --json {path}: make it first")
+def _check_json(path): # before any work is done
+    from tlcourse.store import writable_file
+    if path: writable_file(path)
 
 # %% ../nbs/tools/08_cli.ipynb #f7851783
 def _add_lessons(sub):
@@ -132,6 +132,35 @@ def _pretrain(a):
     from tlcourse.pretrain import pretrain
     print(pretrain('multi' if a.backbone == 'glyphnet_multi' else 'glyph', out=writable_folder(a.out), seed=a.seed, device=a.device, steps=a.steps))
 
+# %% ../nbs/tools/08_cli.ipynb #f05700c3
+def _add_cache(sub):
+    p = sub.add_parser('cache', help='list what is kept for the next time, or remove some of it',
+                       description='List the decoded pictures and features that are kept; with --prune, remove those of older versions of the '
+                                   'library and damaged ones.')
+    p.add_argument('--prune', action='store_true', help='remove what is of no use, and what --days and --gb say')
+    p.add_argument('--days', type=float, metavar='N', help='with --prune: also what was not used for N days')
+    p.add_argument('--gb', type=float, metavar='N', help='with --prune: also what was used least lately, until N gigabytes are left')
+    p.add_argument('--json', metavar='FILE', help='write the machine-readable result there')
+    p.set_defaults(func=_cache)
+
+# %% ../nbs/tools/08_cli.ipynb #f05700c4
+def _plain(s): return ''.join(c if c.isprintable() else repr(c)[1:-1] for c in s) # Names of folders may hold anything
+
+def _cache(a):
+    from tlcourse.base import cache_dir
+    from tlcourse.store import entries, prune
+    _check_json(a.json)
+    for o,v in (('--days', a.days), ('--gb', a.gb)):
+        if v is not None and not a.prune: raise BadInput(f"{o} needs --prune")
+        if v is not None and not v >= 0: raise BadInput(f"{o} {v:g}: give a number, 0 or more")
+    gone = prune(a.days, None if a.gb is None else a.gb*1e9) if a.prune else []
+    for e in gone: print('removed', _plain(repr(e)))
+    left = entries()
+    for e in left: print(_plain(repr(e)))
+    print(f'{len(left):,} kept, {sum(e.bytes for e in left)/1e6:,.1f} MB in {cache_dir(make=False)}')
+    def told(es): return [dict(vars(e), path=str(e.path)) for e in es]
+    if a.json: _write_json(a.json, dict(kept=told(left), removed=told(gone)))
+
 # %% ../nbs/tools/08_cli.ipynb #1eb07f0e
 def main(argv=None # Arguments; None: the command line's
         ) -> int: # Exit code
@@ -144,6 +173,7 @@ def main(argv=None # Arguments; None: the command line's
     _add_scores(sub)
     _add_compare(sub)
     _add_pretrain(sub)
+    _add_cache(sub)
     a = p.parse_args(argv)
     try: return a.func(a) or 0
     except BadInput as e:
