@@ -73,7 +73,8 @@ def moved(body, x):
 def run(spec):
     "What a run of `spec` gives"
     t = the_target(spec['pixel_hash']).unopened()
-    dls = t.dls(shots=spec['shots'], seed=spec['seed'], bs=spec['bs'], augment=spec['augment'], valid_shots=spec['V'], device='cpu')
+    dls = t.dls(shots=spec['shots'], seed=spec['seed'], bs=spec['bs'], augment=spec['augment'],
+                valid_shots=spec['V'], valid_seed=0, device='cpu') # One draw for all seeds, as stored
     fit = random_start if spec['head'] == RANDOM else STRATEGIES[spec['strategy']]
     how = {k: spec[k] for k in ('share', 'bn') if k in spec} # of lp-ft, where it is not the default
     how['opt_func'] = Adam if spec['code'] == 1 else fused_adam # as `run_spec` has it
