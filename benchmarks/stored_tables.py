@@ -7,16 +7,21 @@ where it is missing they are left out, and that is said. `-fixed` uses the fixed
 label per class rest on.
 """
 import sys
-from functools import partial
+from functools import cache
 from pathlib import Path
 from tlcourse.base import package_assets, photo_assets
 from tlcourse.cli import main
-from tlcourse.compare import run_spec
+from tlcourse.compare import run_spec, task
 from tlcourse.records import Records
 
 here, photos = Path(__file__).parent, photo_assets()
 
-run = partial(run_spec, dict(target='digits', size=None, drop_duplicates=False, weights=None, device='cpu')) # one of lesson 1's again
+@cache
+def digits(): return task('digits', 'glyphnet', device='cpu')
+
+def run(spec):
+    "One of lesson 1's stored runs again"
+    return run_spec(digits(), spec)
 
 def photo(name, backbone, weights, *args):
     return [str(photos/'data'/name), '--backbone', backbone, '--weights', str(photos/'weights'/weights), *args] if photos else None
