@@ -640,8 +640,9 @@ def _emoji_card(d, size):
         ATTRIBUTION + ('; colours removed' if lines else ''),
         'a shift of known cause: `emoji` without its colours' if lines else
         'real things for a network that was pretrained on photographs',
-        'photographs: no light, no background, one style; large families train only, so the test has no train and no '
-        'phase of the moon', _photo_augments)
+        'what a person needs to see: without its colours a tennis ball is a circle' if lines else
+        'photographs: no light, no background, one style; large families (trains, phases of the moon, plain '
+        'faces) are in the training part alone', _photo_augments)
 
 def _emoji(name, size, notes):
     d = drawings(name, size or 128)
