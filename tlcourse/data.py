@@ -559,7 +559,8 @@ def show(self:Target,
         fig,axs = plt.subplots(n, k, figsize=(max(scale*k, 3.2), scale*n + top), squeeze=False)
         fig.get_layout_engine().set(w_pad=.02, h_pad=.02, wspace=0, hspace=0)
         for j in range(k):
-            ids = torch.nonzero(self.train.y == j).flatten()[:n].tolist()
+            ids = torch.nonzero(self.train.y == j).flatten()
+            ids = ids[torch.linspace(0, len(ids)-1, min(n, len(ids))).long()].tolist() # From all over the class
             for i,ax in enumerate(axs[:,j]):
                 ax.axis('off')
                 if i < len(ids):
