@@ -559,7 +559,8 @@ def show(self:Target,
         fig,axs = plt.subplots(n, k, figsize=(max(scale*k, 3.2), scale*n + top), squeeze=False)
         fig.get_layout_engine().set(w_pad=.02, h_pad=.02, wspace=0, hspace=0)
         for j in range(k):
-            ids = torch.nonzero(self.train.y == j).flatten()[:n].tolist()
+            ids = torch.nonzero(self.train.y == j).flatten()
+            ids = ids[torch.linspace(0, len(ids)-1, min(n, len(ids))).long()].tolist() # From all over the class
             for i,ax in enumerate(axs[:,j]):
                 ax.axis('off')
                 if i < len(ids):
@@ -640,8 +641,9 @@ def _emoji_card(d, size):
         ATTRIBUTION + ('; colours removed' if lines else ''),
         'a shift of known cause: `emoji` without its colours' if lines else
         'real things for a network that was pretrained on photographs',
-        'photographs: no light, no background, one style; large families train only, so the test has no train and no '
-        'phase of the moon', _photo_augments)
+        'what a person needs to see: without its colours a tennis ball is a circle' if lines else
+        'photographs: no light, no background, one style; large families (trains, phases of the moon, plain '
+        'faces) are in the training part alone', _photo_augments)
 
 def _emoji(name, size, notes):
     d = drawings(name, size or 128)
