@@ -700,7 +700,7 @@ def _decode(key, rows, root, hashes, classes, how, progress, memory=False):
             part = np.repeat(('train','valid','test'), found['counts'])
             found |= dict(places=kept[order].tolist(), pixel_hash=_pixel_hash(out.array(), y, part, classes))
             if memory: return out.array(),found
-            return _store.keep(out, key, f'{root.name}: {len(order):,} pictures, {size} px', **found),found
+            return _store.keep(out, key, f'{root.resolve().name}: {len(order):,} pictures, {size} px', **found),found
 
 # %% ../nbs/core/02_data.ipynb #5e1a0c05
 def _pixels(rows, root, classes, how, progress):

@@ -10,7 +10,7 @@ __all__ = ['Stages', 'layers', 'Features', 'extract', 'pooled', 'stored_activati
 # %% ../nbs/lessons/05_feature_extraction.ipynb #ab52e5a5
 import copy, hashlib, os, sys, tempfile, warnings
 import numpy as np, pandas as pd, torch
-from contextlib import contextmanager, ExitStack, suppress
+from contextlib import closing, contextmanager, ExitStack, suppress
 from dataclasses import dataclass, field
 from fastai.vision.all import Callback, L, Learner, Normalize, params, Pipeline
 from fastcore.basics import patch
@@ -350,7 +350,7 @@ def _look(self:_Job):
     got, notes, todo = {}, {}, {}
     for i,k in keys.items():
         x, card, wrong = _store.find(k)
-        if x is not None and not _same(card['witness'], witness[i]): x, wrong = None, 'the body computes something else now'
+        if x is not None and not _same(card.get('witness'), witness[i]): x, wrong = None, 'the body computes something else now'
         if x is None: todo[i] = k, witness[i]
         else: got[i] = x
         if wrong:
@@ -365,10 +365,11 @@ def _fill(self:_Job, sinks, progress):
     body = self.src.body
     if self.bn != 'eval': body = _adapt(body, self.pictures(self.on, self.on_ids()).mixed(self.seed), self.src.name)
     net, pics = self.net(body, sinks), self.pictures(self.split, self.ids)
-    batches = (xb for v in range(self.views) for xb in pics.view(self.augment, self.seed, v))
-    bar = Bar(self.views * -(-len(self.ids)//_bs(self.split)), 'batches', progress)
-    for xb in bar.over(batches):
-        for i,z in zip(sinks, net.pooled(xb)): sinks[i].add(_to(z, self.dtype, self.names[i]))
+    with closing(Bar(self.views * -(-len(self.ids)//_bs(self.split)), 'batches', progress)) as bar:
+        for v in range(self.views):
+            for xb in pics.view(self.augment, self.seed, v):
+                for i,z in zip(sinks, net.pooled(xb)): sinks[i].add(_to(z, self.dtype, self.names[i]))
+                bar.step()
 
 @patch
 def _make(self:_Job, todo, cache, progress):
