@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 import PIL
 from PIL import Image, features
-from .base import BadInput, cache_dir, unknown
+from .base import BadInput, cache_dir, pick_device, unknown
 from fastcore.basics import patch
 from .pictures import (Intake, Prints, Row, _Sink, _blocks, _check_pcts, _file_hashes, _keep, _kept,
                                _map_pixels, _sweep_up, carve, find_copies, fit_picture, group_copies, list_folder,
@@ -29,7 +29,7 @@ from .plots import style
 from .world import Card, draw, drawn_targets
 from fastai.vision.all import (Categorize, DataLoaders, Datasets, DisplayedTransform, IntToFloatTensor, PILImage,
                                Pipeline, Tensor, TensorCategory, TensorImage, TfmdDL, ToTensor, Transform, URLs,
-                               default_device, fastai_path, untar_data)
+                               fastai_path, untar_data)
 
 # %% ../nbs/core/02_data.ipynb #d7b0e1ba
 def _whole(what, v, low=0, high=2**32-1):
@@ -165,7 +165,7 @@ class Part:
     ) -> tuple: # (x, y)
         "Pixels and labels: on a GPU, copied there once, if they fit into a quarter of its free memory; else as they are."
         dev,size = torch.device(device or 'cpu'),self.x.numel()*self.x.element_size()
-        if dev.type != 'cuda' or self.x.is_cuda: return self.x,self.y
+        if dev.type != 'cuda' or self.x.is_cuda: return self.x,self.y.to(self.x.device)
         now = self.x.data_ptr(),self.x._version
         if self._there.get(dev, (None,))[0] != now:
             fits = size <= torch.cuda.mem_get_info(dev)[0]/4
@@ -363,9 +363,9 @@ def _predict(learn, x, bs, shift=None):
         with torch.no_grad():
             for xb in x.split(bs):
                 if shift is not None: xb = (SHIFTS[shift](xb.float()/255)*255).round().to(torch.uint8)
-                b = TensorImage(xb.to(dev))
+                b = TensorImage(xb.to(dl.device)) # whose statistics lie there
                 for f in tfms: b = f(b, split_idx=1)
-                probs.append(act(model(b.as_subclass(Tensor))).float().cpu())
+                probs.append(act(model(b.as_subclass(Tensor).to(dev))).float().cpu())
     finally:
         for m,t in mods: m.training = t
     p = torch.cat(probs)
@@ -457,7 +457,7 @@ def dls(self:Target,
     seed:int=0, # Of the choice of the shots
     bs:int=64, # Pictures a batch; capped at the number of training pictures
     augment=True, # True: what the target allows; False: nothing; or names from `AUGMENTS`
-    device=None, # Default: fastai's
+    device=None, # As in `pick_device`; None: CUDA if there is one
     valid_shots:int|None=None # Pictures a class to choose with, the same for every seed; None: all
 ) -> DataLoaders: # `.train_ids`: places in `target.train`
     "fastai `DataLoaders` of some labels: nothing normalised yet, for that is the backbone's business."
@@ -466,7 +466,7 @@ def dls(self:Target,
     vids = np.arange(len(self.valid))
     if valid_shots is not None: vids = kshot(self.valid.y, valid_shots, 0, self.classes, 'validation')
     names = () if augment is False else self.augments if augment is True else check_augments(augment)
-    dev = default_device() if device is None else torch.device(device)
+    dev = pick_device(device)
     # In valid too: asleep there, but `learn.tta` wakes it
     def after(): return [IntToFloatTensor(), *([BatchAugment(names)] if names else [])]
     tr = PicDL(_loaders(self.train, ids, self.size, self.classes, 0), bs=min(bs, len(ids)), shuffle=True,
