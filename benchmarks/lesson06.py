@@ -13,9 +13,9 @@ from fastai.optimizer import Adam
 from torch import nn
 from tlcourse.backbones import arch, glyphnet
 from tlcourse.base import package_assets
-from tlcourse.compare import Study, _measure
+from tlcourse.compare import Study, _measure, task
 from tlcourse.data import SHIFTS, target
-from tlcourse.finetune import RATES, STRATEGIES, _fit, _learner
+from tlcourse.finetune import STRATEGIES, _fit, _learner
 from tlcourse.records import Records
 from tlcourse.sweep import cores, sweep
 from tlcourse.training import fused_adam
@@ -39,12 +39,12 @@ def source():
 @cache
 def original(): a = arch('glyphnet'); return a.cut(a(pretrained=True)).eval()
 
-def random_start(dls, backbone, steps, lr, seed, progress, opt_func):
+def random_start(dls, backbone, steps, lr, seed, **kwargs):
     "Fine-tuning from a head of random weights, as torch makes it, in place of zeros"
-    learn = _learner(dls, backbone, seed, opt_func=opt_func, pretrained=True)
+    learn = _learner(dls, backbone, seed, **kwargs)
     learn.model[1][-1].reset_parameters()
     learn.unfreeze()
-    return _fit(learn, None, steps, slice(lr/25, lr), progress)
+    return _fit(learn, None, steps, slice(lr/25, lr))
 
 @torch.no_grad()
 def feats(body, x):
@@ -73,7 +73,8 @@ def moved(body, x):
 def run(spec):
     "What a run of `spec` gives"
     t = the_target(spec['pixel_hash']).unopened()
-    dls = t.dls(shots=spec['shots'], seed=spec['seed'], bs=spec['bs'], augment=spec['augment'], valid_shots=spec['V'], device='cpu')
+    dls = t.dls(shots=spec['shots'], seed=spec['seed'], bs=spec['bs'], augment=spec['augment'], device='cpu',
+                valid_shots=spec['V'], valid_seed=0 if spec['code'] < 3 else None)
     fit = random_start if spec['head'] == RANDOM else STRATEGIES[spec['strategy']]
     how = {k: spec[k] for k in ('share', 'bn') if k in spec} # of lp-ft, where it is not the default
     how['opt_func'] = Adam if spec['code'] == 1 else fused_adam # as `run_spec` has it
@@ -92,15 +93,15 @@ class Watched(Study):
     def sweep(self, specs, on_done=None): return sweep(specs, self.records, run, workers=self.workers, on_done=on_done)
 
 def study(name, workers=None):
-    where = dict(target=name, size=None, drop_duplicates=False, weights=None, device='cpu')
-    return Watched(where, 'glyphnet', list(strategies), shots[name], seeds, steps, 'none', 5, 32, True, out, workers, print, shifts)
+    job = task(name, 'glyphnet', device='cpu')
+    return Watched(job, list(strategies), shots[name], seeds, steps, 'none', out=out, workers=workers, shifts=shifts)
 
 def main(workers):
     st = study('digits', workers)
     st.sweep([st.spec('single-rate', 20, lr, s, 'report') for lr in rates for s in range(3)])
-    st.sweep([{**st.spec('fine-tuning', 5, RATES['fine-tuning'], s, 'report'), 'head': RANDOM} for s in range(seeds)])
+    st.sweep([{**st.spec('fine-tuning', 5, STRATEGIES['fine-tuning'].rate, s, 'report'), 'head': RANDOM} for s in range(seeds)])
     # LP-FT differs from fine-tuning in two things, the head start and BatchNorm's statistics: each of them alone
-    st.sweep([{**st.spec('lp-ft', 5, RATES['lp-ft'], s, 'report'), **how} for how in (dict(share=0), dict(bn='train')) for s in range(seeds)])
+    st.sweep([{**st.spec('lp-ft', 5, STRATEGIES['lp-ft'].rate, s, 'report'), **how} for how in (dict(share=0), dict(bn='train')) for s in range(seeds)])
     for n in shots: study(n, workers).choose().run().finish()
     print(Records(f'{out}/records.db').export(package_assets()/'lesson06.db').stat().st_size, 'bytes')
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from tlcourse.backbones import learner
 from tlcourse.base import package_assets, writable_folder
-from tlcourse.compare import TUNE_SEED, compare, run_spec
+from tlcourse.compare import TUNE_SEED, compare, run_spec, task
 from tlcourse.data import target
 from tlcourse.finetune import stepped
 from tlcourse.layers import true_freeze
@@ -70,9 +70,9 @@ def measure(learn, dl):
 
 def run(spec):
     "What a run of `spec` gives; a report run holds its answers on the test"
-    if 'strategy' in spec: return run_spec(dict(target='digits', size=None, drop_duplicates=False, weights=None, device='cpu'), spec) # of `compare`
+    if 'strategy' in spec: return run_spec(task('digits', 'glyphnet', device='cpu'), spec) # of `compare`
     t = _target(spec['target']).unopened()
-    dls = t.dls(shots=spec['shots'], seed=spec['seed'], bs=spec['bs'], valid_shots=spec['V'], device='cpu')
+    dls = t.dls(shots=spec['shots'], seed=spec['seed'], bs=spec['bs'], valid_shots=spec['V'], valid_seed=0, device='cpu')
     learn = made(spec, dls)
     if spec['kind'] == 'finder':
         with tempfile.TemporaryDirectory() as d, learn.no_bar(), learn.no_logging():

@@ -7,8 +7,7 @@ rates chosen on validation pictures, and, for what is said about one label per c
 """
 from functools import cache, partial
 from tlcourse.base import package_assets
-from tlcourse.compare import compare, run_spec
-from tlcourse.data import target
+from tlcourse.compare import compare, run_spec, task
 from tlcourse.records import Records
 
 strategies = 'scratch', 'random-features', 'feature-extraction', 'fine-tuning'
@@ -17,11 +16,14 @@ targets = {'letters': (*shifts, 'letters-stix'), 'textures': shifts, 'hues': shi
 out = 'tlcourse-out/lesson08'
 
 @cache
-def names(): return {target(n).pixel_hash: n for n in targets}
+def tasks():
+    "Pixel hash to the task of the target that has these pixels"
+    every = [task(n, 'glyphnet', device='cpu', shifts=sh) for n,sh in targets.items()]
+    return {t.target.pixel_hash: t for t in every}
 
 def run(spec):
     "One stored run again"
-    return run_spec(dict(target=names()[spec['pixel_hash']], size=None, drop_duplicates=False, weights=None, device='cpu'), spec)
+    return run_spec(tasks()[spec['pixel_hash']], spec)
 
 def grid(**kwargs):
     for n,sh in targets.items():

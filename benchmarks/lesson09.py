@@ -4,16 +4,21 @@
 
 Scratch, extraction and fine-tuning at rates chosen on validation pictures; the ways to fine-tune at fixed rates, among themselves.
 """
-from functools import partial
+from functools import cache, partial
 from tlcourse.base import package_assets
-from tlcourse.compare import compare, run_spec
+from tlcourse.compare import compare, run_spec, task
 from tlcourse.records import Records
 
 shifts = 'blur', 'noise', 'contrast'
 sizes = [1, 2, 5, 10, 20, 50, 100]
 out = 'tlcourse-out/lesson09'
-where = dict(target='digits', size=None, drop_duplicates=False, weights=None, device='cpu')
-run = partial(run_spec, where)
+
+@cache
+def digits(): return task('digits', 'glyphnet', device='cpu')
+
+def run(spec):
+    "One stored run again"
+    return run_spec(digits(), spec)
 
 def grid(**kwargs):
     study = partial(compare, 'digits', shifts=shifts, out=out, device='cpu', **kwargs)

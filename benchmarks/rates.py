@@ -1,6 +1,6 @@
-"""The fixed learning rates of tlcourse.finetune.RATES, chosen on validation pictures of two targets that no reported table shows.
+"""The fixed learning rates of the strategies in tlcourse.finetune, chosen on validation pictures of two targets that no reported table shows.
 
-    python benchmarks/rates.py [--all]    # writes benchmarks/rates.json, which a test checks RATES against
+    python benchmarks/rates.py [--all]    # writes benchmarks/rates.json, which a test checks the strategies against
 
 Strategies and rates that the file holds already are kept; --all runs every one again (about 15 minutes on 2 cores). Every strategy
 is tried at the same rates; a winner at an edge is said, and the rates are then to be extended for all of them. Ties go to the rate
@@ -9,15 +9,14 @@ nearest the middle.
 import json, math, sys
 from pathlib import Path
 import numpy as np
-from tlcourse.compare import Study, TUNE_SEED
+from tlcourse.compare import Study, TUNE_SEED, task
 from tlcourse.finetune import STRATEGIES
 
 targets, shots, rates = ['textures', 'letters-scripts'], [1, 5, 20], [5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1]
 file = Path(__file__).with_suffix('.json')
 
 def study(name):
-    where = dict(target=name, size=None, drop_duplicates=False, weights=None, device='cpu')
-    return Study(where, 'glyphnet', list(STRATEGIES), shots, 3, 150, 'valid', 15, 32, True, f'tlcourse-out/rates/{name}', None, print)
+    return Study(task(name, 'glyphnet', device='cpu'), list(STRATEGIES), shots, seeds=3, V=15, out=f'tlcourse-out/rates/{name}')
 
 if __name__ == '__main__':
     old = {} if '--all' in sys.argv else json.loads(file.read_text())['accuracy']

@@ -15,7 +15,7 @@ from timing import arguments, at_most, clocks, finish, quiet, rounds, row, said,
 from tlcourse.backbones import arch, learner
 from tlcourse.data import target
 from tlcourse.features import pooled
-from tlcourse.finetune import RATES, STRATEGIES
+from tlcourse.finetune import STRATEGIES
 from tlcourse.layers import true_freeze
 from tlcourse.records import Records
 from tlcourse.sweep import cores, one_thread
@@ -44,7 +44,7 @@ def dls(spec):
     return digits().dls(shots=spec['shots'], seed=0, bs=spec['bs'], augment=spec['augment'], valid_shots=spec['V'], device='cpu')
 
 def fit(spec, steps):
-    return STRATEGIES[spec['strategy']](dls(spec), spec['backbone'], steps=steps, lr=RATES[spec['strategy']], seed=0, progress=False)
+    return STRATEGIES[spec['strategy']](dls(spec), spec['backbone'], steps=steps, seed=0, progress=False)
 
 def batch(spec): return min(spec['bs'], spec['shots']*len(digits().classes))
 

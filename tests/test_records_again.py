@@ -2,7 +2,7 @@
 import importlib.util, random, subprocess
 import numpy as np, pytest
 from tlcourse.base import package_assets
-from tlcourse.compare import stored_comparison
+from tlcourse.comparison import stored_comparison
 from tlcourse.data import target
 from tlcourse.records import lesson_records
 from tlcourse.sweep import one_thread

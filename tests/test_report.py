@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 from types import SimpleNamespace
 import numpy as np, pytest
 from tlcourse.base import BadInput, versions
-from tlcourse.compare import Comparison
+from tlcourse.comparison import Comparison
 from tlcourse.records import Records
 from tlcourse.report import report_html, write_report
 

@@ -8,7 +8,7 @@ from tlcourse import compare as compare_module, features, finetune, training
 from tlcourse.backbones import arch, learner
 from tlcourse.base import BadInput
 from tlcourse.cli import main
-from tlcourse.compare import compare, run_spec
+from tlcourse.compare import compare, run_spec, task
 from tlcourse.data import target
 from tlcourse.features import extract, stored_activations
 from tlcourse.finetune import STRATEGIES
@@ -241,18 +241,21 @@ def test_records_name_the_precision(units, tmp_path):
 
 def test_a_run_of_code_1_has_its_optimiser(monkeypatch):
     seen = []
-    def spy(*args, opt_func, **kwargs): seen.append(opt_func); return finetune.fine_tuning(*args, opt_func=opt_func, **kwargs)
+    def spy(*args, **kwargs):
+        learn = finetune.fine_tuning(*args, **kwargs)
+        seen.append(learn.opt_func)
+        return learn
     monkeypatch.setitem(STRATEGIES, 'fine-tuning', spy)
-    where = dict(target='digits', size=None, drop_duplicates=False, weights=None, device='cpu')
+    where = task('digits', 'glyphnet', device='cpu')
     spec = dict(kind='tune', strategy='fine-tuning', backbone='glyphnet', shots=1, seed=0, bs=32, augment=True, V=1, lr=.005, steps=1)
     for code in 1, compare_module.CODE: run_spec(where, {**spec, 'code': code})
     assert seen == [Adam, fused_adam]
 
 def test_short_runs_go_last(tmp_path):
     "Results come in the order of the specs, whatever the order they ran in"
-    st = compare_module.Study(dict(target='digits', size=None, drop_duplicates=False, weights=None, device='cpu'), 'glyphnet',
-                              ['feature-extraction', 'fine-tuning'], [1, 5], 3, 3, 'none', 1, 32, True, tmp_path, 1, None)
-    st.cost = {'feature-extraction': (.1, 0.), 'fine-tuning': (0., .5)}
+    st = compare_module.Study(task('digits', 'glyphnet', device='cpu'), ['feature-extraction', 'fine-tuning'], [1, 5], seeds=3, steps=3,
+                              tune='none', V=1, out=tmp_path, workers=1, say=None)
+    st.cost = {'feature-extraction': (.1, .1, 0.), 'fine-tuning': (0., 0., .5)}
     specs = [st.spec(s, k, .005, 0) for s in st.strategies for k in st.shots]
     ran = []
     got = st.sweep(specs, on_done=lambda spec, res, fresh: ran.append((spec['strategy'], spec['shots'])))

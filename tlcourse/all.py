@@ -9,6 +9,8 @@ __all__ = []
 
 # %% ../nbs/tools/08_all.ipynb #bf554001
 from .base import *
+from .store import *
+from .drawings import *
 from .pictures import *
 from .world import *
 from .data import *
@@ -23,6 +25,7 @@ from .features import *
 from .probes import *
 from .training import *
 from .finetune import *
+from .comparison import *
 from .report import *
 from .compare import *
 from .lint import *

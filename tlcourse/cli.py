@@ -1,4 +1,4 @@
-"""`tlcourse lessons`, `scores`, `compare`, `pretrain`: bad input is one line on stderr and exit code 2.
+"""`tlcourse lessons`, `scores`, `compare`, `pretrain`, `cache`: bad input is one line on stderr and exit code 2.
 
 Docs: https://tlcourse.github.io/tlcourse/tools/cli.html.md"""
 
@@ -11,15 +11,17 @@ __all__ = ['main']
 import argparse, json, os, sys
 from pathlib import Path
 from . import __version__
-from .base import BadInput, write_text, writable_folder
+from .base import BadInput, sha256, writable_folder
 
 # %% ../nbs/tools/08_cli.ipynb #45106449
 def _write_json(path, data):
+    from tlcourse.store import write_text
     write_text(path, json.dumps(data, indent=1, ensure_ascii=False) + '\n')
     print(f'wrote {path}')
 
 def _check_json(path): # before any work is done
-    if path and not Path(path).resolve().parent.is_dir(): raise BadInput(f"no folder for --json {path}: make it first")
+    from tlcourse.store import writable_file
+    if path: writable_file(path)
 
 # %% ../nbs/tools/08_cli.ipynb #f7851783
 def _add_lessons(sub):
@@ -74,7 +76,7 @@ def _add_compare(sub):
     p = sub.add_parser('compare', help='which strategy wins, at how many labels, by how much, at what cost',
                        description='Measure transfer strategies on TARGET at equal budget and recommend one.')
     p.add_argument('target', nargs='?', default='digits', metavar='TARGET', help='a target name or a folder with one folder per class (default: digits)')
-    p.add_argument('--backbone', default='glyphnet', help='glyphnet, glyphnet_multi, a torchvision or a timm name (default: glyphnet)')
+    p.add_argument('--backbone', help='glyphnet, tf_efficientnet_lite0, a torchvision or a timm name (default: glyphnet for drawn glyphs and digits, else tf_efficientnet_lite0)')
     p.add_argument('--weights', metavar='FILE', help="pretrained weights for the backbone (default: the backbone's own)")
     p.add_argument('--strategies', default='scratch,feature-extraction,fine-tuning', help='comma-separated (default: %(default)s)')
     p.add_argument('--shots', help='labels per class, comma-separated (default: 1,5,20,100, as far as the smallest class goes)')
@@ -87,21 +89,27 @@ def _add_compare(sub):
     p.add_argument('--device', default='auto', help='auto, cpu, cuda, mps (default: auto)')
     p.add_argument('--precision', default='fp32', help="'fp32' (default); 'bf16', where the device has units for it; 'auto': bf16 where it has")
     p.add_argument('--workers', type=int, help='processes (default: one for each core)')
-    p.add_argument('--out', metavar='DIR', help='where records and report go (default: tlcourse-out/TARGET-BACKBONE)')
+    p.add_argument('--out', metavar='DIR', help='where records and report go (default: tlcourse-out/TARGET-BACKBONE; of a folder, with a mark of its place)')
     p.add_argument('--json', metavar='FILE', help='write the machine-readable result there')
     p.set_defaults(func=_compare)
 
 # %% ../nbs/tools/08_cli.ipynb #03f114f2
+def _default_out(job, target):
+    "A folder of its own for each target and backbone; two folders of one name are told apart by where they lie"
+    name = job.target.name
+    # The name itself is in use where it is no path: `target` reads it as the offline target
+    if Path(target).expanduser().is_dir() and job.target.train.paths:
+        name += f"-{sha256(str(Path(target).expanduser().resolve()).encode())[:6]}"
+    return Path('tlcourse-out')/f'{name}-{job.arch.name}'
+
 def _compare(a):
-    from tlcourse.compare import compare
-    from tlcourse.sweep import SweepFailed
-    name = Path(a.target).resolve().name if os.sep in a.target or a.target.startswith('.') else a.target
-    out = a.out if a.out is not None else Path('tlcourse-out')/f'{name}-{a.backbone}'
     _check_json(a.json)
-    try: c = compare(a.target, a.backbone, a.strategies, a.shots, a.seeds, a.steps, a.tune, weights=a.weights, size=a.size,
-                     drop_duplicates=a.drop_duplicates, out=out, device=a.device, workers=a.workers, budget=a.budget,
-                     precision=a.precision,
-                     say=lambda s: print(s, flush=True))
+    from tlcourse.compare import compare, task
+    from tlcourse.sweep import SweepFailed
+    job = task(a.target, a.backbone, a.size, a.weights, a.device, drop_duplicates=a.drop_duplicates)
+    out = a.out if a.out is not None else _default_out(job, a.target)
+    try: c = compare(job.target, job.arch, a.strategies, a.shots, a.seeds, a.steps, a.tune, out=out, device=a.device,
+                     workers=a.workers, budget=a.budget, precision=a.precision, say=lambda s: print(s, flush=True))
     except SweepFailed as e:
         print(f'tlcourse: {e}', file=sys.stderr)
         return 1
@@ -124,6 +132,35 @@ def _pretrain(a):
     from tlcourse.pretrain import pretrain
     print(pretrain('multi' if a.backbone == 'glyphnet_multi' else 'glyph', out=writable_folder(a.out), seed=a.seed, device=a.device, steps=a.steps))
 
+# %% ../nbs/tools/08_cli.ipynb #f05700c3
+def _add_cache(sub):
+    p = sub.add_parser('cache', help='list what is kept for the next time, or remove some of it',
+                       description='List the decoded pictures and features that are kept; with --prune, remove those of older versions of the '
+                                   'library and damaged ones.')
+    p.add_argument('--prune', action='store_true', help='remove what is of no use, and what --days and --gb say')
+    p.add_argument('--days', type=float, metavar='N', help='with --prune: also what was not used for N days')
+    p.add_argument('--gb', type=float, metavar='N', help='with --prune: also what was used least lately, until N gigabytes are left')
+    p.add_argument('--json', metavar='FILE', help='write the machine-readable result there')
+    p.set_defaults(func=_cache)
+
+# %% ../nbs/tools/08_cli.ipynb #f05700c4
+def _plain(s): return ''.join(c if c.isprintable() else repr(c)[1:-1] for c in s) # Names of folders may hold anything
+
+def _cache(a):
+    from tlcourse.base import cache_dir
+    from tlcourse.store import entries, prune
+    _check_json(a.json)
+    for o,v in (('--days', a.days), ('--gb', a.gb)):
+        if v is not None and not a.prune: raise BadInput(f"{o} needs --prune")
+        if v is not None and not v >= 0: raise BadInput(f"{o} {v:g}: give a number, 0 or more")
+    gone = prune(a.days, None if a.gb is None else a.gb*1e9) if a.prune else []
+    for e in gone: print('removed', _plain(repr(e)))
+    left = entries()
+    for e in left: print(_plain(repr(e)))
+    print(f'{len(left):,} kept, {sum(e.bytes for e in left)/1e6:,.1f} MB in {cache_dir(make=False)}')
+    def told(es): return [dict(vars(e), path=str(e.path)) for e in es]
+    if a.json: _write_json(a.json, dict(kept=told(left), removed=told(gone)))
+
 # %% ../nbs/tools/08_cli.ipynb #1eb07f0e
 def main(argv=None # Arguments; None: the command line's
         ) -> int: # Exit code
@@ -136,6 +173,7 @@ def main(argv=None # Arguments; None: the command line's
     _add_scores(sub)
     _add_compare(sub)
     _add_pretrain(sub)
+    _add_cache(sub)
     a = p.parse_args(argv)
     try: return a.func(a) or 0
     except BadInput as e:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 from .base import BadInput, package_assets
+from .store import writing
 
 # %% ../nbs/core/06_records.ipynb #688fca14
 def _plain(v, # Any value of a spec
@@ -272,13 +273,16 @@ def _split(result): # Arrays apart from what JSON can hold
 def add(self:Records,
         spec:dict, # What was asked
         result:dict, # Numbers, strings, lists, and numpy arrays of any shape and dtype
-        opened:bool|None=None # Did the run look at the test set? By default: does the result hold `pred`?
+        opened:bool|None=None, # Did the run look at the test set? By default: does the result hold `pred`?
+        again:bool=False # Take the place of what is stored; never for a run
        ) -> bool: # False where the run was already stored; then nothing is changed
     "Store a finished run and the opening of the test set, in one transaction."
     text = _canon(spec)
     key, (arrays, rest) = spec_hash(spec), _split(result)
     if opened is None: opened = 'pred' in result
+    if again and (opened or arrays): raise BadInput("a run is stored once: its result is not to be replaced")
     with self._writing() as c:
+        if again: c.execute('delete from runs where key=?', (key,))
         new = c.execute('insert or ignore into runs values (?,?,?,?)', (key, text, rest, _now())).rowcount == 1
         if new:
             c.executemany('insert into arrays values (?,?,?,?,?)', [(key, k, *_blob(v)) for k,v in arrays.items()])
@@ -434,20 +438,15 @@ def unclaim(self:Records):
 @patch
 def export(self:Records,
            path:str|Path # Where to; replaced if it is there
-          ) -> Path:
+          ) -> Path: # Raises `BadInput` where it cannot be written
     "Write a compact copy that opens in a read-only folder."
-    path = Path(path)
-    part = path.with_name(f'{path.name}.part{os.getpid()}')
-    with self._reading() as c:
+    with writing(path) as part, self._reading() as c:
+        c.execute('vacuum into ?', (str(part),))
+        e = sqlite3.connect(part, isolation_level=None)
         try:
-            c.execute('vacuum into ?', (str(part),))
-            e = sqlite3.connect(part, isolation_level=None)
-            try:
-                for o in 'delete from claims', 'vacuum', 'pragma journal_mode=delete': e.execute(o)
-            finally: e.close()
-            part.replace(path)
-        finally: part.unlink(missing_ok=True)
-    return path
+            for o in 'delete from claims', 'vacuum', 'pragma journal_mode=delete': e.execute(o)
+        finally: e.close()
+    return Path(path)
 
 # %% ../nbs/core/06_records.ipynb #fa9353d4
 def lesson_records(n:int # Number of the lesson
