@@ -231,7 +231,7 @@ def _pixels(part, ids):
 # %% ../nbs/lessons/05_feature_extraction.ipynb #43f10a2e
 def _witness(stages, x):
     "A few numbers that another function of the same weights would not give: two pictures, eight projections each"
-    zs = [z.double().cpu() for z in stages.pooled(x)]
+    zs = [z.cpu().double() for z in stages.pooled(x)]
     def few(z): return z @ torch.arange(1, 9).mul(.7).outer(torch.arange(z.shape[1])).cos().double().T
     return [torch.cat([few(z), z.norm(dim=1, keepdim=True)], 1).tolist() for z in zs]
 
@@ -502,7 +502,7 @@ def stored_activations(
         raise BadInput("stored_activations takes the pictures of a Target: make the Learner from target(...).dls()")
     if _varied(learn.dls.train):
         raise BadInput("these pictures change from pass to pass, so what was stored would be wrong: ask for dls(augment=False)")
-    (part, tail), model, dls = _frozen_part(learn), learn.model, learn.dls
+    (part, tail), model, dls = _frozen_part(learn), learn.model.to(learn.dls.device), learn.dls
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as files, learn.added_cbs(_Held(part.eval())):
         how = files, getattr(learn, 'precision', 'fp32')
         learn.model, learn.dls = tail, type(dls)(*(_from_stored(dl, part, *how) for dl in dls.loaders), device=dls.device)
