@@ -2,9 +2,9 @@
 them, put back one at a time. Two processes, for torch cannot forget a device."""
 import json, os, subprocess, sys
 from pathlib import Path
-import pytest
+import numpy as np, pytest
 from pretend_plants import LESSONS, LIBRARY
-from conftest import PAGES, ROOT, name
+from conftest import PAGES, ROOT
 
 TESTS = Path(__file__).parent
 PARTS = ['all strategies', 'true freeze and audit', 'activations stored', 'features and probes', 'scores', 'lint of learners', 'comparing',
@@ -12,7 +12,7 @@ PARTS = ['all strategies', 'true freeze and audit', 'activations stored', 'featu
 PAGE = {p.stem: p for p in PAGES if p.parent.name == 'lessons'}
 
 def run(script, tmp, *args):
-    "{name: what a script of the device says of it}, and that it says of nothing else"
+    "{name: what a script of the device says of it}"
     out = tmp/'results'
     env = {**os.environ, 'IN_TEST': '1', 'MPLBACKEND': 'agg', 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT), 'TLCOURSE_CACHE': str(tmp/'cache'),
            'IPYTHONDIR': str(tmp/'ipython')}
@@ -28,8 +28,6 @@ def parts(tmp_path_factory): return run('pretend_parts.py', tmp_path_factory.mkt
 @pytest.fixture(scope='module')
 def lessons(tmp_path_factory): return run('pretend_lessons.py', tmp_path_factory.mktemp('lessons'), *PAGE.values())
 
-def found(o): return 'same device' in o['error'] + ''.join(o['mistakes'])
-
 @pytest.mark.parametrize('part', PARTS)
 def test_library(part, parts):
     o = parts[part]
@@ -43,6 +41,31 @@ def test_mistake_of_the_library_is_seen(plant, parts):
     o = parts[f'planted: {plant.name}']
     print(o['error'])
     assert o['error'] and 'same device' in o['error'], o
+
+# --- which device
+
+def test_one_rule_for_the_default_device(monkeypatch):
+    "CUDA if there is one and fastai was not told to do without; a Mac's is taken when asked for, though fastai would take it"
+    import fastai.torch_core, torch
+    from fastcore.basics import defaults
+    from tlcourse.base import BadInput, pick_device
+    from tlcourse.data import target
+    from tlcourse.features import Features
+    from tlcourse.probes import fit_probes
+    monkeypatch.setattr(defaults, 'use_cuda', None, raising=False)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    assert pick_device() == pick_device(None) == torch.device('cuda')
+    monkeypatch.setattr(defaults, 'use_cuda', False)
+    assert pick_device() == target('digits').dls(shots=1).device == torch.device('cpu')
+    monkeypatch.setattr(defaults, 'use_cuda', None)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    monkeypatch.setattr(torch.backends.mps, 'is_available', lambda: True)
+    monkeypatch.setattr(fastai.torch_core, '_has_mps', lambda: True)
+    assert fastai.torch_core.default_device().type == 'mps' and target('digits').dls(shots=1).device.type == 'cpu'
+    x, y = np.eye(4, dtype=np.float32), np.array([0, 1, 0, 1])
+    with pytest.raises(BadInput, match='float64'): fit_probes(Features(x, y, np.arange(4), ['a', 'b']), [np.arange(4)], device='mps')
+
+# --- the lessons
 
 @pytest.mark.slow
 @pytest.mark.parametrize('page', PAGE)
