@@ -1,18 +1,22 @@
 """Everything on CUDA: images per second against the limit, bfloat16, heads in a batch, waiting, and the code of every lesson.
 
-    python benchmarks/gpu.py [--rounds N] [--out FILE] [--lessons all|none|01,05]    # about 15 minutes; writes gpu.json
-    python benchmarks/gpu.py --device cpu --smoke                                    # the same code, tiny, on a CPU
+    python benchmarks/gpu.py [--rounds N] [--out FILE] [--parts throughput,waits,...] [--lessons 01,05] [--at-once N]
+    python benchmarks/gpu.py --device cpu --smoke        # the same code, tiny, on a CPU
 
-Where there is no CUDA device it says so and ends. The limit is a plain torch loop over one synthetic batch that lies on the device: no
-pictures, no augmentation, no record, the same network, precision and fused AdamW. Our arm is a fastai Learner from target.dls(device=...)
-with its augmentations, uint8 pixels to normalised floats, one cycle of the learning rate. Weights are random and nothing is validated.
-Seconds are wall seconds between two synchronisations of the device.
+All of it takes about ten minutes and writes card.json; `card.sh` runs its parts by the clock. Where there is no CUDA device it says so
+and ends. A file named by --out is written after each part, so that what was measured outlives a run that is stopped.
+
+The limit is a plain torch loop over one synthetic batch that lies on the device: no pictures, no augmentation, no record, the same
+network, precision and fused AdamW. Our arm is a fastai Learner from target.dls(device=...) with its augmentations, uint8 pixels to
+normalised floats, one cycle of the learning rate. Weights are random and nothing is validated. Seconds are wall seconds between two
+synchronisations of the device.
 """
 import argparse, json, os, statistics, subprocess, sys, tempfile, warnings
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
-from timing import arguments, at_least, explain, finish, quiet, ratio, rounds, row, said, table
+from timing import arguments, at_least, explain, finish, quiet, ratio, rounds, row, said, save, table
 import numpy as np
 import torch
 from speed_training import LR, network, ours, photos, train
@@ -21,9 +25,11 @@ from tlcourse.dev import find_root, pages
 from tlcourse.probes import fit_probes
 from tlcourse.training import Bf16, NoSync, bf16_units
 
-FULL = dict(nets=dict(resnet50=(224, 128, 40, .95), resnet18=(128, 256, 100, .85), glyphnet=(32, 256, 300, .6)), # size, batch, steps, target
-            graphs=.9, pictures=2000, feats=(2000, 512), shots=(1, 2, 3, 5, 10, 20, 50, 100), seeds=5, wait=20)
+FULL = dict(nets=dict(resnet50=(224, 128, 20, .95), resnet18=(128, 256, 40, .85), glyphnet=(32, 256, 120, .6)), # size, batch, steps, target
+            graphs=.9, pictures=600, feats=(2000, 512), shots=(1, 2, 3, 5, 10, 20, 50, 100), seeds=5, wait=20)
 SMOKE = dict(nets=dict(resnet18=(32, 4, 1, .85), glyphnet=(32, 8, 2, .6)), graphs=.9, pictures=40, feats=(60, 16), shots=(1, 2), seeds=2, wait=2)
+
+PARTS = 'throughput', 'waits', 'precision', 'heads', 'lessons'
 
 # --- images per second --------------------------------------------------------------------------------------------------
 def limit(net, size, bs, dev, precision, last=True, graphs=False):
@@ -50,6 +56,7 @@ def graphed(model, x, precision, dev):
 def mine(t, net, bs, dev, precision, graphs=False):
     "A Learner of the course that waits for nothing"
     learn = ours(t.dls(bs=bs, device=dev), net, cbs=[NoSync(), *[Bf16()]*(precision == 'bf16')])
+    learn.model.to(dev) # fastai moves it when the fit begins, which is too late for a graph
     if graphs: learn.model = graphed(learn.model.train(), learn.dls.one_batch()[0].as_subclass(torch.Tensor), precision, dev)
     return learn
 
@@ -77,6 +84,7 @@ def throughput(net, t, k, dev, precision, args, facts):
 def precisions(net, k, dev, args, facts):
     "bfloat16 with channels last against float32 as torch has it by default, and without TF32"
     size, bs, steps, _ = k['nets'][net]
+    steps = max(1, steps//4) # float32 is slow, and the three arms of one network need no more
     def exact(go):
         def f():
             old = torch.backends.cudnn.allow_tf32
@@ -159,8 +167,8 @@ mb = torch.cuda.max_memory_allocated()/2**20 if torch and torch.cuda.is_availabl
 print(json.dumps(dict(seconds=time.perf_counter() - t, error=error, mb=mb)), file=out, flush=True)
 '''
 
-def lessons(names, dev, folder, facts):
-    "Each lesson in a fresh process: its seconds, whether all cells passed, and the most memory that it held on the device"
+def lessons(names, dev, folder, facts, at_once=1):
+    "Each lesson in a fresh process, so many at a time: its seconds, whether all cells passed, the most memory that it held on the device"
     env = {**os.environ, 'IN_TEST': '1', 'MPLBACKEND': 'agg', 'PYTHONWARNINGS': 'ignore', 'IPYTHONDIR': f'{folder}/ipython'}
     if dev.type == 'cpu': env['CUDA_VISIBLE_DEVICES'] = ''
     def one(p):
@@ -172,8 +180,7 @@ def lessons(names, dev, folder, facts):
         print(f"{p.stem}: {how}, {res['seconds']:.1f} s, {res['mb']:,.0f} MB on the device {res['error']}", flush=True)
         return dict(lesson=p.stem, **res)
     paths = [p for p in pages(['lessons'], find_root(Path(__file__).parent)) if names == 'all' or p.name[:2] in names.split(',')]
-    got = facts['lessons'] = [one(p) for p in paths]
-    if not got: return []
+    with ThreadPoolExecutor(at_once) as pool: got = facts['lessons'] = list(pool.map(one, paths))
     passed, used = (sum(f(r) for r in got)/len(got) for f in (lambda r: not r['error'], lambda r: r['mb'] > 0))
     on = f'{len(got)} lessons, all code cells: share that passes on {dev.type}'
     rows = [row(on, '1', passed, passed, passed, passed == 1, f"{sum(r['seconds'] for r in got):.0f} s")]
@@ -183,9 +190,12 @@ def lessons(names, dev, folder, facts):
 def main():
     p = argparse.ArgumentParser(add_help=False) # what `arguments` does not know
     p.add_argument('--device', default='cuda')
+    p.add_argument('--parts', default=','.join(PARTS))
     p.add_argument('--lessons', default='all')
+    p.add_argument('--at-once', type=int, default=1)
     own, sys.argv[1:] = p.parse_known_args()
-    args = arguments(__doc__)
+    args, parts = arguments(__doc__), own.parts.split(',')
+    if wrong := [o for o in parts if o not in PARTS]: sys.exit(f"--parts: {wrong[0]!r} is none of {', '.join(PARTS)}")
     dev = torch.device(own.device)
     if dev.type == 'cuda' and not torch.cuda.is_available(): return print('no CUDA here')
     if dev.type == 'cpu' and not args.smoke: sys.exit('--device cpu is for a smoke run: add --smoke')
@@ -194,13 +204,19 @@ def main():
     precision = 'bf16' if bf16_units(dev) else print(f'bfloat16: left out, {own.device} has no units for it') or 'fp32'
     with tempfile.TemporaryDirectory() as d, quiet():
         os.environ['TLCOURSE_CACHE'] = f'{d}/cache'
-        photos(f'{d}/photos', k['pictures'], side=(256, 240))
-        ts = {net: target(f'{d}/photos', size=o[0]) for net,o in k['nets'].items()}
-        for net,t in ts.items(): rows += throughput(net, t, k, dev, precision, args, facts)
-        if precision == 'bf16': rows += precisions(next(iter(ts)), k, dev, args, facts)
-        rows += waits(ts['glyphnet'], k, dev, facts) + heads(k, dev, args, facts)
-        if own.lessons != 'none': rows += lessons(own.lessons, dev, d, facts)
+        def done(more):
+            rows.extend(more)
+            if args.out: save(args.out, rows, smoke=args.smoke, rounds=args.rounds, **facts)
+        def pictures(net):
+            if not Path(f'{d}/photos').exists(): photos(f'{d}/photos', k['pictures'], side=(256, 240))
+            return target(f'{d}/photos', size=k['nets'][net][0])
+        if 'throughput' in parts:
+            for net in k['nets']: done(throughput(net, pictures(net), k, dev, precision, args, facts))
+        if 'waits' in parts: done(waits(pictures('glyphnet'), k, dev, facts))
+        if 'precision' in parts and precision == 'bf16': done(precisions(next(iter(k['nets'])), k, dev, args, facts))
+        if 'heads' in parts: done(heads(k, dev, args, facts))
+        if 'lessons' in parts: done(lessons(own.lessons, dev, d, facts, own.at_once))
     print(table([(n, kind, f'{v:,.0f}') for n,o in facts['images a second'].items() for kind,v in o.items()], ('network', 'arm', 'images/s')))
-    finish(args, 'gpu', rows, **facts)
+    finish(args, 'card', rows, **facts)
 
 if __name__ == '__main__': main()

@@ -93,6 +93,7 @@ def smoke(name, tmp_path):
     assert sorted((ROOT/'benchmarks').glob('*.json')) == before
     return r.stdout, json.loads((tmp_path/'out.json').read_text())
 
+@pytest.mark.slow
 def test_speed_features(tmp_path):
     out, got = smoke('speed_features', tmp_path)
     names = [o['name'] for o in got['rows']]
@@ -107,6 +108,7 @@ def test_speed_features(tmp_path):
     first = next(o for o in got['rows'] if 'PyTorch tutorial' in o['name'])
     assert first['value'] == pytest.approx(ten/(r['decode + extract'][0] + r['ten epochs of a linear head'][0]))
 
+@pytest.mark.slow
 def test_speed_probes(tmp_path):
     out, got = smoke('speed_probes', tmp_path)
     exact = [o for o in got['rows'] if any(w in o['name'] for w in ('objective against', 'gradient norm', 'did not converge'))]

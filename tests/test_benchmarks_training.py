@@ -21,6 +21,7 @@ def run(script, *args, **env):
 
 ROWS = dict(speed_training=24, speed_compare=3, speed_start=3, speed_growth=10)
 
+@pytest.mark.slow
 @pytest.mark.parametrize('script', ROWS)
 def test_smoke(script, tmp_path):
     "A smoke run prints a table and says what it is; JSON goes to --out alone, with every row and the raw figures."
@@ -40,8 +41,9 @@ def test_smoke(script, tmp_path):
     raw = got['points'] if script == 'speed_growth' else got['step'] if script == 'speed_compare' else got['seconds']
     assert raw and all(raw)
 
+@pytest.mark.slow
 def test_gpu_on_a_cpu(tmp_path):
-    text = run('gpu', '--device', 'cpu', '--smoke', '--lessons', 'none', '--out', tmp_path/'gpu.json', CUDA_VISIBLE_DEVICES='')
+    text = run('gpu', '--device', 'cpu', '--smoke', '--parts', 'throughput,waits,precision,heads', '--out', tmp_path/'gpu.json', CUDA_VISIBLE_DEVICES='')
     got = json.loads((tmp_path/'gpu.json').read_text())
     assert 'CUDA graphs: left out on a CPU' in text and 'glyphnet at 32 px' in text
     assert set(got['images a second']['glyphnet']) == {'limit', 'Learner'}
@@ -150,6 +152,64 @@ def test_memory_is_seen():
     assert 32 < w.mb < 200
 
 # --- gpu
+
+def test_the_model_is_on_the_device_before_it_is_graphed(monkeypatch):
+    "fastai moves it when a fit begins; on 'meta' nothing is computed, and what is left behind is seen"
+    import gpu, torch
+    from tlcourse.data import target
+    seen = []
+    monkeypatch.setattr(gpu, 'graphed', lambda m, x, *_: seen.extend([*m.parameters(), *m.buffers(), x]) or m)
+    gpu.mine(target('digits'), 'glyphnet', 32, torch.device('meta'), 'fp32', graphs=True)
+    assert seen and all(o.is_meta for o in seen)
+
+def test_parts_that_there_are_not():
+    r = subprocess.run([sys.executable, '-W', 'ignore', BENCH/'gpu.py', '--device', 'cpu', '--smoke', '--parts', 'lesson'], capture_output=True, text=True)
+    assert r.returncode == 1 and "'lesson' is none of throughput" in r.stderr
+
+# --- card.sh
+
+def card(tmp_path, *args, **env):
+    "A run of card.sh; -> (exit code, its table, its JSON, what it says on stderr)"
+    out = tmp_path/'out'
+    env = {**os.environ, 'OUT': str(out), 'PYTHON': sys.executable, 'CUDA_VISIBLE_DEVICES': '', **env}
+    r = subprocess.run(['bash', BENCH/'card.sh', *args], capture_output=True, text=True, env=env, cwd=tmp_path)
+    res = json.loads((out/'card.json').read_text()) if (out/'card.json').exists() else {}
+    return r.returncode, {p['part']: p for p in res.get('parts', ())}, res, r.stderr
+
+@pytest.mark.slow
+def test_card_goes_on_after_a_part_that_fails_and_one_that_runs_over(tmp_path):
+    args = ['--smoke', '--skip', 'tests,throughput', '--clock', 'digits=1', '--clock', 'lessons=1']
+    code, parts, res, err = card(tmp_path, *args, PHOTOS=str(tmp_path/'no photos'))
+    assert code == 1 and list(parts) == ['tests', 'throughput', 'digits', 'study', 'lessons'], err
+    assert parts['tests']['how'] == parts['throughput']['how'] == 'left out'
+    for p in 'digits', 'lessons': assert parts[p]['how'] == 'stopped by its clock' and parts[p]['seconds'] < 9
+    assert parts['study']['code'] == 2 and 'no photos' in parts['study']['result']
+    assert any('fastai imports in' in o for o in res['facts']) and (tmp_path/'out'/'study.log').exists()
+    table = (tmp_path/'out'/'card.txt').read_text().splitlines()[-5:]
+    assert [l.split()[0] for l in table] == list(parts)
+
+@pytest.mark.slow
+def test_card_says_where_there_is_no_card(tmp_path):
+    code, parts, res, err = card(tmp_path)
+    assert code == 2 and 'no card here' in err and not parts
+
+@pytest.mark.parametrize('args', [['--skip', 'test'], ['--clock', 'tests'], ['--clock', 'foo=3'], ['tests']])
+def test_card_refuses(args, tmp_path):
+    code, _, _, err = card(tmp_path, *args)
+    assert code == 2 and len(err.splitlines()) == 1 and 'parts: tests throughput' in err and not (tmp_path/'out').exists()
+
+@pytest.mark.slow
+def test_card_on_a_cpu(tmp_path):
+    "Each part runs."
+    from speed_training import photos
+    photos(tmp_path/'photos', 60, classes=3)
+    code, parts, res, err = card(tmp_path, '--smoke', *(o for p in ('tests', 'throughput', 'digits', 'study', 'lessons') for o in ('--clock', f'{p}=300')),
+                                 PHOTOS=str(tmp_path/'photos'))
+    assert code == 0 and {p['how'] for p in parts.values()} == {'ended'}, parts
+    assert 'skipped' in parts['tests']['result']
+    assert 'targets reached' in parts['throughput']['result'] and parts['lessons']['result'] == '1 of 1 passed'
+    for p in 'digits', 'study': assert parts[p]['result'] == res['compared'][p]['recommendation']['text']
+    assert any('share that passes' in r['name'] for r in res['rows']) and len(list((tmp_path/'out').iterdir())) <= 8
 
 def test_a_lesson_that_fails_is_seen(tmp_path):
     import gpu

@@ -1,5 +1,6 @@
 "The main job from the outside: the table survives kills, the second start is quick, bad input is one line and exit code 2."
-import json, os, random, re, signal, subprocess, sys, time
+import json, os, random, re, signal, sqlite3, subprocess, sys, time
+from contextlib import closing
 from pathlib import Path
 import pytest
 
@@ -52,18 +53,27 @@ def test_second_start_reads_the_records(whole):
     assert time.time() - t < 60 # the imports; training takes no part of it: see the next line
     assert json.loads((d/'j.json').read_text())['cells'][0]['seconds'] > 0
 
+def stored(db):
+    "Runs in a store that another process writes; 0 where there is none yet."
+    try:
+        with closing(sqlite3.connect(f'file:{db}?mode=ro', uri=True)) as c: return c.execute('SELECT count(*) FROM runs').fetchone()[0]
+    except sqlite3.OperationalError: return 0
+
 def test_killed_five_times_gives_the_same_table(whole, tmp_path):
+    "Twice before it has stored anything, and as soon as the 1st, the 6th and the 12th run are stored."
     d, _ = whole
-    rng = random.Random()
-    waits = [rng.uniform(4, 16) for _ in range(5)]
-    for w in waits:
+    for n in (0, 0, 1, 6, 12):
         p = start(*quick, '--out', tmp_path/'o', '--json', tmp_path/'j.json')
-        try: p.wait(w)
-        except subprocess.TimeoutExpired: p.send_signal(signal.SIGKILL if os.name == 'posix' else signal.SIGTERM)
+        if n == 0: time.sleep(random.uniform(.1, 3))
+        while n and p.poll() is None and stored(tmp_path/'o'/'records.db') < n: time.sleep(.02)
+        p.send_signal(signal.SIGKILL if os.name == 'posix' else signal.SIGTERM)
         p.communicate()
+        assert p.returncode, f'it ended before {n} runs were stored'
+    before = stored(tmp_path/'o'/'records.db')
     code, out, err = run(*quick, '--out', tmp_path/'o', '--json', tmp_path/'j.json')
     assert code == 0, err
-    assert table(tmp_path/'j.json') == table(d/'j.json'), f'killed after {waits}'
+    assert table(tmp_path/'j.json') == table(d/'j.json')
+    assert before >= 12 and stored(tmp_path/'o'/'records.db') == stored(d/'o'/'records.db') > before
 
 def test_budget_trims_and_says_so(tmp_path):
     code, out, err = run('digits', '--shots', '1,5', '--steps', '20', '--tune', 'none', '--strategies', 'feature-extraction', '--budget', '1e-4', '--out', tmp_path)

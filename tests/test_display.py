@@ -132,11 +132,12 @@ def shown(what, digits, learn):
     from tlcourse.lint import Finding, lint
     from tlcourse.pretrain import weights_card
     from tlcourse.records import lesson_records
-    return dict(card=lambda: digits.card, weights=weights_card, arch=lambda: arch('glyphnet'), audit=lambda: freeze_audit(learn),
+    return dict(card=lambda: digits.card, weights=weights_card, pip=lambda: weights_card('tf_efficientnet_lite0'),
+                arch=lambda: arch('glyphnet'), audit=lambda: freeze_audit(learn),
                 comparison=lambda: stored_comparison(lesson_records(1)), findings=lambda: lint(learn, digits),
                 finding=lambda: Finding('<live> & "so"', '<b>', 'a & b', "x = '<i>'", 4))[what]()
 
-@pytest.mark.parametrize('what', ['card', 'weights', 'arch', 'audit', 'comparison', 'finding'])
+@pytest.mark.parametrize('what', ['card', 'weights', 'pip', 'arch', 'audit', 'comparison', 'finding'])
 def test_readable(what, digits, learn): readable(shown(what, digits, learn)._repr_html_())
 
 def test_findings(digits, learn):

@@ -1,5 +1,5 @@
 "Features: what a Learner's head sees, at every stage; and a cache that serves nothing else than what was asked for."
-import json, shutil, warnings
+import shutil, warnings
 import numpy as np, pytest, torch
 from torch import nn
 from tlcourse.backbones import arch, learner
@@ -7,6 +7,7 @@ from tlcourse.base import BadInput, photo_assets
 from tlcourse.data import Part, kshot, target, weights_hash
 from tlcourse.features import extract, head_learner, layers, pooled
 from tlcourse.probes import fit_probes
+from tlcourse.store import _Sink, _card_bytes, _read_card
 
 @pytest.fixture(scope='module')
 def digits(): return target('digits')
@@ -148,7 +149,7 @@ def test_second_call_reads(cache, monkeypatch):
     assert b.cached and not a.cached and not b.note
     assert isinstance(b.x, np.memmap) and not b.x.flags.writeable
     np.testing.assert_array_equal(a.x, b.x)
-    assert sorted(p.suffix for p in cache.iterdir()) == ['.json', '.npy']
+    assert [p.suffix for p in cache.iterdir()] == ['.array']
 
 def net(): # small, with every kind of state: parameters, buffers, one that a state dict leaves out
     torch.manual_seed(0)
@@ -202,25 +203,30 @@ def test_every_change_is_seen(change, views, cache):
         warnings.simplefilter('error')
         assert extract(m, part, **kw).cached
 
-def cut(f, side): f.write_bytes(f.read_bytes()[:-8])
-def longer(f, side): f.write_bytes(f.read_bytes() + b'1234')
-def flipped(f, side):
+SIZE = 12*8*4 # bytes of the features of `some()` by `net()`
+def cut(f): f.write_bytes(f.read_bytes()[:-8])
+def longer(f): f.write_bytes(f.read_bytes() + b'1234')
+def flipped(f, at=SIZE-3):
     b = bytearray(f.read_bytes())
-    b[-3] ^= 64
+    b[at] ^= 64
     f.write_bytes(bytes(b))
-def emptied(f, side): f.write_bytes(b'')
-def no_card(f, side): side.unlink()
-def broken_card(f, side): side.write_text('{"key"')
-def list_card(f, side): side.write_text('[]')
-def other_card(f, side): side.write_text(json.dumps({**json.loads(side.read_text()), 'key': '0'*64}))
+def emptied(f): f.write_bytes(b'')
+def no_card(f): f.write_bytes(f.read_bytes()[:SIZE])
+def broken_card(f): flipped(f, SIZE + 10)
+def broken_end(f): flipped(f, -5)
+def other_card(f): f.write_bytes(f.read_bytes()[:SIZE] + _card_bytes({**_read_card(open(f, 'rb'))[0], 'key': '0'*64}))
+def other_witness(f):
+    card = _read_card(open(f, 'rb'))[0]
+    card['witness'][0][0] += 1
+    f.write_bytes(f.read_bytes()[:SIZE] + _card_bytes(card))
 
-HARM = [cut, longer, flipped, emptied, no_card, broken_card, list_card, other_card]
+HARM = [cut, longer, flipped, emptied, no_card, broken_card, broken_end, other_card, other_witness]
 
 @pytest.mark.parametrize('harm', HARM, ids=lambda f: f.__name__)
 def test_harm_is_noticed_and_mended(harm, cache):
     part = some()
     good = np.array(extract(net(), part, **STATS).x)
-    harm(*sorted(cache.iterdir())[::-1])
+    harm(*cache.iterdir())
     with pytest.warns(UserWarning, match='made again') as w: f = extract(net(), part, **STATS)
     assert len(w) == 1 and w[0].filename == __file__ and f.note and not f.cached
     np.testing.assert_array_equal(f.x, good)
@@ -229,35 +235,34 @@ def test_harm_is_noticed_and_mended(harm, cache):
 def test_file_of_other_weights_under_this_name(cache):
     part, m = some(), net()
     extract(m, part, **STATS)
-    mine = sorted(cache.iterdir())
+    mine, = cache.iterdir()
     one_weight(m, part, {})
     want = np.array(extract(m, part, **STATS).x)
-    theirs = [p for p in sorted(cache.iterdir()) if p not in mine]
-    for a,b in zip(mine, theirs): shutil.copy(a, b)
-    with pytest.warns(UserWarning, match='other weights'): f = extract(m, part, **STATS)
+    theirs, = set(cache.iterdir()) - {mine}
+    shutil.copy(mine, theirs)
+    with pytest.warns(UserWarning, match='holds something else'): f = extract(m, part, **STATS)
     np.testing.assert_array_equal(f.x, want)
 
 def test_nothing_half_written(cache, monkeypatch):
     "Stopped in the middle, or the disk full: no file, one sentence; the next call makes it"
-    import tlcourse.features as fe
-    part, add = some(600), fe._Sink.add
+    part, add = some(600), _Sink.add
     def stop(self, z):
         if self.f: raise KeyboardInterrupt
         add(self, z)
-    monkeypatch.setattr(fe._Sink, 'add', stop)
+    monkeypatch.setattr(_Sink, 'add', stop)
     with pytest.raises(KeyboardInterrupt): extract(net(), part, **STATS)
     def full(self, z):
         if self.f: raise OSError(28, 'No space left on device')
         add(self, z)
-    monkeypatch.setattr(fe._Sink, 'add', full)
+    monkeypatch.setattr(_Sink, 'add', full)
     with pytest.raises(BadInput, match='No space left.*cache=False'): extract(net(), part, **STATS)
     assert not list(cache.iterdir())
-    monkeypatch.setattr(fe._Sink, 'add', add)
+    monkeypatch.setattr(_Sink, 'add', add)
     assert not extract(net(), part, **STATS).cached and extract(net(), part, **STATS).cached
 
 def test_no_folder_to_write(cache):
     cache.write_text('a file where the folder should be')
-    with pytest.raises(BadInput, match='cannot write'): extract(net(), some(), **STATS)
+    with pytest.raises(BadInput, match='cannot be stored'): extract(net(), some(), **STATS)
     assert extract(net(), some(), cache=False, **STATS).x.shape == (12, 8)
 
 def test_labels_come_from_the_part(cache):

@@ -3,6 +3,7 @@ import ast, configparser, inspect, json, os, re, shutil, subprocess, sys, zipfil
 from email import message_from_string
 from functools import cache
 from importlib import import_module
+from importlib.metadata import packages_distributions
 from pathlib import Path
 import pytest
 from fastcore.docments import docments
@@ -81,6 +82,33 @@ def test_settings_are_used(built):
     points = re.sub(r'[ \t]', '', points).splitlines()
     for s in settings()['console_scripts'].splitlines(): assert s.strip() in points
     assert 'tlcourse=tlcourse._modidx:d' in points
+
+# Builder's tools, and the extras that bring what only they import
+BUILDERS = {'docs': 'docs', 'dev': 'dev'}
+
+def others(src):
+    "The top-level packages, neither Python's nor ours, that a module imports, anywhere in it."
+    for n in ast.walk(ast.parse(src)):
+        names = [a.name for a in n.names] if isinstance(n, ast.Import) else [n.module] if isinstance(n, ast.ImportFrom) and not n.level else []
+        yield from {o.split('.')[0] for o in names} - set(sys.stdlib_module_names) - {'tlcourse'}
+
+def undeclared(srcs):
+    "(module, package) imported, but brought by no requirement of our own, only by somebody else's."
+    from packaging.requirements import Requirement
+    def names(key): return {canonical(Requirement(r).name) for r in settings()[key].split()}
+    dists = packages_distributions()
+    ours = names('requirements')
+    more = {m: names(f'{x}_requirements') | names('docs_requirements') for m,x in BUILDERS.items()}
+    return [(m, o) for m,s in srcs.items() for o in sorted(others(s))
+            if not {canonical(d) for d in dists.get(o, [o])} & (ours | more.get(m, set()))]
+
+def canonical(name): return re.sub(r'[-_.]+', '-', name).lower()
+
+def test_what_is_imported_is_declared():
+    srcs = sources()
+    assert not undeclared(srcs)
+    srcs['data'] += '\ndef f(): import sphinx, yaml'
+    assert undeclared(srcs) == [('data', 'sphinx'), ('data', 'yaml')]
 
 def test_one_fact_one_file():
     pyproject = (ROOT/'pyproject.toml').read_text(encoding='utf-8')

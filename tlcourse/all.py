@@ -9,6 +9,8 @@ __all__ = []
 
 # %% ../nbs/tools/08_all.ipynb #bf554001
 from .base import *
+from .store import *
+from .drawings import *
 from .pictures import *
 from .world import *
 from .data import *

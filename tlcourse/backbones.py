@@ -548,7 +548,7 @@ def _by_stats(name):
     cfgs = {n: timm.get_pretrained_cfg(n) for b in (base, twin) for n in timm.list_pretrained(f'{b}.*')}
     return {(c.mean, c.std): n for n,c in reversed(cfgs.items())}
 
-def _said(mean, std): return ' and '.join(f"{w} {', '.join(f'{o:.3g}' for o in v)}" for w,v in (('mean', mean), ('std', std)))
+def _said(mean, std): return ' and '.join(f"{w} {', '.join(f'{o:.3g}' for o in v)}" for w,v in (('mean', mean), ('standard deviation', std)))
 
 @patch(as_prop=True)
 def notice(self:Arch) -> str: # A sentence, or ''

@@ -1,4 +1,4 @@
-"""`tlcourse lessons`, `scores`, `compare`, `train`, `predict`, `pretrain`: bad input is one line on stderr and exit code 2.
+"""`tlcourse lessons`, `scores`, `compare`, `train`, `predict`, `pretrain`, `cache`: bad input is one line on stderr and exit code 2.
 
 Docs: https://tlcourse.github.io/tlcourse/tools/cli.html.md"""
 
@@ -11,17 +11,17 @@ __all__ = ['main']
 import argparse, json, os, sys
 from pathlib import Path
 from . import __version__
-from .base import BadInput, write_text, writable_folder
+from .base import BadInput, writable_folder
 
 # %% ../nbs/tools/08_cli.ipynb #45106449
 def _write_json(path, data):
+    from tlcourse.store import write_text
     write_text(path, json.dumps(data, indent=1, ensure_ascii=False) + '\n')
     print(f'wrote {path}')
 
-def _check_json(path, option='--json'): # Before any work is done
-    if not path: return
-    if Path(path).is_dir(): raise BadInput(f"{option} {path} is a folder: name a file in it, as {Path(path)/f'result.{option[2:]}'}")
-    if not Path(path).resolve().parent.is_dir(): raise BadInput(f"no folder for {option} {path}: make it first")
+def _check_json(path): # before any work is done
+    from tlcourse.store import writable_file
+    if path: writable_file(path)
 
 # %% ../nbs/tools/08_cli.ipynb #f7851783
 def _add_lessons(sub):
@@ -133,11 +133,8 @@ def _train(a):
     print(f'\n{m!r}\n\nwrote {a.out}')
 
 # %% ../nbs/tools/08_cli.ipynb #predict1
-def _shown(s): # What a terminal can be given: no control characters, no halves of characters
-    return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in str(s))
-
 def _line(p): # Columns with tabs between, for none is left in a name
-    return '\t'.join([_shown(p.file), _shown(p.label), f'{100*p.probability:.1f} %', *(f'{_shown(c)} {100*v:.1f} %' for c,v in p.top[1:])])
+    return '\t'.join([_plain(p.file), _plain(p.label), f'{100*p.probability:.1f} %', *(f'{_plain(c)} {100*v:.1f} %' for c,v in p.top[1:])])
 
 # %% ../nbs/tools/08_cli.ipynb #predict2
 def _add_predict(sub):
@@ -154,23 +151,20 @@ def _add_predict(sub):
     p.set_defaults(func=_predict)
 
 def _predict(a):
-    _check_json(a.json)
-    _check_json(a.csv, '--csv')
+    _check_json(a.json or a.csv)
     from tlcourse.model import load
     from tlcourse.sweep import cores
     def show(p):
-        if p.error: print(f'tlcourse: {_shown(p.file)}: {_shown(p.error)}', file=sys.stderr, flush=True)
+        if p.error: print(f'tlcourse: {_plain(p.file)}: {_plain(p.error)}', file=sys.stderr, flush=True)
         else: print(_line(p), flush=True)
     m = load(a.model, a.device)
     # The threads that decode are not those that the network computes with, of which there is one
     ps = m.predict(a.items, a.top, a.at_least, workers=min(8, cores()), on_done=show)
     for s in ps.notes: print(f'tlcourse: {s}', file=sys.stderr)
     if bad := len(ps.unreadable): print(f'tlcourse: {bad} of {len(ps)} could not be read', file=sys.stderr)
-    # A name that is no text on this system is written with its bytes escaped
-    def text(s): return s.encode('utf-8', 'backslashreplace').decode()
-    for p in ps: p.file = text(p.file)
     if a.json: _write_json(a.json, dict(model={k: m.card[k] for k in ('classes', 'backbone', 'strategy', 'accuracy')}, predictions=[p.to_dict() for p in ps]))
     if a.csv:
+        from tlcourse.store import write_text
         write_text(a.csv, ps.table.to_csv(index=False))
         print(f'wrote {a.csv}')
     return int(bad == len(ps))
@@ -190,6 +184,35 @@ def _pretrain(a):
     from tlcourse.pretrain import pretrain
     print(pretrain('multi' if a.backbone == 'glyphnet_multi' else 'glyph', out=writable_folder(a.out), seed=a.seed, device=a.device, steps=a.steps))
 
+# %% ../nbs/tools/08_cli.ipynb #f05700c3
+def _add_cache(sub):
+    p = sub.add_parser('cache', help='list what is kept for the next time, or remove some of it',
+                       description='List the decoded pictures and features that are kept; with --prune, remove those of older versions of the '
+                                   'library and damaged ones.')
+    p.add_argument('--prune', action='store_true', help='remove what is of no use, and what --days and --gb say')
+    p.add_argument('--days', type=float, metavar='N', help='with --prune: also what was not used for N days')
+    p.add_argument('--gb', type=float, metavar='N', help='with --prune: also what was used least lately, until N gigabytes are left')
+    p.add_argument('--json', metavar='FILE', help='write the machine-readable result there')
+    p.set_defaults(func=_cache)
+
+# %% ../nbs/tools/08_cli.ipynb #f05700c4
+def _plain(s): return ''.join(c if c.isprintable() else repr(c)[1:-1] for c in s) # Names of folders may hold anything
+
+def _cache(a):
+    from tlcourse.base import cache_dir
+    from tlcourse.store import entries, prune
+    _check_json(a.json)
+    for o,v in (('--days', a.days), ('--gb', a.gb)):
+        if v is not None and not a.prune: raise BadInput(f"{o} needs --prune")
+        if v is not None and not v >= 0: raise BadInput(f"{o} {v:g}: give a number, 0 or more")
+    gone = prune(a.days, None if a.gb is None else a.gb*1e9) if a.prune else []
+    for e in gone: print('removed', _plain(repr(e)))
+    left = entries()
+    for e in left: print(_plain(repr(e)))
+    print(f'{len(left):,} kept, {sum(e.bytes for e in left)/1e6:,.1f} MB in {cache_dir(make=False)}')
+    def told(es): return [dict(vars(e), path=str(e.path)) for e in es]
+    if a.json: _write_json(a.json, dict(kept=told(left), removed=told(gone)))
+
 # %% ../nbs/tools/08_cli.ipynb #1eb07f0e
 def main(argv=None # Arguments; None: the command line's
         ) -> int: # Exit code
@@ -204,6 +227,7 @@ def main(argv=None # Arguments; None: the command line's
     _add_train(sub)
     _add_predict(sub)
     _add_pretrain(sub)
+    _add_cache(sub)
     a = p.parse_args(argv)
     try: return a.func(a) or 0
     except BadInput as e:

@@ -8,7 +8,7 @@ Docs: https://tlcourse.github.io/tlcourse/tools/compare.html.md"""
 __all__ = ['CODE', 'TUNE_SEED', 'Task', 'task', 'run_spec', 'choose_rates', 'Study', 'compare', 'default_out']
 
 # %% ../nbs/tools/03_compare.ipynb #783f2430
-import tlcourse.base
+import tlcourse.base, tlcourse.report
 import inspect, io, itertools, math, os, tempfile, time
 import numpy as np
 from contextlib import redirect_stdout
@@ -20,13 +20,11 @@ from fastcore.basics import patch
 from .backbones import Arch, arch
 from .base import BadInput, pick_device, sha256, unknown, versions, writable_folder
 from .comparison import Comparison, _read_cell, label_sizes, labels, pct
-from .data import SHIFTS, Target, target
+from .data import SHIFTS, Target, offline_targets, target
 from .finetune import STRATEGIES
 from .records import Records, spec_hash
-from .report import write_report
 from .sweep import cores, one_thread, sweep
 from .training import pick_precision
-from .world import drawn_targets
 
 # %% ../nbs/tools/03_compare.ipynb #82611ed6
 CODE = 3 # The list above says what each number stands for
@@ -243,7 +241,7 @@ def _shift_hashes(self:Study, names):
     for n in [names] if isinstance(names, str) else names:
         if n in SHIFTS: res[n] = None; continue
         o = self.task.shifts.get(n)
-        if o is None: raise unknown('shift', n, [*SHIFTS, *drawn_targets()])
+        if o is None: raise unknown('shift', n, [*SHIFTS, *offline_targets()])
         if o.classes != t.classes or n == t.name:
             raise BadInput(f"{n} is no shift of {t.name}: its pictures must be other ones of the same classes")
         res[n] = o.pixel_hash
@@ -484,7 +482,7 @@ def compare(target='digits', # A target's name, the path of a folder of pictures
            ) -> Comparison: # Raises `BadInput` for what cannot be run
     "Measure strategies at several numbers of labels, at equal budget, and recommend one."
     shifts = [shifts] if isinstance(shifts, str) else list(shifts)
-    job = task(target, backbone, size, weights, device, [n for n in shifts if n in drawn_targets()], drop_duplicates=drop_duplicates)
+    job = task(target, backbone, size, weights, device, [n for n in shifts if n in offline_targets()], drop_duplicates=drop_duplicates)
     study = Study(job, strategies, shots, seeds, steps, tune, V, bs, augment, out, workers, say, shifts, precision)
     return study.plan(budget).choose().run().finish()
 

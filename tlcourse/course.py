@@ -8,14 +8,15 @@ Docs: https://tlcourse.github.io/tlcourse/tools/course.html.md"""
 __all__ = ['Lesson', 'lessons', 'lesson_table', 'install_cell', 'lesson_copy', 'write_lessons', 'needs_lab', 'open_lab']
 
 # %% ../nbs/tools/07_course.ipynb #3e0e97d2
-import json, os, re, subprocess, sys, textwrap
+import json, re, subprocess, sys, textwrap
 import tlcourse
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from .base import BadInput, writable_folder
+from .base import BadInput, user_path, writable_folder
+from .store import writing
 
 # %% ../nbs/tools/07_course.ipynb #0c3e0c52
 def _lessons_folder():
@@ -118,18 +119,15 @@ def write_lessons(to:str|Path, # A folder, made if it is missing
                   force:bool=False # Write over files that differ?
                  ) -> list[Path]: # The notebooks written, or there already
     "Write the told lessons as notebooks to fill in; raises `BadInput` where a file with other content is in the way."
-    ls, to = lessons(numbers), Path(to)
+    ls, to = lessons(numbers), user_path(to)
     if untold := [l.number for l in ls if numbers and l.state != 'told']: raise BadInput(f"lesson {untold[0]} is still to be told: choose another")
     texts = {l.path.name: json.dumps(lesson_copy(l.path, solutions), indent=1, ensure_ascii=False) + '\n' for l in ls if l.state == 'told'}
     if bad := [n for n,t in texts.items() if (to/n).is_dir() or not force and _differs(to/n, t)]:
         more = f' and {len(bad)-1} more' if bad[1:] else ''
         raise BadInput(f"{bad[0]}{more} in {to} would be written over, perhaps with answers in it: name another folder, or add --force")
     writable_folder(to)
-    try:
-        with TemporaryDirectory(dir=to, prefix='.writing-') as tmp:
-            for n,t in texts.items(): (Path(tmp)/n).write_text(t, encoding='utf-8')
-            for n in texts: os.replace(Path(tmp)/n, to/n)
-    except OSError as e: raise BadInput(f"cannot write into {to} ({e.strerror}): name another folder") from None
+    with ExitStack() as stack: # All of them are whole before the first takes its name
+        for n,t in texts.items(): stack.enter_context(writing(to/n)).write_text(t, encoding='utf-8')
     return [to/n for n in texts]
 
 # %% ../nbs/tools/07_course.ipynb #8e62ebf3

@@ -9,8 +9,7 @@ __all__ = ['AUGMENTS', 'SHIFTS', 'ONLINE', 'kshot', 'check_augments', 'BatchAugm
            'PicLabel', 'PicDL', 'SealBroken', 'Score', 'weights_hash', 'Target', 'offline_targets', 'target']
 
 # %% ../nbs/core/02_data.ipynb #176b263d
-import tlcourse.pictures
-import copy, hashlib, json, math, os, shutil, socket, textwrap, threading, time, warnings
+import copy, hashlib, math, os, shutil, socket, textwrap, threading, time, warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.request import Request, urlopen
@@ -20,13 +19,13 @@ import torch
 import torch.nn.functional as F
 import PIL
 from PIL import Image, features
-from .base import BadInput, cache_dir, unknown
+from .base import BadInput, unknown
 from .drawings import ATTRIBUTION, DRAWINGS, drawings
 from fastcore.basics import patch
-from .pictures import (Intake, Prints, Row, _Sink, _blocks, _check_pcts, _file_hashes, _keep, _kept,
-                               _map_pixels, _parts, _sweep_up, carve, find_copies, fit_picture, group_copies, list_folder,
-                               read_picture, read_pictures)
+from .pictures import (Intake, Prints, Row, _blocks, _check_pcts, _file_hashes, _parts, carve, find_copies,
+                               fit_picture, group_copies, list_folder, read_picture, read_pictures)
 from .plots import style
+from .store import Store
 from .world import Card, draw, drawn_targets
 from fastai.vision.all import (Categorize, DataLoaders, Datasets, DisplayedTransform, IntToFloatTensor, PILImage,
                                Pipeline, Tensor, TensorCategory, TensorImage, TfmdDL, ToTensor, Transform, URLs,
@@ -180,7 +179,7 @@ class Part:
     def __setstate__(self, state):
         vars(self).update(state)
         if self.x is None:
-            try: self.x = _tensor(_map_pixels(*self._file))
+            try: self.x = _tensor(_store.map(*self._file))
             except (OSError, ValueError):
                 raise BadInput(f"the decoded pictures {self._file[0]} are gone: make the target again") from None
         self._at = self.x.data_ptr()
@@ -677,52 +676,43 @@ def _sort(x, rows, kept, skipped, classes, size, valid_pct, test_pct, seed, drop
         copies=[(int(kept[i]), p, int(kept[j]), q, kind) for i,p,j,q,kind in copies])
 
 # %% ../nbs/core/02_data.ipynb #5e1a0c03
-# Of the code that pixels and reports depend on, read as it is imported
-_made_by = b''.join((Path(tlcourse.pictures.__file__).parent/f'{m}.py').read_bytes() for m in ('pictures','data'))
+_store = Store('pictures', mode='c') # Whoever writes to the pixels of a target changes them in this process alone
 
 def _decoders(): return [PIL.__version__, *(features.version(o) for o in (*features.codecs, 'webp'))]
 
 def _key(rows, root, hashes, how):
-    made = hashlib.sha256(_made_by).hexdigest()
-    h = hashlib.sha256(json.dumps([made, _decoders(), how], sort_keys=True).encode())
-    for r,o in zip(rows, hashes): h.update(json.dumps([_rel(r.path, root), r.label, r.part, o]).encode())
-    return h.hexdigest()
+    return _store.key(_decoders(), how, [[_rel(r.path, root), r.label, r.part, h] for r,h in zip(rows, hashes)])
 
 # %% ../nbs/core/02_data.ipynb #5e1a0c04
-def _decode(folder, stem, rows, hashes, classes, how, card, progress):
-    "Decode into a file, sort it into another and keep that; without a folder the same in memory"
-    size,sinks = how['size'],[]
-    def sink(n): sinks.append(_Sink(folder, n, size)); return sinks[-1]
-    try:
-        x,kept,skipped = read_pictures([r.path for r in rows], size, sink(len(rows)), hashes, progress=progress)
+def _decode(key, rows, root, hashes, classes, how, progress, memory=False):
+    "Decode into a file, sort it into another and keep that; or the same in memory"
+    size = how['size']
+    with _store.sink(len(rows), memory) as read:
+        _,kept,skipped = read_pictures([r.path for r in rows], size, read.add, hashes, progress=progress)
+        x = read.array()
         order,found = _sort(x, rows, kept, skipped, classes, **how)
-        out = sink(len(order))
-        for b in _blocks(len(order), size): out.add(x[order[b]])
-        del x # Some systems remove no file that is mapped
-        y = np.array([classes.index(rows[i].label) for i in kept[order]])
-        part = np.repeat(('train','valid','test'), found['counts'])
-        found |= dict(places=kept[order].tolist(), pixel_hash=_pixel_hash(out.array(), y, part, classes))
-        return (_keep(out, stem, {**card, **found}) if folder else out.array()),found
-    finally:
-        for o in sinks: o.drop()
+        with _store.sink(len(order), memory) as out:
+            for b in _blocks(len(order), size): out.add(x[order[b]])
+            del x # Some systems remove no file that is mapped
+            y = np.array([classes.index(rows[i].label) for i in kept[order]])
+            part = np.repeat(('train','valid','test'), found['counts'])
+            found |= dict(places=kept[order].tolist(), pixel_hash=_pixel_hash(out.array(), y, part, classes))
+            if memory: return out.array(),found
+            return _store.keep(out, key, f'{root.name}: {len(order):,} pictures, {size} px', **found),found
 
 # %% ../nbs/core/02_data.ipynb #5e1a0c05
 def _pixels(rows, root, classes, how, progress):
     "Pixels in the order of the parts, what is known of them, and what is to be said: kept ones, or decoded now"
     hashes = _file_hashes([r.path for r in rows])
-    card = dict(key=_key(rows, root, hashes, how))
-    todo = rows, hashes, classes, how, card, progress
-    try:
-        stem = cache_dir()/'pictures'/card['key'][:32]
-        x,found,wrong = _kept(stem, card['key'])
-        if x is not None: return x,found,[]
-        if wrong: warnings.warn(f"the decoded pictures of {root}: {wrong}; they are decoded again", stacklevel=4)
-        stem.parent.mkdir(exist_ok=True)
-        _sweep_up(stem.parent)
-        return (*_decode(stem.parent, stem, *todo), [])
+    key = _key(rows, root, hashes, how)
+    todo = key, rows, root, hashes, classes, how, progress
+    x,found,wrong = _store.find(key)
+    if x is not None: return x,found,[]
+    if wrong: warnings.warn(f"the decoded pictures of {root}: {wrong}; they are decoded again", stacklevel=4)
+    try: return (*_decode(*todo), [])
     except OSError as e: why = f'the decoded pictures cannot be kept ({e.strerror or e})'
     # No room on the disk is no reason to refuse a folder that memory can hold
-    try: x,found = _decode(None, None, *todo)
+    try: x,found = _decode(*todo, memory=True)
     except MemoryError: raise BadInput(f"{why}, and memory cannot hold them: set TLCOURSE_CACHE to a folder with room") from None
     return x,found,[f'{why}: they are held in memory and decoded each time; TLCOURSE_CACHE names another place']
 

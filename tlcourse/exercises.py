@@ -13,7 +13,8 @@ from datetime import datetime, timezone
 from filelock import FileLock
 from itertools import count
 from pathlib import Path
-from .base import BadInput, _esc, write_text
+from .base import BadInput, _esc
+from .store import write_text
 import numpy as np
 
 # %% ../nbs/tools/04_exercises.ipynb #a43812f2

@@ -8,20 +8,19 @@ Docs: https://tlcourse.github.io/tlcourse/lessons/feature_extraction.html.md"""
 __all__ = ['Stages', 'layers', 'Features', 'extract', 'pooled', 'stored_activations', 'head_learner']
 
 # %% ../nbs/lessons/05_feature_extraction.ipynb #ab52e5a5
-import tlcourse.base
-import copy, hashlib, json, os, re, sys, tempfile, warnings
+import copy, hashlib, os, sys, tempfile, warnings
 import numpy as np, pandas as pd, torch
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, ExitStack, suppress
 from dataclasses import dataclass, field
 from fastai.vision.all import Callback, L, Learner, Normalize, params, Pipeline
 from fastcore.basics import patch
-from pathlib import Path
 from torch import nn
 from torch.nn import functional as F
 from .backbones import _own_dl, _Vectors, arch, learner, linear_head
-from .base import Bar, BadInput, cache_dir, pick_device, sha256, writable_folder
+from .base import Bar, BadInput, pick_device
 from .data import BatchAugment, Part, check_augments
 from .layers import _eval_frozen, true_freeze
+from .store import Store
 from .training import _autocast, pick_precision
 
 # %% ../nbs/lessons/05_feature_extraction.ipynb #fa3f3232
@@ -208,14 +207,12 @@ def _adapt(body, batches, name):
     return body.eval()
 
 # %% ../nbs/lessons/05_feature_extraction.ipynb #97c14bcb
-# Of the code that features depend on, read as it is imported: a process goes on with what it has
-_files = [Path(tlcourse.base.__file__).parent/f'{m}.py' for m in ('features', 'data', 'backbones', 'training')]
-_code_hash = hashlib.sha256(b''.join(p.read_bytes() for p in _files)).hexdigest()
+_store = Store('features')
 
-def _code():
-    "That hash, and the versions of torch and of the libraries that networks come from"
+def _made_with():
+    "Versions of torch and of the libraries that networks come from"
     mods = [m for n in ('torch', 'torchvision', 'timm') if (m := sys.modules.get(n))]
-    return ' '.join([_code_hash[:16], *(f'{m.__name__} {m.__version__}' for m in mods)])
+    return ' '.join(f'{m.__name__} {m.__version__}' for m in mods)
 
 # %% ../nbs/lessons/05_feature_extraction.ipynb #574bf0d3
 def _net_hash(m):
@@ -241,52 +238,6 @@ def _witness(stages, x):
 def _same(a, b):
     a, b = np.asarray(a), np.asarray(b)
     return a.shape == b.shape and bool((np.abs(a-b) <= 1e-3*(b[:,-1:] + 1e-12)).all())
-
-# %% ../nbs/lessons/05_feature_extraction.ipynb #4ce6dcf8
-def _load(stem, key, witness):
-    "The stored features, or None; with what is wrong if something is there that cannot be used"
-    f, side = Path(f'{stem}.npy'), Path(f'{stem}.json')
-    if not f.exists(): return None, ''
-    try: card = json.loads(side.read_text(encoding='utf-8'))
-    except (OSError, ValueError): return None, 'their card is missing or damaged'
-    if not isinstance(card, dict) or card.get('key') != key: return None, 'they come from other weights or pictures'
-    if f.stat().st_size != card.get('bytes'): return None, 'the file is cut short or changed'
-    if sha256(f) != card.get('sha256'): return None, 'the file was changed'
-    if not _same(card['witness'], witness): return None, 'the body computes something else now'
-    return np.load(f, mmap_mode='r'), ''
-
-# %% ../nbs/lessons/05_feature_extraction.ipynb #eba54ddc
-class _Sink:
-    "Rows of features to a .npy file that takes its name only when it is whole, or to memory"
-    def __init__(self, stem, card, rows, dtype):
-        self.stem,self.card,self.rows,self.dtype,self.f,self.parts = stem,card,rows,np.dtype(dtype),None,[]
-    def add(self, z):
-        if self.stem is None: return self.parts.append(z)
-        if self.f is None:
-            self.tmp = self.stem.with_name(f'.{self.stem.name}.{os.getpid()}')
-            self.f, shape = open(self.tmp, 'wb'), (self.rows, z.shape[1])
-            np.lib.format.write_array_header_1_0(self.f, dict(descr=self.dtype.str, fortran_order=False, shape=shape))
-        self.f.write(np.ascontiguousarray(z).tobytes())
-    def drop(self):
-        if self.f is None: return
-        self.f.close()
-        for p in self.tmp, Path(f'{self.tmp}.card'): p.unlink(missing_ok=True)
-
-# %% ../nbs/lessons/05_feature_extraction.ipynb #f819a59f
-@patch
-def _done(self:_Sink):
-    "The features, and on the disk their file with its card"
-    if self.stem is None:
-        x = np.concatenate(self.parts)
-        x.flags.writeable = False
-        return x
-    self.f.close()
-    card = {**self.card, 'bytes': self.tmp.stat().st_size, 'sha256': sha256(self.tmp)}
-    tmp = Path(f'{self.tmp}.card')
-    tmp.write_text(json.dumps(card), encoding='utf-8')
-    os.replace(tmp, f'{self.stem}.json') # first: who finds the data finds its card
-    os.replace(self.tmp, f'{self.stem}.npy')
-    return np.load(f'{self.stem}.npy', mmap_mode='r')
 
 # %% ../nbs/lessons/05_feature_extraction.ipynb #0d0b58bc
 @dataclass
@@ -377,73 +328,75 @@ class _Job:
 # %% ../nbs/lessons/05_feature_extraction.ipynb #8e0ac06d
 @patch
 def _keys(self:_Job):
-    "Everything that the features depend on, and its hash for each wanted stage"
-    self.how = dict(net=_net_hash(self.src.body), pixels=_pixels(self.split, self.ids),
-                    augment=self.augment, views=self.views, stats=[[float(o) for o in s] for s in self.src.stats],
-                    bn='eval' if self.bn == 'eval' else _pixels(self.on, self.on_ids()),
-                    seed=self.seed if self.augment or self.bn != 'eval' else None,
-                    dtype=self.dtype, precision=self.precision, bs=_bs(self.split), device=self.dev.type, code=_code())
-    return {i: sha256(json.dumps({**self.how, 'layer': i}, sort_keys=True).encode()) for i in self.at}
+    "A key for each wanted stage, of everything that its features depend on"
+    how = dict(net=_net_hash(self.src.body), pixels=_pixels(self.split, self.ids),
+               augment=self.augment, views=self.views, stats=[[float(o) for o in s] for s in self.src.stats],
+               bn='eval' if self.bn == 'eval' else _pixels(self.on, self.on_ids()),
+               seed=self.seed if self.augment or self.bn != 'eval' else None,
+               dtype=self.dtype, precision=self.precision, bs=_bs(self.split), device=self.dev.type, made=_made_with())
+    return {i: _store.key(how, i) for i in self.at}
 
 @patch
-def _stem(self:_Job, i, key):
-    name = re.sub('[^A-Za-z0-9_.-]', '_', f'{self.src.name}-{self.names[i]}')
-    return cache_dir()/'features'/f'{name}-{key[:32]}'
+def _about(self:_Job, i):
+    "What a person reads who lists the store"
+    return f'{self.src.name} at {self.names[i]}: {self.split.name}, {len(self.ids):,} pictures'
 
 # %% ../nbs/lessons/05_feature_extraction.ipynb #ba5fbda1
 @patch
 def _look(self:_Job):
-    "What is stored, and a sink for each stage that is not; with what was wrong where something was"
+    "By stage: what is stored, what was wrong where something was, and key and witness of what is to be made"
     keys, plain = self._keys(), self.pictures(self.split, self.ids[:2])
     witness = dict(zip(keys, _witness(self.net(self.src.body, keys), plain.batch(plain.ids))))
-    got, notes, sinks = {}, {}, {}
+    got, notes, todo = {}, {}, {}
     for i,k in keys.items():
-        stem = self._stem(i, k)
-        got[i], notes[i] = _load(stem, k, witness[i])
-        if notes[i]:
-            warnings.warn(f"stored features of {self.src.name} at {self.names[i]}: {notes[i]}; they are made again",
-                          stacklevel=6)
-        if got[i] is None:
-            card = dict(key=k, witness=witness[i], **self.how)
-            sinks[i] = _Sink(stem, card, self.views*len(self.ids), self.dtype)
-    return got, notes, sinks
+        x, card, wrong = _store.find(k)
+        if x is not None and not _same(card['witness'], witness[i]): x, wrong = None, 'the body computes something else now'
+        if x is None: todo[i] = k, witness[i]
+        else: got[i] = x
+        if wrong:
+            notes[i] = wrong
+            warnings.warn(f"stored features of {self.src.name} at {self.names[i]}: {wrong}; they are made again", stacklevel=6)
+    return got, notes, todo
 
 # %% ../nbs/lessons/05_feature_extraction.ipynb #6438dc9a
 @patch
-def _make(self:_Job, sinks, progress):
-    "Run the pictures through and fill the sinks"
+def _fill(self:_Job, sinks, progress):
+    "Run the pictures through the body, and each stage's features into its sink"
+    body = self.src.body
+    if self.bn != 'eval': body = _adapt(body, self.pictures(self.on, self.on_ids()).mixed(self.seed), self.src.name)
+    net, pics = self.net(body, sinks), self.pictures(self.split, self.ids)
+    batches = (xb for v in range(self.views) for xb in pics.view(self.augment, self.seed, v))
     bar = Bar(self.views * -(-len(self.ids)//_bs(self.split)), 'batches', progress)
-    try:
-        body, adapt = self.src.body, self.bn != 'eval'
-        if adapt: body = _adapt(body, self.pictures(self.on, self.on_ids()).mixed(self.seed), self.src.name)
-        net, pics = self.net(body, sinks), self.pictures(self.split, self.ids)
-        for v in range(self.views):
-            for xb in pics.view(self.augment, self.seed, v):
-                for i,z in zip(sinks, net.pooled(xb)): sinks[i].add(_to(z, self.dtype, self.names[i]))
-                bar.step()
-        return {i: sink._done() for i,sink in sinks.items()}
-    except OSError as e:
-        raise BadInput(f"the features cannot be stored in {cache_dir()/'features'} ({e.strerror}): free some space, "
-                       "set TLCOURSE_CACHE to another folder, or pass cache=False") from None
-    finally:
-        bar.close()
-        for sink in sinks.values(): sink.drop()
+    for xb in bar.over(batches):
+        for i,z in zip(sinks, net.pooled(xb)): sinks[i].add(_to(z, self.dtype, self.names[i]))
+
+@patch
+def _make(self:_Job, todo, cache, progress):
+    "The features of the stages in `todo`, stored if asked"
+    with ExitStack() as stack:
+        try:
+            sinks = {i: stack.enter_context(_store.sink(self.views*len(self.ids), memory=not cache)) for i in todo}
+            self._fill(sinks, progress)
+            if not cache: return {i: _read_only(s.array()) for i,s in sinks.items()}
+            return {i: _store.keep(sinks[i], k, self._about(i), witness=w) for i,(k,w) in todo.items()}
+        except OSError as e:
+            raise BadInput(f"the features cannot be stored in {_store.folder} ({e.strerror or e}): free some space, "
+                           "set TLCOURSE_CACHE to another folder, or pass cache=False") from None
+
+def _read_only(x):
+    x.flags.writeable = False
+    return x
 
 # %% ../nbs/lessons/05_feature_extraction.ipynb #49ad9f3d
 @patch
 @torch.no_grad()
 def _run(self:_Job, cache, progress):
     "The Features of each wanted stage"
-    if cache:
-        got, notes, sinks = self._look()
-        if sinks: writable_folder(cache_dir()/'features')
-    else:
-        rows = self.views*len(self.ids)
-        got, notes, sinks = {}, {}, {i: _Sink(None, {}, rows, self.dtype) for i in dict.fromkeys(self.at)}
-    new = self._make(sinks, progress) if sinks else {}
+    got, notes, todo = self._look() if cache else ({}, {}, dict.fromkeys(self.at))
+    new = self._make(todo, cache, progress) if todo else {}
     y, classes = self.split.y.numpy()[self.ids].astype(np.int64), list(self.split.classes)
     def one(i):
-        note = f'made again, for {notes[i]}' if notes.get(i) else ''
+        note = f'made again, for {notes[i]}' if i in notes else ''
         x = new[i] if i in new else got[i]
         return Features(x, y, self.ids, classes, self.views, self.names[i], note, i not in new)
     return [one(i) for i in self.at]

@@ -25,13 +25,12 @@ from PIL import Image
 from safetensors.torch import save as tensor_bytes
 from torch import nn
 from .backbones import Arch, _cols, _read_weights, _row, arch, heads, linear_head
-from .base import (BadInput, html_block, html_table, pick_device, sha256, unknown, versions, writable_folder,
-                           write_text)
+from .base import BadInput, html_block, html_table, pick_device, sha256, unknown, user_path, versions, writable_folder
 from .compare import Task, _inside, _source_hash, compare, default_out, task
 from .comparison import Comparison, labels, pct
-from .data import Part, PicImage, _place, _whole
+from .data import Part, PicImage, _store, _whole
 from .finetune import STRATEGIES
-from .pictures import Unreadable, _array, _class_files, _map_pixels, _threads, _try
+from .pictures import Unreadable, _array, _class_files, _threads, _try
 from .records import Records
 
 # %% ../nbs/tools/04_model.ipynb #mo000014
@@ -109,7 +108,7 @@ def load(dir, # A folder that `save` or `train` made
          device:str='auto' # As in `pick_device`
         ) -> Model: # Raises `BadInput` for a folder that is none, damaged, or of another version
     "A stored model; nothing in its folder is run."
-    folder = Path(dir).expanduser()
+    folder = user_path(dir)
     card, name, f = _read_card(folder), repr(str(folder)), folder/_weights_file
     again = 'copy the folder again, or train again'
     if not f.is_file(): raise BadInput(f"{name} has no {_weights_file}: {again}")
@@ -127,7 +126,7 @@ def load(dir, # A folder that `save` or `train` made
 # %% ../nbs/tools/04_model.ipynb #mo000025
 def _free(dir):
     "The place for a model: not there yet, empty, or a model's own folder"
-    place, name = Path(dir).expanduser().resolve(), repr(str(dir))
+    place, name = user_path(dir).resolve(), repr(str(dir))
     try:
         if place.exists() and not place.is_dir(): raise BadInput(f"{name} is a file: name a folder for the model")
         there = sorted(o.name for o in place.iterdir()) if place.is_dir() else []
@@ -138,6 +137,12 @@ def _free(dir):
     if more: raise BadInput(f"{name} holds {more[0]!r} beside a model and would lose it: move it away, or name another folder")
     writable_folder(place.parent)
     return place
+
+def _put(f, data): # On the disk before the folder is renamed
+    with open(f, 'xb') as o:
+        o.write(data)
+        o.flush()
+        os.fsync(o.fileno())
 
 @contextmanager
 def _whole_folder(place):
@@ -201,7 +206,6 @@ def _agree(learn, model):
     "Raise `BadInput` where a stored model does not answer as the learner does"
     x = torch.randint(0, 256, (2, 3, model.size, model.size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     (z, p), mine = _answers(learn, x), model.logits(x)
-    if not z.isfinite().all(): raise BadInput("the learner's predictions are not numbers: it diverged; train it at a lower rate")
     near = 1e-4*max(1, float(z.abs().max()))
     if z.shape != mine.shape or (z - mine).abs().max() > near or (p - mine.softmax(1)).abs().max() > 1e-4:
         raise BadInput("this learner does something between picture and probability that a card cannot say: "
@@ -219,14 +223,16 @@ def save(learn, # A trained Learner on a `Target`'s loaders, its backbone one th
     for k in about:
         if k not in _about: raise unknown('entry of a card', k, _about)
     place, card = _free(dir), dict(kind=_kind, version=VERSION, **_described(learn))
+    if bad := [k for k,v in learn.model.state_dict().items() if not v.isfinite().all()]:
+        raise BadInput(f"the learner's weights are not numbers (first in {bad[0]!r}): it diverged; train it at a lower rate")
     tensors = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k,v in learn.model.state_dict().items()}
     data = tensor_bytes(tensors, {'format': 'pt'})
     card['weights'] = dict(file=_weights_file, sha256=sha256(data), pretrained=getattr(learn, 'weights_id', None))
     notes = [*about.pop('notes', []), *([] if about.get('accuracy') else [_unknown_accuracy])]
     card |= dict(dict.fromkeys(_about), licences={}) | about | dict(notes=notes, versions=versions(), check=_check(card))
     with _whole_folder(place) as new:
-        (new/_weights_file).write_bytes(data)
-        write_text(new/_card_file, json.dumps(card, indent=1, ensure_ascii=False) + '\n')
+        _put(new/_weights_file, data)
+        _put(new/_card_file, (json.dumps(card, indent=1) + '\n').encode())
         _agree(learn, load(new, 'cpu'))
     return load(place, str(learn.dls.device or 'cpu'))
 
@@ -263,7 +269,8 @@ class Predictions(list):
         return t[[c for c in t if c != 'error'] + ['error']]
     def _shown(self):
         t = self.table
-        return t.drop(columns=[c for c in ('file', 'error') if t[c].isna().all()]).round(4).fillna('')
+        t = t.drop(columns=[c for c in ('file', 'error') if t[c].isna().all()])
+        return t.map(lambda v: f'{v:.3f}' if isinstance(v, float) and v == v else '' if v is None or v != v else v)
     def __repr__(self): return self._shown().to_string(index=False) if self else 'no pictures'
     def _repr_html_(self): return html_block(html_table(self._shown(), f'{len(self):,} predictions')) if self else repr(self)
 
@@ -280,8 +287,8 @@ def _found(o, others):
     "The pictures that one argument stands for: (name, source)"
     if isinstance(o, (bytes, Image.Image, np.ndarray, torch.Tensor)): return [(None, _picture(o))]
     if not isinstance(o, (str, os.PathLike)): raise BadInput(f"a {type(o).__name__} is no picture: give files, folders, or pictures")
-    p = Path(o).expanduser()
     try:
+        p = user_path(o)
         if not p.is_dir(): return [(str(o), p)]
         fs = [(str(f), f) for f in _class_files(p, others)]
         return fs or [(str(o), Unreadable('a folder without pictures'))]
@@ -334,7 +341,7 @@ def _batch(self:Model, pixels, top, at_least):
         yield Prediction(name, label if at_least is None or v >= at_least else NONE, v, best)
 
 # %% ../nbs/tools/04_model.ipynb #mo000043
-def _store(f):
+def _records(f):
     "A store to read, with what another process may just have written"
     wal = f.with_name(f.name + '-wal')
     return Records(f, readonly=not (wal.exists() and wal.stat().st_size))
@@ -342,7 +349,7 @@ def _store(f):
 def _stores(study):
     "The files of a study's folder, or those in the default place"
     if study is None: return sorted(Path('tlcourse-out').glob('*/records.db'))
-    p = Path(study).expanduser()
+    p = user_path(study)
     f = p/'records.db' if p.is_dir() else p
     if not f.is_file(): raise BadInput(f"{str(study)!r} holds no records.db: name the folder that tlcourse compare wrote into")
     return [f]
@@ -352,7 +359,7 @@ def _stored_study(pixel_hash, study, say, **which):
     found, last = None, ''
     for f in _stores(study):
         try:
-            r = _store(f)
+            r = _records(f)
             for row in r.rows(kind='study', pixel_hash=pixel_hash, **which):
                 if row.at >= last: found, last = Comparison(r, row.spec), row.at
         except BadInput as e:
@@ -407,9 +414,9 @@ def _glyphs(t): return t.backbone == 'glyphnet' # Drawn glyphs and digits, for w
 
 def _joined(a, b):
     "Pixels of two parts: of neighbours in one file no copy"
-    p, q = (_place(o.x.numpy()) if o._file is None else o._file for o in (a, b))
+    p, q = a._file, b._file
     near = p and q and p[0] == q[0] and p[2] + a.x.numel() == q[2]
-    return _map_pixels(p[0], (len(a) + len(b), *a.x.shape[1:]), p[2]) if near else np.concatenate([a.x.numpy(), b.x.numpy()])
+    return _store.map(p[0], (len(a) + len(b), *a.x.shape[1:]), p[2]) if near else np.concatenate([a.x.numpy(), b.x.numpy()])
 
 def _with_validation(t):
     "A target whose training part holds the validation pictures too; its test stays sealed"

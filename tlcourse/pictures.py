@@ -9,7 +9,7 @@ __all__ = ['Unreadable', 'read_picture', 'fit_picture', 'Row', 'list_folder', 'r
            'group_copies', 'carve', 'Intake']
 
 # %% ../nbs/core/01_pictures.ipynb #42d4cc6f
-import contextlib, csv, hashlib, io, json, os, threading, time, warnings
+import csv, hashlib, io, os, warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -250,42 +250,19 @@ def _try(f, size, was=None):
     if was is not None and _hash(f) != was: raise BadInput(f"{f} changed while the folder was read: ask again")
     return res
 
-# %% ../nbs/core/01_pictures.ipynb #de147c8f
-class _Sink:
-    "Rows of pixels that arrive a block at a time: to a file in `folder`, or to memory where that is None"
-    def __init__(self, folder, most, size):
-        self.n,self.shape,self.h,self.f = 0,(3,size,size),hashlib.sha256(),None
-        if folder is None: self.mem = np.empty((most,*self.shape), np.uint8)
-        else:
-            self.tmp = folder/f'.{os.getpid()}-{threading.get_ident()}-{id(self)}'
-            self.f = open(self.tmp, 'wb')
-    def add(self, x):
-        x = np.ascontiguousarray(x)
-        if self.f is None: self.mem[self.n:self.n+len(x)] = x
-        else: self.f.write(x); self.h.update(x)
-        self.n += len(x)
-    def array(self):
-        "What has arrived; nothing more may come"
-        if self.f is None: return self.mem[:self.n]
-        self.f.close()
-        return _map_pixels(self.tmp, (self.n,*self.shape))
-    def drop(self):
-        if self.f is None: return
-        self.f.close()
-        with contextlib.suppress(OSError): self.tmp.unlink(missing_ok=True)
-
 # %% ../nbs/core/01_pictures.ipynb #5e1a0b01
 def read_pictures(
     paths, # Picture files
     size:int, # Pixels a side
-    sink=None, # Takes the pixels a block at a time; None: memory
+    take=None, # Called with each block of pixels, uint8 (k,3,size,size); None: they are gathered in memory
     hashes=None, # Of `_file_hashes`: a file that is another by now is refused
     workers:int|None=None, # Threads that decode; default: what OMP_NUM_THREADS or the cores allow
     progress=None # Called with (done, total) as decoding goes on
-) -> tuple: # x uint8 (n,3,size,size) of those read; int64 (n,) their places; skipped, place -> reason
+) -> tuple: # x uint8 (n,3,size,size) of those read, None with `take`; int64 (n,) their places; skipped, place -> reason
     "Decode many pictures; one that cannot be used is left out, with the reason."
     paths,kept,skipped = [Path(p) for p in paths],[],{}
-    sink,hashes = sink or _Sink(None, len(paths), size),hashes or [None]*len(paths)
+    x = None if take else np.empty((len(paths),3,size,size), np.uint8)
+    hashes = hashes or [None]*len(paths)
     with ThreadPoolExecutor(workers or _threads()) as ex, warnings.catch_warnings():
         warnings.simplefilter('ignore') # Pillow warns about odd tags; what matters is whether the pixels come out
         for b in _blocks(len(paths), size):
@@ -294,65 +271,9 @@ def read_pictures(
                 if isinstance(o, str): skipped[i] = o
                 else: kept.append(i); new.append(o)
                 if progress: progress(i+1, len(paths))
-            if new: sink.add(np.stack(new))
-    return sink.array(),np.array(kept, dtype=np.int64),skipped
-
-# %% ../nbs/core/01_pictures.ipynb #6d8aadf4
-def _map_pixels(
-    path, # A file of nothing but pixels
-    shape, # (n,3,size,size)
-    offset:int=0 # Bytes before them
-) -> np.memmap: # uint8
-    "Pixels of a file, fetched as they are needed; what a process writes to them stays in that process."
-    if not np.prod(shape): return np.empty(shape, np.uint8)
-    how = dict(dtype=np.uint8, offset=offset, shape=tuple(shape))
-    try: return np.memmap(path, mode='c', **how)
-    # Where the system wants memory for all that could be written, which a large file may exceed: read only
-    except OSError: return np.memmap(path, mode='r', **how)
-
-# %% ../nbs/core/01_pictures.ipynb #5e1a0b02
-def _check(card): return sha256(json.dumps(card, sort_keys=True).encode())
-
-def _keep(
-    sink, # A `_Sink` to a file
-    stem:Path, # Folder and name, without an ending
-    card:dict # What is to be known of the pixels
-) -> np.memmap: # The pixels, under their name
-    "Give a file of pixels its name, and put its card beside it."
-    sink.f.close()
-    card = {**card, 'shape': [sink.n,*sink.shape], 'sha256': sink.h.hexdigest()}
-    tmp = Path(f'{sink.tmp}.card')
-    try:
-        tmp.write_text(json.dumps({**card, 'check': _check(card)}), encoding='utf-8')
-        os.replace(tmp, f'{stem}.json')
-        os.replace(sink.tmp, f'{stem}.pixels')
-    finally: tmp.unlink(missing_ok=True)
-    return _map_pixels(f'{stem}.pixels', card['shape'])
-
-def _kept(
-    stem:Path, # As for `_keep`
-    key:str # That its card must have
-) -> tuple: # (pixels, card, ''), or (None, None, what is wrong; '' if nothing is there)
-    "The pixels of `_keep`, if they are whole."
-    f,side = Path(f'{stem}.pixels'),Path(f'{stem}.json')
-    if not f.is_file(): return None,None,''
-    try: card = json.loads(side.read_text(encoding='utf-8')); check = card.pop('check')
-    except (OSError, ValueError, LookupError, AttributeError, TypeError): card,check = {},''
-    if check != _check(card) or card.get('key') != key: return None,None,'their card is missing or damaged'
-    try:
-        if f.stat().st_size != np.prod(card['shape']): return None,None,'the file is cut short or changed'
-        if sha256(f) != card['sha256']: return None,None,'the file was changed'
-        return _map_pixels(f, card['shape']),card,''
-    except OSError as e: return None,None,f'the file cannot be read ({e.strerror})'
-
-# %% ../nbs/core/01_pictures.ipynb #5e1a0b03
-def _sweep_up(
-    folder:Path # Where pixels are kept
-):
-    "Remove what killed processes left: files under a temporary name, not written to for an hour."
-    for f in folder.glob('.*'):
-        with contextlib.suppress(OSError):
-            if time.time() - f.stat().st_mtime > 3600: f.unlink()
+            if new and take: take(np.stack(new))
+            elif new: x[len(kept)-len(new):len(kept)] = new
+    return x if take else x[:len(kept)],np.array(kept, dtype=np.int64),skipped
 
 # %% ../nbs/core/01_pictures.ipynb #df9d02d0
 _bands = 11 # One more than the bits that may differ

@@ -10,13 +10,14 @@ __all__ = ['PRETRAIN_STEPS', 'source_loss', 'one_cycle', 'source_accuracy', 'Wei
 # %% ../nbs/core/04_pretrain.ipynb #417c44c5
 from .base import (Bar, BadInput, html_block, html_table, package_assets, pick_device, sha256, unknown,
                            versions)
-import json, math, os, time
+import io, json, math, os, time
 from importlib import metadata
 from pathlib import Path
 
 import torch, torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import save
 from .backbones import _lite0_file, _lite0_pip, _lite0_stats, GlyphNet, tf_efficientnet_lite0
+from .store import write_bytes, write_text
 from .world import SourceDrawer, kept_out
 
 # %% ../nbs/core/04_pretrain.ipynb #4ef34fef
@@ -143,14 +144,6 @@ def weights_card(name:str='glyphnet', # 'glyphnet', 'glyphnet_multi' or 'tf_effi
     return WeightsCard(json.loads(f.read_text(encoding='utf-8')))
 
 # %% ../nbs/core/04_pretrain.ipynb #5b95166b
-def _replace(path, write):
-    "Writes through a temporary name, so that `path` is whole or absent."
-    tmp = path.with_name(f'.{path.name}.{os.getpid()}')
-    try: write(tmp); os.replace(tmp, path)
-    except OSError as e:
-        raise BadInput(f"cannot write {path} ({e.strerror or e}): free some space or choose another folder") from e
-    finally: tmp.unlink(missing_ok=True)
-
 def _load_checkpoint(f, settings):
     try: ck = torch.load(f, map_location='cpu', weights_only=True)
     except Exception as e: # torch raises many kinds for a damaged file
@@ -214,7 +207,9 @@ def pretrain(kind:str='glyph', # The source task: 'glyph', or 'multi' for glyph,
     def checkpoint(step):
         ck = dict(settings=settings, step=step, model=model.state_dict(), opt=opt.state_dict(), curve=curve, acc=acc,
                   seconds=clock.now())
-        _replace(ck_file, lambda f: torch.save(ck, f))
+        buf = io.BytesIO() # Into memory first: torch's own errors of writing are no OSErrors
+        torch.save(ck, buf)
+        write_bytes(ck_file, buf.getvalue())
     model.train()
     span = max(1, steps//50) # The card's curve has about 50 points
     for i in Bar(steps-drawer.i, 'steps', progress).over(range(drawer.i, steps)):
@@ -240,7 +235,7 @@ def _finish(model, drawer, out, name, how, seconds, curve):
     model = GlyphNet(sum(drawer.n_outs))
     model.load_state_dict({k: v.float() if v.is_floating_point() else v for k,v in sd.items()})
     f,glyphs = out/f'{name}.safetensors', ''.join(drawer.classes)
-    _replace(f, lambda p: save_file(sd, p))
+    write_bytes(f, save(sd))
     card = WeightsCard(
         name=name, kind=drawer.kind, **how, images=how['steps']*how['bs'],
         optimizer=f"AdamW, weight decay .02, one-cycle to {how['lr']:g}",
@@ -252,5 +247,5 @@ def _finish(model, drawer, out, name, how, seconds, curve):
         licence='Apache-2.0; drawn with the DejaVu fonts (Bitstream Vera licence)',
         bytes=f.stat().st_size, sha256=sha256(f), curve=curve, versions=versions())
     text = json.dumps(card, indent=1, ensure_ascii=False) + '\n'
-    _replace(out/f'{name}.json', lambda p: p.write_text(text, encoding='utf-8'))
+    write_text(out/f'{name}.json', text)
     return card

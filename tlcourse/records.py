@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 from .base import BadInput, package_assets
+from .store import writing
 
 # %% ../nbs/core/06_records.ipynb #688fca14
 def _plain(v, # Any value of a spec
@@ -437,20 +438,15 @@ def unclaim(self:Records):
 @patch
 def export(self:Records,
            path:str|Path # Where to; replaced if it is there
-          ) -> Path:
+          ) -> Path: # Raises `BadInput` where it cannot be written
     "Write a compact copy that opens in a read-only folder."
-    path = Path(path)
-    part = path.with_name(f'{path.name}.part{os.getpid()}')
-    with self._reading() as c:
+    with writing(path) as part, self._reading() as c:
+        c.execute('vacuum into ?', (str(part),))
+        e = sqlite3.connect(part, isolation_level=None)
         try:
-            c.execute('vacuum into ?', (str(part),))
-            e = sqlite3.connect(part, isolation_level=None)
-            try:
-                for o in 'delete from claims', 'vacuum', 'pragma journal_mode=delete': e.execute(o)
-            finally: e.close()
-            part.replace(path)
-        finally: part.unlink(missing_ok=True)
-    return path
+            for o in 'delete from claims', 'vacuum', 'pragma journal_mode=delete': e.execute(o)
+        finally: e.close()
+    return Path(path)
 
 # %% ../nbs/core/06_records.ipynb #fa9353d4
 def lesson_records(n:int # Number of the lesson

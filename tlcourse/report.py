@@ -8,15 +8,16 @@ Docs: https://tlcourse.github.io/tlcourse/tools/report.html.md"""
 __all__ = ['report_html', 'write_report']
 
 # %% ../nbs/tools/02_report.ipynb #cd971dac
-import base64, contextlib, io, os, re
+import base64, io, re
 import matplotlib, numpy as np, pandas as pd
 from collections import Counter
 from matplotlib.figure import Figure
 from PIL import Image
 from fastcore.basics import patch
-from .base import BadInput, _esc, html_block, html_table, write_text, writable_folder
+from .base import _esc, html_block, html_table, writable_folder
 from .comparison import Comparison, labels
 from .plots import style
+from .store import write_bytes, write_text
 
 # %% ../nbs/tools/02_report.ipynb #21eaf74f
 def _shade(m):
@@ -349,23 +350,13 @@ def report_html(comparison # What `compare` measured
     return _page.format(title=_esc(title), css=_css, sub=_esc(sub), answer=_esc(c.recommend()), nav=nav, body=body)
 
 # %% ../nbs/tools/02_report.ipynb #bbd59450
-def _write_bytes(path, data:bytes):
-    "`write_text` for bytes"
-    tmp = path.with_name(f'.{path.name}.{os.getpid()}')
-    try:
-        tmp.write_bytes(data)
-        os.replace(tmp, path)
-    except OSError as e:
-        with contextlib.suppress(OSError): tmp.unlink()
-        raise BadInput(f"cannot write {path} ({e.strerror}): name another place") from None
-
 def write_report(comparison, # What `compare` measured
                  folder # Where to; made if it is missing
                 ) -> list: # Paths written: `curve.png`, `report.html`
     "Write the report, each file whole or not at all; raises `BadInput` where the folder cannot be written."
     text, png = report_html(comparison), _png(_draw(comparison.plot, 6, 4))
     folder = writable_folder(folder)
-    _write_bytes(folder/'curve.png', png)
+    write_bytes(folder/'curve.png', png)
     write_text(folder/'report.html', text)
     return [folder/'curve.png', folder/'report.html']
 

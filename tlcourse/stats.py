@@ -6,7 +6,7 @@ Docs: https://tlcourse.github.io/tlcourse/core/stats.html.md"""
 
 # %% auto #0
 __all__ = ['Interval', 'wilson', 'mean_ci', 'paired_ci', 'paired_p', 'holm', 'paired_bootstrap', 'McNemar', 'mcnemar',
-           'n_to_separate']
+           'n_to_separate', 'Needed', 'n_to_settle']
 
 # %% ../nbs/core/05_stats.ipynb #58a51c85
 import math
@@ -21,7 +21,7 @@ class Interval(NamedTuple):
     mean: float # Of seeds and images
     low: float # Lower end
     high: float # Upper end
-    seeds: float = float('nan') # The part of the half-width that comes from the seeds
+    seeds: float = float('nan') # The part of the half-width that comes from the seeds; 0 where there is one seed
     images: float = float('nan') # The part that comes from the test images; the two add as squares
     unit: str = '%' # '%', 'points', or '' for a plain number
     def __repr__(self):
@@ -29,7 +29,10 @@ class Interval(NamedTuple):
         f = '{:+.1f}' if self.unit == 'points' else '{:.1f}'
         return f"{f.format(100*self.mean)} {self.unit} [{', '.join(f.format(100*o) for o in (self.low, self.high))}]"
     @property
-    def half(self): return math.hypot(self.seeds, self.images)
+    def half(self):
+        "Half-width: of the two parts before the ends are cut; half the width where there are no parts"
+        h = math.hypot(self.seeds, self.images)
+        return (self.high - self.low)/2 if math.isnan(h) else h
 
 # %% ../nbs/core/05_stats.ipynb #e48516e2
 def _z(alpha): return float(-ndtri(alpha/2))
@@ -50,7 +53,7 @@ def wilson(k:int, # How many were right
     return Interval(p, 0. if k == 0 else mid-half, 1. if k == n else mid+half)
 
 # %% ../nbs/core/05_stats.ipynb #a78bbe79
-def _check(xs, name='xs'): # A finite float64 array with at least two seeds
+def _check(xs, name='xs'): # A finite float64 array
     try: xs = np.asarray(xs, dtype=np.float64)
     except (TypeError, ValueError):
         raise BadInput(f"{name} is not an array of numbers: every seed needs the same number of test "
@@ -58,34 +61,52 @@ def _check(xs, name='xs'): # A finite float64 array with at least two seeds
     if xs.ndim not in (1, 2) or 0 in xs.shape:
         raise BadInput(f"{name} has shape {xs.shape}: give (seeds, images), or (seeds,)")
     if not np.isfinite(xs).all(): raise BadInput(f"{name} holds nan or infinite values: find the run that failed")
-    if len(xs) < 2:
-        raise BadInput(f"{name} has one seed, which says nothing about other seeds: run two or more, or use wilson "
-                       "for this one model")
+    if xs.ndim == 2 and (xs.min() < 0 or xs.max() > 1):
+        raise BadInput(f"{name} is between {xs.min():g} and {xs.max():g}: give correctness, 0 to 1 for each image")
     return xs
 
-def _parts(xs, n=None): # Mean, sd/sqrt(m) of the seeds, sd/sqrt(n) of the images, degrees of freedom
-    m = len(xs)
-    accs = xs.mean(1) if xs.ndim == 2 else xs
-    se = accs.std(ddof=1)/math.sqrt(m)
-    if xs.ndim == 2:
-        if xs.shape[1] < 2:
-            raise BadInput("there is one test image, which gives no interval over images: test on more")
-        im = xs.mean(0).std(ddof=1)/math.sqrt(xs.shape[1])
-    elif n is None: im = 0.
-    else:
-        p = accs.mean()
-        if n < 1 or not 0 <= p <= 1:
-            raise BadInput(f"n is {n} and the mean is {p:.3g}: with n, xs are accuracies between 0 and 1 on n >= 1 "
-                           "images")
-        im = math.sqrt(p*(1-p)/n)
-    return accs.mean(), se, im, m-1
+# %% ../nbs/core/05_stats.ipynb #5a0c1d02
+_mean_of = 1, 1, 0, 0 # Pretended images of a mean: two right, two wrong
+_difference_of = 1, -1 # Of a difference: one that only a gets right, one that only b does
 
-def _interval(mean, se, im, df, alpha, unit, clip):
-    a, b = float(-stdtrit(df, alpha/2)*se), _z(alpha)*im
-    h = math.hypot(a, b)
-    lo, hi = mean-h, mean+h
-    if clip: lo, hi = max(lo, 0.), min(hi, 1.)
-    return Interval(float(mean), float(lo), float(hi), a, float(b), unit)
+class _Parts(NamedTuple):
+    mean: float # Raw
+    centre: float # With the pretended images
+    error: float # s/sqrt(m) of the seeds
+    seeds: int # m
+    var: float # v of the images, pretended ones included
+    images: int # N, pretended ones included
+
+def _parts(accs, total, squares, n, pretended): # accs (..., m); sums over the n images of x and of x^2
+    m, N = accs.shape[-1], n + len(pretended)
+    error = accs.std(-1, ddof=1)/math.sqrt(m) if m > 1 else np.zeros(accs.shape[:-1])
+    c = (total + sum(pretended))/N
+    return _Parts(accs.mean(-1), c, error, m, (squares + sum(o*o for o in pretended))/N - c*c, N)
+
+def _of_matrix(xs, pretended): # xs (m, n)
+    x = xs.mean(0)
+    return _parts(xs.mean(1), x.sum(), (x*x).sum(), len(x), pretended)
+
+# %% ../nbs/core/05_stats.ipynb #5a0c1d03
+def _halves(p, alpha): # Half-widths of seeds and of images
+    t = -stdtrit(p.seeds-1, alpha/2) if p.seeds > 1 else 0.
+    return t*p.error, _z(alpha)*np.sqrt(p.var/p.images)
+
+def _ends(p, alpha, least, most):
+    half = np.hypot(*_halves(p, alpha))
+    return (np.minimum(p.mean, np.maximum(p.centre - half, least)),
+            np.maximum(p.mean, np.minimum(p.centre + half, most)))
+
+def _interval(p, alpha, unit, ends):
+    return Interval(*map(float, (p.mean, *ends, *_halves(p, alpha))), unit)
+
+# %% ../nbs/core/05_stats.ipynb #5a0c1d04
+def _over_seeds(xs, alpha, unit): # The t interval of one number a seed
+    if len(xs) < 2:
+        raise BadInput("xs has one seed, which says nothing about other seeds: run two or more, or give its "
+                       "correctness on the test images")
+    p = _Parts(xs.mean(), xs.mean(), xs.std(ddof=1)/math.sqrt(len(xs)), len(xs), 0., 1)
+    return _interval(p, alpha, unit, _ends(p, alpha, -math.inf, math.inf))
 
 # %% ../nbs/core/05_stats.ipynb #9f127b00
 def mean_ci(xs, # (m, n) correctness of m seeds on the same n images, bool or 0..1; or (m,) one number a seed
@@ -93,42 +114,60 @@ def mean_ci(xs, # (m, n) correctness of m seeds on the same n images, bool or 0.
             alpha:float=.05, # 1 - the nominal coverage
             unit:str='%' # '' to show a plain number, as for seconds
            ) -> Interval: # Cut to 0..1 where it is of accuracies on images
-    "Interval of a mean over seeds and test images; without images or `n`, over seeds only."
+    "Interval of a mean over seeds and test images (one seed: images only); without images or `n`, over seeds only."
     _alpha(alpha)
     xs = _check(xs)
-    if xs.ndim == 2 and n is not None and n != xs.shape[1]:
-        raise BadInput(f"xs has {xs.shape[1]} images and n is {n}: leave n out")
-    return _interval(*_parts(xs, n), alpha, unit, clip=xs.ndim == 2 or n is not None)
+    if xs.ndim == 2:
+        if n not in (None, xs.shape[1]): raise BadInput(f"xs has {xs.shape[1]} images and n is {n}: leave n out")
+        p = _of_matrix(xs, _mean_of)
+    elif n is None: return _over_seeds(xs, alpha, unit)
+    elif n < 1 or xs.min() < 0 or xs.max() > 1:
+        raise BadInput(f"n is {n} and the numbers lie between {xs.min():.3g} and {xs.max():.3g}: with n, xs are "
+                       "accuracies between 0 and 1 on n >= 1 images")
+    else: p = _parts(xs, n*xs.mean(), n*xs.mean(), n, _mean_of)
+    return _interval(p, alpha, unit, _ends(p, alpha, 0, 1))
 
 # %% ../nbs/core/05_stats.ipynb #63c0ed9a
 def _pair(a, b):
     a, b = _check(a, 'a'), _check(b, 'b')
-    if a.shape != b.shape:
+    if a.ndim != 2 or b.ndim != 2:
+        raise BadInput(f"a and b have shape {a.shape} and {b.shape}: give their correctness, (seeds, images)")
+    if a.shape[1] != b.shape[1] or (len(a) != len(b) and 1 not in (len(a), len(b))):
         raise BadInput(f"a has shape {a.shape} and b {b.shape}: a paired difference needs the same seeds and the same "
                        "images")
-    if a.ndim != 2: raise BadInput(f"a and b have shape {a.shape}: give their correctness, (seeds, images)")
     return a - b
 
-def paired_ci(a, # (m, n) correctness of one strategy
-              b, # (m, n) of the other: same seeds, same images
+def _by_chance(differ): # That all images of d_i != 0 fall to one side
+    return np.minimum(1., 2.**(1 - np.asarray(differ)))
+
+def _pair_ends(p, differ, alpha):
+    low, high = _ends(p, alpha, -1, 1)
+    few = _by_chance(differ) > alpha
+    return np.where(few, np.minimum(low, 0), low), np.where(few, np.maximum(high, 0), high)
+
+# %% ../nbs/core/05_stats.ipynb #5a0c1d07
+def paired_ci(a, # (m, n) correctness of one strategy; (1, n) of a run without chance is compared with every run of b
+              b, # (m, n) of the other: same seeds, same images; or (1, n)
               alpha:float=.05 # 1 - the nominal coverage
-             ) -> Interval: # Of a - b, in points
-    "Interval of the difference of two strategies, over seeds and test images."
+             ) -> Interval: # Of a - b, in points; one seed: images only
+    "Interval of a paired difference, over seeds and images (images: Bonett and Price, J. Educ. Behav. Stat. 37, 2012)."
     _alpha(alpha)
-    return _interval(*_parts(_pair(a, b)), alpha, 'points', clip=False)
+    d = _pair(a, b)
+    p = _of_matrix(d, _difference_of)
+    return _interval(p, alpha, 'points', _pair_ends(p, np.count_nonzero(d.mean(0)), alpha))
 
 # %% ../nbs/core/05_stats.ipynb #3bcc0dfe
-def paired_p(a, # (m, n) correctness of one strategy
+def paired_p(a, # (m, n) correctness of one strategy, or (1, n), as for `paired_ci`
              b # (m, n) of the other: same seeds, same images
-            ) -> float: # 1 where the means are equal; not below 1e-12
+            ) -> float: # 1 where the means are equal; not below 2^(1-D), for D images that differ, nor below 1e-12
     "The alpha at which the paired interval just touches 0."
-    mean, se, im, df = _parts(_pair(a, b))
-    if mean == 0: return 1.
-    lo, hi = math.log(1e-12), 0.
+    d = _pair(a, b)
+    p, least = _of_matrix(d, _difference_of), float(_by_chance(np.count_nonzero(d.mean(0))))
+    if p.centre == 0 or least == 1: return 1.
+    lo, hi = math.log(max(least, 1e-12)), 0.
     for _ in range(60):
         mid = (lo + hi)/2
-        h = _interval(mean, se, im, df, math.exp(mid), '', False).half
-        lo, hi = (lo, mid) if h < abs(mean) else (mid, hi)
+        lo, hi = (lo, mid) if np.hypot(*_halves(p, math.exp(mid))) < abs(p.centre) else (mid, hi)
     return math.exp(hi)
 
 # %% ../nbs/core/05_stats.ipynb #8e47c886
@@ -144,7 +183,7 @@ def holm(ps # p-values of one table
     return res.tolist()
 
 # %% ../nbs/core/05_stats.ipynb #f3934816
-def paired_bootstrap(a, # (m, n) correctness of one strategy
+def paired_bootstrap(a, # (m, n) correctness of one strategy, or (1, n)
                      b, # (m, n) of the other
                      n_boot:int=2000, # Draws
                      seed:int=0, # Of the draws
@@ -190,4 +229,33 @@ def n_to_separate(p1:float, # True accuracy of one model
     if not 0 < power < 1: raise BadInput(f"power is {power}: give a number between 0 and 1")
     if not (0 <= p1 <= 1 and 0 <= p2 <= 1) or p1 == p2:
         raise BadInput(f"{p1} and {p2}: give two different accuracies between 0 and 1")
-    return math.ceil((_z(alpha) + float(ndtri(power)))**2 * (p1*(1-p1) + p2*(1-p2))/(p1-p2)**2)
+    n = math.ceil((_z(alpha) + float(ndtri(power)))**2 * (p1*(1-p1) + p2*(1-p2))/(p1-p2)**2)
+    while 2/math.comb(2*n, n) > alpha: n += 1 # What Fisher's exact test gives for n right against n wrong
+    return n
+
+# %% ../nbs/core/05_stats.ipynb #5a0c1d15
+class Needed(NamedTuple):
+    "What a difference of `delta` takes, as `n_to_settle` finds it."
+    images: int|None # Test images, with as many seeds as there are; None where no number of images is enough
+    seeds: int # Seeds that bring the seed part under delta
+    delta: float # The difference to find, as a fraction
+    def __repr__(self):
+        if self.images is not None: return f'about {self.images:,} test pictures'
+        return f'more seeds, not more pictures: about {self.seeds} for a difference of {100*self.delta:g} points'
+
+# %% ../nbs/core/05_stats.ipynb #5a0c1d16
+def n_to_settle(a, # (m, n) correctness of one strategy, or (1, n), as for `paired_ci`
+                b, # (m, n) of the other: same seeds, same images
+                delta:float=.02, # The true difference to find
+                power:float=.8, # Chance to find it
+                alpha:float=.05 # Chance to see one that is not there, two-sided
+               ) -> Needed: # Test images, or None and how many seeds
+    "How many test images settle whether two strategies differ by `delta`, from runs of both."
+    _alpha(alpha)
+    if not 0 < power < 1: raise BadInput(f"power is {power}: give a number between 0 and 1")
+    if not 0 < delta <= 1: raise BadInput(f"delta is {delta}: give a number above 0, up to 1: .02 is 2 points")
+    p = _of_matrix(_pair(a, b), _difference_of)
+    floor, sd, seeds = _halves(p, alpha)[0], p.error*math.sqrt(p.seeds), min(2, p.seeds)
+    while seeds > 1 and -stdtrit(seeds-1, alpha/2)*sd/math.sqrt(seeds) >= delta: seeds += 1
+    if floor >= delta: return Needed(None, seeds, delta)
+    return Needed(math.ceil((_z(alpha) + float(ndtri(power)))**2 * p.var/(delta**2 - floor**2)), seeds, delta)
