@@ -126,11 +126,11 @@ def _add_train(sub):
 def _train(a):
     from tlcourse.model import train
     from tlcourse.sweep import SweepFailed
-    try: m = train(a.target, a.out, a.strategy, a.backbone, a.weights, a.size, a.device, a.study, say=lambda s: print(s, flush=True))
+    try: m = train(a.target, a.out, a.strategy, a.backbone, a.weights, a.size, a.device, a.study, say=lambda s: print(_plain(s), flush=True))
     except SweepFailed as e:
         print(f'tlcourse: {e}', file=sys.stderr)
         return 1
-    print(f'\n{m!r}\n\nwrote {a.out}')
+    print('', *map(_plain, repr(m).split('\n')), '', f'wrote {_plain(a.out)}', sep='\n')
 
 # %% ../nbs/tools/08_cli.ipynb #predict1
 def _line(p): # Columns with tabs between, for none is left in a name

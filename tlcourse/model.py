@@ -24,9 +24,9 @@ from pathlib import Path
 from PIL import Image
 from safetensors.torch import save as tensor_bytes
 from torch import nn
-from .backbones import Arch, _cols, _read_weights, _row, arch, heads, linear_head
+from .backbones import _cols, _read_weights, _row, arch, heads, linear_head
 from .base import BadInput, html_block, html_table, pick_device, sha256, unknown, user_path, versions, writable_folder
-from .compare import Task, _inside, _source_hash, compare, default_out, task
+from .compare import _inside, _root, _source_hash, compare, default_out, task
 from .comparison import Comparison, labels, pct
 from .data import Part, PicImage, _store, _whole
 from .finetune import STRATEGIES
@@ -205,7 +205,8 @@ def _answers(learn, x):
 def _agree(learn, model):
     "Raise `BadInput` where a stored model does not answer as the learner does"
     x = torch.randint(0, 256, (2, 3, model.size, model.size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    (z, p), mine = _answers(learn, x), model.logits(x)
+    # A card's units for matrices would round each side in a way of its own
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False): (z, p), mine = _answers(learn, x), model.logits(x)
     near = 1e-4*max(1, float(z.abs().max()))
     if z.shape != mine.shape or (z - mine).abs().max() > near or (p - mine.softmax(1)).abs().max() > 1e-4:
         raise BadInput("this learner does something between picture and probability that a card cannot say: "
@@ -213,7 +214,7 @@ def _agree(learn, model):
 
 # %% ../nbs/tools/04_model.ipynb #mo000029
 _about = 'strategy', 'rates', 'accuracy', 'trained_on', 'licences', 'notes'
-_unknown_accuracy = "The accuracy of this model is not known: no study of these pictures was found or made."
+_unknown_accuracy = "The accuracy of this model is not known: no study measured its strategy on these pictures."
 
 def save(learn, # A trained Learner on a `Target`'s loaders, its backbone one that `arch` knows
          dir, # Folder: new, empty, or of an older model, which is replaced
@@ -226,15 +227,15 @@ def save(learn, # A trained Learner on a `Target`'s loaders, its backbone one th
     if bad := [k for k,v in learn.model.state_dict().items() if not v.isfinite().all()]:
         raise BadInput(f"the learner's weights are not numbers (first in {bad[0]!r}): it diverged; train it at a lower rate")
     tensors = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k,v in learn.model.state_dict().items()}
-    data = tensor_bytes(tensors, {'format': 'pt'})
+    data, device = tensor_bytes(tensors, {'format': 'pt'}), str(next(learn.model.parameters()).device)
     card['weights'] = dict(file=_weights_file, sha256=sha256(data), pretrained=getattr(learn, 'weights_id', None))
     notes = [*about.pop('notes', []), *([] if about.get('accuracy') else [_unknown_accuracy])]
     card |= dict(dict.fromkeys(_about), licences={}) | about | dict(notes=notes, versions=versions(), check=_check(card))
     with _whole_folder(place) as new:
         _put(new/_weights_file, data)
         _put(new/_card_file, (json.dumps(card, indent=1) + '\n').encode())
-        _agree(learn, load(new, 'cpu'))
-    return load(place, str(learn.dls.device or 'cpu'))
+        _agree(learn, load(new, device))
+    return load(place, device)
 
 # %% ../nbs/tools/04_model.ipynb #mo000034
 NONE = 'none of these' # The answer where no class is likely enough
@@ -429,7 +430,8 @@ def _with_validation(t):
 # %% ../nbs/tools/04_model.ipynb #mo000049
 def _licences(t, a, pretrained):
     "What the pictures' card and the weights' table say, to be kept with the model"
-    res = {'pictures': getattr(t.card, 'licence', None) or 'not stated'}
+    note = _root(t) and _root(t)/'ATTRIBUTION.txt' # As `to_folder` writes it
+    res = {'pictures': ' '.join(note.read_text(encoding='utf-8', errors='replace').split()) if note and note.is_file() else getattr(t.card, 'licence', None) or 'not stated'}
     if pretrained: res['pretrained weights'] = 'of a file: not stated' if a.from_file else str(_row(a)[_cols.index('licence')])
     return res
 
@@ -445,6 +447,8 @@ def _fit(job, plan, seed):
     return fit(dls, job.arch, steps=steps, lr=plan.lr, seed=seed, **more), steps, t.train.counts
 
 # %% ../nbs/tools/04_model.ipynb #mo000050
+def _silent(line): pass
+
 def train(target, # A target's name, a folder of pictures, or a `Target`
           out, # Folder for the model: new, empty, or of an older model
           strategy:str='auto', # 'auto': what the study of these pictures recommends; or a name in `STRATEGIES`
@@ -457,22 +461,21 @@ def train(target, # A target's name, a folder of pictures, or a `Target`
           say=print # Where lines of progress go; None: nowhere
          ) -> Model: # As `load` gives it; raises `BadInput` for what cannot be trained or stored
     "Train on the training and validation pictures, and store the model with what is known of it."
-    say = say or (lambda *_: None)
     if strategy != 'auto' and strategy not in STRATEGIES: raise unknown('strategy', strategy, ['auto', *STRATEGIES])
     place = _free(out) # Before any work
     pick_device(device)
     job = task(target, backbone, size, weights, device)
     if _inside(place, job.target): raise BadInput(f"{str(out)!r} lies inside the pictures' folder and would be read as pictures: name another folder")
     given = backbone is not None or weights is not None
-    c = _stored_study(job.target.pixel_hash, study, say, **(dict(backbone=job.arch.name, weights=job.arch.weights_id) if given else {}))
+    c = _stored_study(job.target.pixel_hash, study, say or _silent, **(dict(backbone=job.arch.name, weights=job.arch.weights_id) if given else {}))
     if c is None and strategy == 'auto': c = _new_study(target, job, device, say)
     if c is not None and not given and (strategy == 'auto' or strategy in {r['strategy'] for r in c.rates}): job = replace(job, arch=_arch_of(c))
-    return _train(job, _plan(c, job.target, strategy), c, place, seed, say)
+    return _train(job, _plan(c, job.target, strategy), c, place, seed, say or _silent)
 
 def _new_study(target, job, device, say):
     "The default comparison, into its default place"
     out = default_out(job, target)
-    say(f"No study of these pictures in tlcourse-out: compare runs first, with its defaults, into {out}.")
+    (say or _silent)(f"No study of these pictures in tlcourse-out: compare runs first, with its defaults, into {out}.")
     c = compare(job.target, job.arch, out=out, device=device, say=say)
     c.report(out)
     return c
@@ -493,7 +496,7 @@ def _train(job, plan, c, place, seed, say):
 
 # %% ../nbs/tools/04_model.ipynb #mo000053
 def _accuracy_said(a):
-    if not a: return 'not known: no study was made'
+    if not a: return 'not known: no study measured this strategy on these pictures'
     low, high = a['interval']
     at = labels(a['labels']) if isinstance(a['labels'], int) else f"{a['labels']} labels"
     return f"{pct(a['value'])} [{100*low:.1f}, {100*high:.1f}] of {a['n']:,} test pictures at {at}; {a['of']}"
