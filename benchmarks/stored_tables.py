@@ -1,4 +1,4 @@
-"""The stored tables: `tlcourse compare` on each target, its JSON beside this file, and the records that lesson 1 ships with.
+"""The stored tables: `tlcourse compare` on each target, its JSON beside this file; `run` makes a record of lesson 1 again.
 
     python benchmarks/stored_tables.py [NAME ...]     # all: about half an hour on 2 cores
 
@@ -9,10 +9,9 @@ label per class rest on.
 import sys
 from functools import cache
 from pathlib import Path
-from tlcourse.base import package_assets, photo_assets
+from tlcourse.base import photo_assets
 from tlcourse.cli import main
 from tlcourse.compare import run_spec, task
-from tlcourse.records import Records
 
 here, photos = Path(__file__).parent, photo_assets()
 
@@ -42,4 +41,3 @@ if __name__ == '__main__':
         out = Path('tlcourse-out/tables')/name.removesuffix('-fixed') # one store for both: runs at the same rate are shared
         code = main(['compare', *tables[name], '--out', str(out), '--json', str(here/f'{name}.json')])
         if code: sys.exit(code)
-        if out.name == 'digits': Records(out/'records.db').export(package_assets()/'lesson01.db')

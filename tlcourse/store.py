@@ -225,7 +225,7 @@ def _whole(f, key, mode):
         shape,dtype = tuple(card['shape']),np.dtype(card['dtype'])
         if dtype.hasobject or math.prod(shape)*dtype.itemsize != n: raise ValueError
         if card['key'] != key: raise _Wrong('the file holds something else')
-        if _hash_of(f, n) != card['sha256']: raise _Wrong('its content was changed')
+        if _hash_of(f, n) != card['sha256']: raise _Wrong('the file was changed')
         return _mapped(f, shape, dtype, 0, mode),card
     except (KeyError, TypeError, ValueError): raise _Wrong('the file is cut short, or its card is damaged') from None
 
