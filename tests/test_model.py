@@ -4,13 +4,13 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
 from safetensors.torch import load_file
-from tlcourse.backbones import learner
+from tlcourse.backbones import arch, learner
 from tlcourse.base import BadInput, photo_assets, sha256
 from tlcourse.cli import main
 from tlcourse.compare import compare, task
-from tlcourse.data import Target, target
+from tlcourse.data import target
 from tlcourse.finetune import STRATEGIES
-from tlcourse.model import NONE, VERSION, _answers, _check, _joined, _with_validation, load, save, train
+from tlcourse.model import NONE, VERSION, _answers, _check, _joined, _licences, _with_validation, load, save, train
 
 command = [sys.executable, '-W', 'ignore', '-c', 'import sys; from tlcourse.cli import main; sys.exit(main())']
 
@@ -355,9 +355,16 @@ def test_what_train_refuses(made, tmp_path):
         with pytest.raises(BadInput, match=why): train(d/'pictures', **dict(dict(out=tmp_path/'m', size=32, say=None), **kw))
     assert not (tmp_path/'m').exists() and not (d/'pictures'/'model').exists()
 
-def test_a_readers_own_strategy(made, tmp_path, monkeypatch):
+def test_licences_go_with_the_model(made, tmp_path):
+    t, a = made[1], arch('tf_efficientnet_lite0')
+    assert _licences(t, a, True) == {'pictures': 'not stated', 'pretrained weights': 'Apache-2.0'} and 'pretrained weights' not in _licences(t, a, False)
+    assert 'CC BY-SA 4.0' in _licences(target('emoji'), a, True)['pictures']
+    colours(tmp_path/'p', 4)
+    (tmp_path/'p'/'ATTRIBUTION.txt').write_text('drawn by\nsomebody')
+    assert _licences(target(tmp_path/'p', size=32), a, True)['pictures'] == 'drawn by somebody'
+
+def test_a_readers_own_strategy(made, tmp_path):
     from tlcourse.finetune import strategy
-    monkeypatch.setattr('tlcourse.finetune.STRATEGIES', STRATEGIES)
     def mine(dls, backbone, epochs, steps, lr, seed):
         learn = learner(dls, backbone)
         with learn.no_bar(), learn.no_logging(): learn.fit(1, lr)
@@ -404,6 +411,14 @@ def test_predict_exit_codes(made, tmp_path, capsys):
                      ((d/'model', tmp_path/'bad.png', '--device', 'cuda:77'), 'CUDA')):
         code, out, err = predict(*args)
         assert code == 2 and why in err and err.count('\n') == 1 and not out, err
+
+def test_a_reader_who_left(made):
+    "As in `tlcourse predict ... | head`: no traceback"
+    r, w = os.pipe()
+    os.close(r)
+    p = subprocess.run([*command, 'predict', str(made[0]/'model'), str(made[0]/'pictures')], stdout=w, stderr=subprocess.PIPE, text=True)
+    os.close(w)
+    assert (p.returncode, p.stderr) == (141, '')
 
 @pytest.mark.assets
 def test_real_photos(tmp_path):

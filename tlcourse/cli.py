@@ -233,6 +233,9 @@ def main(argv=None # Arguments; None: the command line's
     except BadInput as e:
         print(f'tlcourse: {e}', file=sys.stderr)
         return 2
+    except BrokenPipeError: # The reader has seen enough, as in `tlcourse predict ... | head`; nothing more is written at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt as e:
         print(f'tlcourse: interrupted. {e}', file=sys.stderr)
         return 130

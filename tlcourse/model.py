@@ -484,7 +484,9 @@ def _new_study(target, job, device, say):
 def _train(job, plan, c, place, seed, say):
     "Train by a plan, store, and say what was done"
     t, a = job.target, job.arch
-    if c is not None and plan.accuracy: say(f"The study in {c.records.path.parent}: {c.recommend()}")
+    if plan.accuracy:
+        where = c.records.path.parent
+        say(f"The study in {where.relative_to(Path.cwd()) if where.is_relative_to(Path.cwd()) else where}: {c.recommend()}")
     say(f"Training {plan.strategy} with {a.name} on the {len(t.train) + len(t.valid):,} training and validation pictures of {t.name}; "
         f"its {len(t.test):,} test pictures stay out.")
     learn, steps, counts = _fit(job, plan, seed)
