@@ -25,7 +25,8 @@ from PIL import Image
 from safetensors.torch import save as tensor_bytes
 from torch import nn
 from .backbones import _cols, _read_weights, _row, arch, heads, linear_head
-from .base import BadInput, html_block, html_table, pick_device, sha256, unknown, user_path, versions, writable_folder
+from .base import (BadInput, html_block, html_table, pick_device, sha256, unknown, user_path, versions,
+                           writable_folder)
 from .compare import _inside, _root, _source_hash, compare, default_out, task
 from .comparison import Comparison, labels, pct
 from .data import Part, PicImage, _store, _whole
@@ -38,6 +39,7 @@ VERSION = 1 # Of `card.json`; a card of another version is refused
 _kind = 'tlcourse model'
 _files = _card_file, _weights_file = 'card.json', 'model.safetensors'
 _needed = 'classes', 'fit', 'range', 'size', 'backbone', 'head', 'statistics', 'weights'
+_again = 'copy the folder again, or train again'
 
 def _check(card): return sha256(json.dumps([card.get(k) for k in _needed], sort_keys=True).encode())
 
@@ -52,18 +54,19 @@ def _read_card(folder):
     "The card of a model's folder, checked"
     f, name = folder/_card_file, repr(str(folder))
     try:
-        if not folder.exists(): raise BadInput(f"there is no model folder {name}: check the name, or make it with tlcourse train")
+        if not folder.exists():
+            raise BadInput(f"there is no model folder {name}: check the name, or make it with tlcourse train")
         if not folder.is_dir(): raise BadInput(f"{name} is a file: name the folder of a model")
-        if not f.is_file(): raise BadInput(f"{name} is no model folder, for it has no {_card_file}: name one that tlcourse train made")
+        if not f.is_file():
+            raise BadInput(f"{name} is no model folder, it has no {_card_file}: name one that tlcourse train made")
         card = _parsed(f)
     except OSError as e: raise BadInput(f"{name} cannot be read: {e.strerror}") from None
-    if card is None:
-        raise BadInput(f"the {_card_file} in {name} is no card of tlcourse's, or it is damaged: copy the folder again, or train again")
-    v = card.get('version')
-    if v != VERSION:
-        raise BadInput(f"the card in {name} has version {v!r}, and this tlcourse reads version {VERSION}: upgrade tlcourse, or train again")
+    if card is None: raise BadInput(f"the {_card_file} in {name} is no card of a model, or it is damaged: {_again}")
+    if (v := card.get('version')) != VERSION:
+        raise BadInput(f"the card in {name} has version {v!r}, and this tlcourse reads {VERSION}: "
+                       "upgrade tlcourse, or train again")
     if card.get('check') != _check(card):
-        raise BadInput(f"the {_card_file} in {name} is damaged or was changed by hand: copy the folder again, or train again")
+        raise BadInput(f"the {_card_file} in {name} is damaged or was changed by hand: {_again}")
     return card
 
 # %% ../nbs/tools/04_model.ipynb #mo000018
@@ -110,17 +113,17 @@ def load(dir, # A folder that `save` or `train` made
     "A stored model; nothing in its folder is run."
     folder = user_path(dir)
     card, name, f = _read_card(folder), repr(str(folder)), folder/_weights_file
-    again = 'copy the folder again, or train again'
-    if not f.is_file(): raise BadInput(f"{name} has no {_weights_file}: {again}")
+    if not f.is_file(): raise BadInput(f"{name} has no {_weights_file}: {_again}")
     try: found = sha256(f)
     except OSError as e: raise BadInput(f"{_weights_file} in {name} cannot be read: {e.strerror}") from None
     if found != card['weights']['sha256']:
-        raise BadInput(f"{_weights_file} in {name} is not the file that its card was written for (damaged, cut short or another): {again}")
+        raise BadInput(f"{_weights_file} in {name} is not the file that its card was written for (damaged, cut short or "
+                       f"another): {_again}")
     net = _net(card)
     try: net.load_state_dict(_read_weights(f))
     except RuntimeError:
-        raise BadInput(f"the weights in {name} do not fit {card['backbone']} as it is made here (timm or torchvision of "
-                       f"another version?): see the card's versions, or train again") from None
+        raise BadInput(f"the weights in {name} do not fit {card['backbone']} as it is made here (another version of timm "
+                       f"or torchvision?): see the card's versions, or train again") from None
     return Model(net, card, folder, device)
 
 # %% ../nbs/tools/04_model.ipynb #mo000025
@@ -134,7 +137,8 @@ def _free(dir):
     except OSError as e: raise BadInput(f"{name} cannot be read: {e.strerror}") from None
     more = [o for o in there if o not in _files]
     if there and not ours: raise BadInput(f"{name} is no model and holds {there[0]!r}: name a new or an empty folder")
-    if more: raise BadInput(f"{name} holds {more[0]!r} beside a model and would lose it: move it away, or name another folder")
+    if more:
+        raise BadInput(f"{name} holds {more[0]!r} beside a model and would lose it: move it, or name another folder")
     writable_folder(place.parent)
     return place
 
@@ -169,7 +173,8 @@ def _reading(learn):
     sizes = [f.size for tl in getattr(dl.dataset, 'tls', [])[:1] for f in tl.tfms.fs if isinstance(f, PicImage)]
     norms = [f for f in dl.after_batch.fs if isinstance(f, Normalize)]
     if len(sizes) != 1 or len(norms) > 1:
-        raise BadInput("this learner brings pictures to size in a way that a card cannot say: train it on target(...).dls()")
+        raise BadInput("this learner brings pictures to size in a way that a card cannot say: "
+                       "train it on target(...).dls()")
     flat = lambda o: o.flatten().tolist()
     mean, std = (flat(norms[0].mean), flat(norms[0].std)) if norms else ([0.]*3, [1.]*3)
     return dict(size=sizes[0], statistics=dict(mean=mean, std=std))
@@ -204,9 +209,11 @@ def _answers(learn, x):
 
 def _agree(learn, model):
     "Raise `BadInput` where a stored model does not answer as the learner does"
-    x = torch.randint(0, 256, (2, 3, model.size, model.size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    # A card's units for matrices would round each side in a way of its own
-    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False): (z, p), mine = _answers(learn, x), model.logits(x)
+    g = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 256, (2, 3, model.size, model.size), dtype=torch.uint8, generator=g)
+    # The matrix units of a graphics card round, and need not round both sides alike
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        (z, p), mine = _answers(learn, x), model.logits(x)
     near = 1e-4*max(1, float(z.abs().max()))
     if z.shape != mine.shape or (z - mine).abs().max() > near or (p - mine.softmax(1)).abs().max() > 1e-4:
         raise BadInput("this learner does something between picture and probability that a card cannot say: "
@@ -216,6 +223,13 @@ def _agree(learn, model):
 _about = 'strategy', 'rates', 'accuracy', 'trained_on', 'licences', 'notes'
 _unknown_accuracy = "The accuracy of this model is not known: no study measured its strategy on these pictures."
 
+def _tensor_file(state):
+    "The bytes of a safetensors file"
+    if bad := [k for k,v in state.items() if not v.isfinite().all()]:
+        raise BadInput(f"the learner's weights are not numbers (first in {bad[0]!r}): it diverged; lower the rate")
+    def plain(v): return v.detach().cpu().clone(memory_format=torch.contiguous_format)
+    return tensor_bytes({k: plain(v) for k,v in state.items()}, {'format': 'pt'})
+
 def save(learn, # A trained Learner on a `Target`'s loaders, its backbone one that `arch` knows
          dir, # Folder: new, empty, or of an older model, which is replaced
          **about # For the card: `strategy`, `rates`, `accuracy`, `trained_on`, `licences`, `notes`
@@ -224,13 +238,11 @@ def save(learn, # A trained Learner on a `Target`'s loaders, its backbone one th
     for k in about:
         if k not in _about: raise unknown('entry of a card', k, _about)
     place, card = _free(dir), dict(kind=_kind, version=VERSION, **_described(learn))
-    if bad := [k for k,v in learn.model.state_dict().items() if not v.isfinite().all()]:
-        raise BadInput(f"the learner's weights are not numbers (first in {bad[0]!r}): it diverged; train it at a lower rate")
-    tensors = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k,v in learn.model.state_dict().items()}
-    data, device = tensor_bytes(tensors, {'format': 'pt'}), str(next(learn.model.parameters()).device)
+    data, device = _tensor_file(learn.model.state_dict()), str(next(learn.model.parameters()).device)
     card['weights'] = dict(file=_weights_file, sha256=sha256(data), pretrained=getattr(learn, 'weights_id', None))
     notes = [*about.pop('notes', []), *([] if about.get('accuracy') else [_unknown_accuracy])]
-    card |= dict(dict.fromkeys(_about), licences={}) | about | dict(notes=notes, versions=versions(), check=_check(card))
+    card |= dict.fromkeys(_about) | dict(licences={}) | about
+    card |= dict(notes=notes, versions=versions(), check=_check(card))
     with _whole_folder(place) as new:
         _put(new/_weights_file, data)
         _put(new/_card_file, (json.dumps(card, indent=1) + '\n').encode())
@@ -273,7 +285,8 @@ class Predictions(list):
         t = t.drop(columns=[c for c in ('file', 'error') if t[c].isna().all()])
         return t.map(lambda v: f'{v:.3f}' if isinstance(v, float) and v == v else '' if v is None or v != v else v)
     def __repr__(self): return self._shown().to_string(index=False) if self else 'no pictures'
-    def _repr_html_(self): return html_block(html_table(self._shown(), f'{len(self):,} predictions')) if self else repr(self)
+    def _repr_html_(self):
+        return html_block(html_table(self._shown(), f'{len(self):,} predictions')) if self else repr(self)
 
 # %% ../nbs/tools/04_model.ipynb #mo000036
 def _picture(o):
@@ -282,12 +295,14 @@ def _picture(o):
     if not isinstance(o, np.ndarray): return o
     if o.dtype != np.uint8: raise BadInput(f"a picture of {o.dtype}: give uint8 pixels of 0 to 255")
     try: return Image.fromarray(o)
-    except (TypeError, ValueError): raise BadInput(f"a picture of shape {o.shape}: give (H,W,3), or a tensor (3,H,W)") from None
+    except (TypeError, ValueError):
+        raise BadInput(f"a picture of shape {o.shape}: give (H,W,3), or a tensor (3,H,W)") from None
 
 def _found(o, others):
     "The pictures that one argument stands for: (name, source)"
     if isinstance(o, (bytes, Image.Image, np.ndarray, torch.Tensor)): return [(None, _picture(o))]
-    if not isinstance(o, (str, os.PathLike)): raise BadInput(f"a {type(o).__name__} is no picture: give files, folders, or pictures")
+    if not isinstance(o, (str, os.PathLike)):
+        raise BadInput(f"a {type(o).__name__} is no picture: give files, folders, or pictures")
     try:
         p = user_path(o)
         if not p.is_dir(): return [(str(o), p)]
@@ -312,7 +327,8 @@ def predict(self:Model,
            ) -> Predictions: # In the order of the items; raises `BadInput` for what is no picture at all
     "The likeliest classes of pictures; those that cannot be read say why, and the rest go on."
     top = min(_whole('top', top, 1), len(self.classes))
-    if at_least is not None and not 0 <= at_least <= 1: raise BadInput(f"at_least={at_least}: give a probability of 0 to 1")
+    if at_least is not None and not 0 <= at_least <= 1:
+        raise BadInput(f"at_least={at_least}: give a probability of 0 to 1")
     one = isinstance(items, (str, os.PathLike, bytes, Image.Image)) or getattr(items, 'ndim', 4) < 4
     others = Counter()
     todo = [f for o in ([items] if one else items) for f in _found(o, others)]
@@ -352,7 +368,8 @@ def _stores(study):
     if study is None: return sorted(Path('tlcourse-out').glob('*/records.db'))
     p = user_path(study)
     f = p/'records.db' if p.is_dir() else p
-    if not f.is_file(): raise BadInput(f"{str(study)!r} holds no records.db: name the folder that tlcourse compare wrote into")
+    if not f.is_file():
+        raise BadInput(f"{str(study)!r} holds no records.db: name the folder that tlcourse compare wrote into")
     return [f]
 
 def _stored_study(pixel_hash, study, say, **which):
@@ -367,7 +384,8 @@ def _stored_study(pixel_hash, study, say, **which):
             if study is not None: raise
             say(f'{f} is left alone: {e}')
     if found is None and study is not None:
-        raise BadInput(f"{str(study)!r} holds no finished study of these pictures{f' with {which}' if which else ''}: "
+        this = f" with this {' and these '.join(which)}" if which else ''
+        raise BadInput(f"{str(study)!r} holds no finished study of these pictures{this}: "
                        "compare them into it first, at the same --size, or leave --study out")
     return found
 
@@ -403,21 +421,29 @@ def _plan(c, t, strategy):
     name = c.recommendation['strategy'] if strategy == 'auto' else strategy
     k = c and c.recommendation['shots']
     rates = [r['lr'] for r in c.rates if (r['strategy'], r['shots']) == (name, k)] if c else []
-    if name not in STRATEGIES: raise BadInput(f"the study recommends {name!r}, which is not registered here: run the cell that makes it, or name a strategy")
-    # Without a study as `compare` has it: drawn glyphs are changed at random, photos are not
-    if not rates: return _Plan(name, STRATEGIES[name].rate, "the strategy's own, not chosen on these pictures", _glyphs(t))
+    if name not in STRATEGIES:
+        raise BadInput(f"the study recommends {name!r}, which is not registered here: run the cell that makes it, "
+                       "or name a strategy")
+    own = "the strategy's own, not chosen on these pictures"
+    # Without a study, drawn glyphs are changed at random and photos are not
+    if not rates: return _Plan(name, STRATEGIES[name].rate, own, _glyphs(t))
     s = c.settings
-    how = f'chosen on validation pictures at {labels(k)}' if s['tune'] == 'valid' else "the strategy's own, as in the study"
-    return _Plan(name, rates[0], how, s['augment'] or False, s['bs'], s.get('precision', 'fp32'), _measured(c, name, strategy == 'auto'))
+    how = f'chosen on validation pictures at {labels(k)}' if s['tune'] == 'valid' else own
+    return _Plan(name, rates[0], how, s['augment'] or False, s['bs'], s.get('precision', 'fp32'),
+                 _measured(c, name, strategy == 'auto'))
 
 # %% ../nbs/tools/04_model.ipynb #mo000047
-def _glyphs(t): return t.backbone == 'glyphnet' # Drawn glyphs and digits, for which the course has a backbone of its own
+def _glyphs(t): return t.backbone == 'glyphnet' # Drawn glyphs and digits: the course has a backbone for them
+
+def _file_of(part): # Neither replaced nor changed since it was read
+    return part._file if part._file and part.x.data_ptr() == part._at and not part.x._version else None
 
 def _joined(a, b):
     "Pixels of two parts: of neighbours in one file no copy"
-    p, q = a._file, b._file
-    near = p and q and p[0] == q[0] and p[2] + a.x.numel() == q[2]
-    return _store.map(p[0], (len(a) + len(b), *a.x.shape[1:]), p[2]) if near else np.concatenate([a.x.numpy(), b.x.numpy()])
+    p, q = _file_of(a), _file_of(b)
+    if p and q and p[0] == q[0] and p[2] + a.x.numel() == q[2]:
+        return _store.map(p[0], (len(a) + len(b), *a.x.shape[1:]), p[2])
+    return np.concatenate([a.x.numpy(), b.x.numpy()])
 
 def _with_validation(t):
     "A target whose training part holds the validation pictures too; its test stays sealed"
@@ -428,19 +454,24 @@ def _with_validation(t):
     return res
 
 # %% ../nbs/tools/04_model.ipynb #mo000049
+def _pictures_licence(t):
+    "What a folder says in the file that `to_folder` writes, or the target's card"
+    f = _root(t)/'ATTRIBUTION.txt' if _root(t) else None
+    if f and f.is_file(): return ' '.join(f.read_text(encoding='utf-8', errors='replace').split())
+    return getattr(t.card, 'licence', None) or 'not stated'
+
 def _licences(t, a, pretrained):
-    "What the pictures' card and the weights' table say, to be kept with the model"
-    note = _root(t) and _root(t)/'ATTRIBUTION.txt' # As `to_folder` writes it
-    res = {'pictures': ' '.join(note.read_text(encoding='utf-8', errors='replace').split()) if note and note.is_file() else getattr(t.card, 'licence', None) or 'not stated'}
-    if pretrained: res['pretrained weights'] = 'of a file: not stated' if a.from_file else str(_row(a)[_cols.index('licence')])
-    return res
+    "Licences of what went into a model"
+    of_weights = 'of a file: not stated' if a.from_file else str(_row(a)[_cols.index('licence')])
+    return {'pictures': _pictures_licence(t), **({'pretrained weights': of_weights} if pretrained else {})}
 
 def _fit(job, plan, seed):
     "(trained Learner, steps, pictures of each class)"
     t = _with_validation(job.target)
     steps = max(150 if _glyphs(job.target) else 80, 5*math.ceil(len(t.train)/plan.bs))
     # The Learner wants a validation part, though nothing is chosen by it any more: as few pictures as will do
-    dls = t.dls(bs=plan.bs, seed=seed, augment=plan.augment, device=job.device, valid_shots=1 if t.max_valid_shots else None)
+    dls = t.dls(bs=plan.bs, seed=seed, augment=plan.augment, device=job.device,
+                valid_shots=1 if t.max_valid_shots else None)
     fit = STRATEGIES[plan.strategy]
     own = _source_hash(fit) is not None
     more = {} if own else dict(progress=False, precision=plan.precision)
@@ -465,11 +496,14 @@ def train(target, # A target's name, a folder of pictures, or a `Target`
     place = _free(out) # Before any work
     pick_device(device)
     job = task(target, backbone, size, weights, device)
-    if _inside(place, job.target): raise BadInput(f"{str(out)!r} lies inside the pictures' folder and would be read as pictures: name another folder")
+    if _inside(place, job.target):
+        raise BadInput(f"{str(out)!r} lies inside the pictures' folder and would be read as pictures: name another folder")
     given = backbone is not None or weights is not None
-    c = _stored_study(job.target.pixel_hash, study, say or _silent, **(dict(backbone=job.arch.name, weights=job.arch.weights_id) if given else {}))
+    which = dict(backbone=job.arch.name, weights=job.arch.weights_id) if given else {}
+    c = _stored_study(job.target.pixel_hash, study, say or _silent, **which)
     if c is None and strategy == 'auto': c = _new_study(target, job, device, say)
-    if c is not None and not given and (strategy == 'auto' or strategy in {r['strategy'] for r in c.rates}): job = replace(job, arch=_arch_of(c))
+    arms = {'auto', *(r['strategy'] for r in c.rates)} if c else ()
+    if strategy in arms and not given: job = replace(job, arch=_arch_of(c))
     return _train(job, _plan(c, job.target, strategy), c, place, seed, say or _silent)
 
 def _new_study(target, job, device, say):
@@ -486,15 +520,18 @@ def _train(job, plan, c, place, seed, say):
     t, a = job.target, job.arch
     if plan.accuracy:
         where = c.records.path.parent
-        say(f"The study in {where.relative_to(Path.cwd()) if where.is_relative_to(Path.cwd()) else where}: {c.recommend()}")
-    say(f"Training {plan.strategy} with {a.name} on the {len(t.train) + len(t.valid):,} training and validation pictures of {t.name}; "
-        f"its {len(t.test):,} test pictures stay out.")
+        if where.is_relative_to(Path.cwd()): where = where.relative_to(Path.cwd())
+        say(f"The study in {where}: {c.recommend()}")
+    say(f"Training {plan.strategy} with {a.name} on the {len(t.train) + len(t.valid):,} training and validation pictures "
+        f"of {t.name}; its {len(t.test):,} test pictures stay out.")
     learn, steps, counts = _fit(job, plan, seed)
     pretrained = getattr(learn, 'weights_id', None) not in (None, 'random')
     augment = list(t.augments) if plan.augment is True else list(plan.augment or [])
-    return save(learn, place, strategy=plan.strategy, accuracy=plan.accuracy, licences=_licences(t, a, pretrained),
-                rates=dict(lr=plan.lr, chosen=plan.chosen, steps=steps, bs=plan.bs, seed=seed, augment=augment, precision=plan.precision),
-                trained_on=dict(target=t.name, parts=['training', 'validation'], counts=counts, pixel_hash=t.pixel_hash))
+    rates = dict(lr=plan.lr, chosen=plan.chosen, steps=steps, bs=plan.bs, seed=seed, augment=augment,
+                 precision=plan.precision)
+    on = dict(target=t.name, parts=['training', 'validation'], counts=counts, pixel_hash=t.pixel_hash)
+    return save(learn, place, strategy=plan.strategy, rates=rates, accuracy=plan.accuracy, trained_on=on,
+                licences=_licences(t, a, pretrained))
 
 # %% ../nbs/tools/04_model.ipynb #mo000053
 def _accuracy_said(a):
@@ -506,10 +543,15 @@ def _accuracy_said(a):
 @patch
 def _facts(self:Model):
     c, on = self.card, self.card.get('trained_on')
-    res = {'classes': f"{len(self.classes)}: {', '.join(self.classes[:10])}{', ...' if len(self.classes) > 10 else ''}",
-           'network': f"{c['backbone']}, {c['head']}, {self.size} x {self.size} pixels", 'strategy': c['strategy'] or 'not stated'}
-    if on: res['trained on'] = f"{sum(on['counts'].values()):,} pictures of {on['target']} ({' and '.join(on['parts'])} part)"
-    return res | {'accuracy': _accuracy_said(c['accuracy'])} | {f'licence of the {k}': v for k,v in (c['licences'] or {}).items()}
+    more = ', ...' if len(self.classes) > 10 else ''
+    res = {'classes': f"{len(self.classes)}: {', '.join(self.classes[:10])}{more}",
+           'network': f"{c['backbone']}, {c['head']}, {self.size} x {self.size} pixels",
+           'strategy': c['strategy'] or 'not stated'}
+    if on:
+        n, parts = sum(on['counts'].values()), ' and '.join(on['parts'])
+        res['trained on'] = f"{n:,} pictures of {on['target']} ({parts} part)"
+    res['accuracy'] = _accuracy_said(c['accuracy'])
+    return res | {f'licence of the {k}': v for k,v in (c['licences'] or {}).items()}
 
 @patch
 def __repr__(self:Model): return '\n'.join(f'{k}: {v}' for k,v in self._facts().items())
