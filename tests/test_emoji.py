@@ -20,8 +20,8 @@ def drawn(request): return drawings(request.param)
 
 # --- the drawings
 
-HASHES = {'emoji': 'ee5f0c6db84ca6b8cf81b812f652856cc56414ce3106d0a384649848845cf91b',
-          'emoji-lines': 'b092b83d0ce7425d8f89db22bf099e71a0bb25759bdbfe72e4d5c042b144680d'}
+HASHES = {'emoji': 'd495c1ff914981f7b5cf661effaf4d42609322c5bd476a551b484eb6e1ae7f58',
+          'emoji-lines': '287cb989e548c465305c4294a2ed4d4c0fec58d58f645aab83974741be23a8c5'}
 
 @pytest.mark.parametrize('name', DRAWINGS)
 def test_same_pixels_everywhere(name):

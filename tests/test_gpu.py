@@ -108,7 +108,8 @@ def test_pixels_lie_on_the_device():
     assert digits.train.x.numel() <= held < 4*(digits.train.x.numel() + digits.valid.x.numel())
     assert not digits.train.x.is_cuda, 'the target itself stays where it was'
     for (xa, ya), (xb, yb) in zip(batches('cpu'), batches('cuda'), strict=True):
-        assert xb.is_cuda and torch.equal(xa, xb.cpu()) and torch.equal(ya, yb.cpu())
+        # A card divides by 255 as a product with the rounded 1/255: the last bit may differ
+        assert xb.is_cuda and (xa - xb.cpu()).abs().max() < 1e-6 and torch.equal(ya, yb.cpu())
 
 def test_augmentation_on_cuda_is_that_of_a_cpu(digits):
     from tlcourse.data import AUGMENTS, BatchAugment

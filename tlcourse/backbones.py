@@ -626,6 +626,7 @@ def learner(
     kwargs['cbs'] = [PlainTensors(), *L(kwargs.get('cbs'))]
     learn = vision_learner(_own_dls(dls, a.stats if normalize else None), a, normalize=False, n_out=n_out,
                            pretrained=pretrained, **kwargs)
+    learn.model.to(learn.dls.device) # where it will train; fastai alone waits for the first fit
     learn.weights_id,learn.head_name = a.weights_id if pretrained else 'random', heads[head]
     return learn
 

@@ -243,9 +243,12 @@ def versions() -> dict: # Package name to version
 # %% ../nbs/core/00_base.ipynb #aaa6824d
 def pick_device(name:str='auto' # 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'
                ): # A `torch.device`
-    "The device to train on; `auto` takes CUDA if there is one, else the CPU."
+    "The device to train on; `auto` takes CUDA if there is one and fastai was not told to do without, else the CPU."
     import torch
-    if name in (None, 'auto'): return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    if name in (None, 'auto'):
+        from fastcore.basics import defaults # fastai's own switch: `default_device(False)`
+        there = torch.cuda.is_available() and getattr(defaults, 'use_cuda', None) is not False
+        return torch.device('cuda' if there else 'cpu')
     try: d = torch.device(name)
     except RuntimeError: raise unknown('device', name, ['auto', 'cpu', 'cuda', 'mps']) from None
     if d.type == 'cuda' and not torch.cuda.is_available(): raise BadInput("no CUDA device here: use --device auto or cpu")

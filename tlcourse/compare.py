@@ -23,7 +23,7 @@ from .comparison import Comparison, _read_cell, label_sizes, labels, pct
 from .data import SHIFTS, Target, offline_targets, target
 from .finetune import STRATEGIES
 from .records import Records, spec_hash
-from .sweep import cores, one_thread, sweep
+from .sweep import Workers, cores, one_thread, sweep
 from .training import pick_precision
 
 # %% ../nbs/tools/03_compare.ipynb #82611ed6
@@ -202,6 +202,7 @@ class Study:
         self.precision = pick_precision(precision, self.device)
         self.workers = workers if workers is not None else cores() if self.device == 'cpu' else 1
         self._own()
+        self.pool = Workers(partial(run_spec, self.task), self.workers) # One for all sweeps of the study
         # A file that cannot be read is refused before anything is written
         if set(self.strategies) - {'scratch', 'random-features'}: self.arch(pretrained=True)
         for line in self._found(): self.note(line)
@@ -326,8 +327,7 @@ def sweep(self:Study,
     cost = [self._seconds(self.cost.get(s['strategy'], (0, 0, 0)), s['shots'], s['steps']) for s in specs]
     long = max(cost, default=0)
     order = sorted(range(len(specs)), key=lambda i: -cost[i] if cost[i] < long/4 else -long) # The long ones as asked
-    got = sweep([specs[i] for i in order], self.records, partial(run_spec, self.task), workers=self.workers,
-                progress=not self.quiet, on_done=on_done)
+    got = sweep([specs[i] for i in order], self.records, self.pool, progress=not self.quiet, on_done=on_done)
     return [r for _,r in sorted(zip(order, got), key=lambda o: o[0])]
 
 # %% ../nbs/tools/03_compare.ipynb #f7d55c9f
@@ -484,7 +484,7 @@ def compare(target='digits', # A target's name, the path of a folder of pictures
     shifts = [shifts] if isinstance(shifts, str) else list(shifts)
     job = task(target, backbone, size, weights, device, [n for n in shifts if n in offline_targets()], drop_duplicates=drop_duplicates)
     study = Study(job, strategies, shots, seeds, steps, tune, V, bs, augment, out, workers, say, shifts, precision)
-    return study.plan(budget).choose().run().finish()
+    with study.pool: return study.plan(budget).choose().run().finish()
 
 # %% ../nbs/tools/03_compare.ipynb #defout01
 def default_out(job:Task, # What is compared

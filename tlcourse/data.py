@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 import PIL
 from PIL import Image, features
-from .base import BadInput, unknown
+from .base import BadInput, pick_device, unknown
 from .drawings import ATTRIBUTION, DRAWINGS, drawings
 from fastcore.basics import patch
 from .pictures import (Intake, Prints, Row, _blocks, _check_pcts, _file_hashes, _parts, carve, find_copies,
@@ -29,7 +29,7 @@ from .store import Store
 from .world import Card, draw, drawn_targets
 from fastai.vision.all import (Categorize, DataLoaders, Datasets, DisplayedTransform, IntToFloatTensor, PILImage,
                                Pipeline, Tensor, TensorCategory, TensorImage, TfmdDL, ToTensor, Transform, URLs,
-                               default_device, fastai_path, untar_data)
+                               fastai_path, untar_data)
 
 # %% ../nbs/core/02_data.ipynb #d7b0e1ba
 def _whole(what, v, low=0, high=2**32-1):
@@ -165,7 +165,7 @@ class Part:
     ) -> tuple: # (x, y)
         "Pixels and labels: on a GPU, copied there once, if they fit into a quarter of its free memory; else as they are."
         dev,size = torch.device(device or 'cpu'),self.x.numel()*self.x.element_size()
-        if dev.type != 'cuda' or self.x.is_cuda: return self.x,self.y
+        if dev.type != 'cuda' or self.x.is_cuda: return self.x,self.y.to(self.x.device)
         now = self.x.data_ptr(),self.x._version
         if self._there.get(dev, (None,))[0] != now:
             fits = size <= torch.cuda.mem_get_info(dev)[0]/4
@@ -353,7 +353,7 @@ SHIFTS = {'blur':_blur, 'noise':_noise, 'contrast':_contrast}
 # %% ../nbs/core/02_data.ipynb #74593ecb
 def _batch(dl, x):
     "A batch as the learner's validation transforms leave it"
-    b = TensorImage(x)
+    b = TensorImage(x.to(dl.device)) # where their statistics are
     for f in dl.after_batch.fs:
         if f.split_idx in (None, 1): b = f(b, split_idx=1)
     return b.as_subclass(Tensor)
@@ -369,7 +369,7 @@ def _predict(learn, x, bs, shift=None):
         with torch.no_grad():
             for xb in x.split(bs):
                 if shift is not None: xb = (SHIFTS[shift](xb.float()/255)*255).round().to(torch.uint8)
-                probs.append(act(model(_batch(dl, xb.to(dev)))).float().cpu())
+                probs.append(act(model(_batch(dl, xb).to(dev))).float().cpu())
     finally:
         for m,t in mods: m.training = t
     p = torch.cat(probs)
@@ -462,7 +462,7 @@ def dls(self:Target,
     seed:int=0, # Of the choice of the shots
     bs:int=64, # Pictures a batch; capped at the number of training pictures
     augment=True, # True: what the target allows; False: nothing; or names from `AUGMENTS`
-    device=None, # Default: fastai's
+    device=None, # As in `pick_device`; None: CUDA if there is one
     valid_shots:int|None=None, # Pictures a class to choose with; None: all
     valid_seed:int|None=None # Of the choice of those; None: `seed`
 ) -> DataLoaders: # `.train_ids`: places in `target.train`
@@ -473,7 +473,7 @@ def dls(self:Target,
     if valid_shots is not None: vids = kshot(self.valid.y, valid_shots, seed if valid_seed is None else valid_seed,
                                                  self.classes, 'validation')
     names = () if augment is False else self.augments if augment is True else check_augments(augment)
-    dev = default_device() if device is None else torch.device(device)
+    dev = pick_device(device)
     # In valid too: asleep there, but `learn.tta` wakes it
     def after(): return [IntToFloatTensor(), *([BatchAugment(names)] if names else [])]
     tr = PicDL(_loaders(self.train, ids, self.size, self.classes, 0), bs=min(bs, len(ids)), shuffle=True,
@@ -502,9 +502,9 @@ def _check_vocab(t, learn):
 def _check_fit(t, learn):
     "Refuse a learner that was made for other classes, another order or another size; the test is not looked at"
     _check_vocab(t, learn)
-    dl,dev = learn.dls.valid,next(learn.model.parameters()).device
+    dl = learn.dls.valid
     with torch.random.fork_rng(devices=[]): mine = tuple(dl.one_batch()[0].shape[1:]) # A look moves no random number
-    here = tuple(_batch(dl, t.valid.x[:1].to(dev)).shape[1:])
+    here = tuple(_batch(dl, t.valid.x[:1]).shape[1:])
     if mine != here:
         raise BadInput(f"the learner was trained on pictures of {' x '.join(map(str, mine))}, and those of target "
                        f"{t.name!r} are {' x '.join(map(str, here))}: train it on the dls of this target, "
@@ -559,7 +559,8 @@ def show(self:Target,
         fig,axs = plt.subplots(n, k, figsize=(max(scale*k, 3.2), scale*n + top), squeeze=False)
         fig.get_layout_engine().set(w_pad=.02, h_pad=.02, wspace=0, hspace=0)
         for j in range(k):
-            ids = torch.nonzero(self.train.y == j).flatten()[:n].tolist()
+            ids = torch.nonzero(self.train.y == j).flatten()
+            ids = ids[torch.linspace(0, len(ids)-1, min(n, len(ids))).long()].tolist() # From all over the class
             for i,ax in enumerate(axs[:,j]):
                 ax.axis('off')
                 if i < len(ids):
@@ -640,8 +641,9 @@ def _emoji_card(d, size):
         ATTRIBUTION + ('; colours removed' if lines else ''),
         'a shift of known cause: `emoji` without its colours' if lines else
         'real things for a network that was pretrained on photographs',
-        'photographs: no light, no background, one style; large families train only, so the test has no train and no '
-        'phase of the moon', _photo_augments)
+        'what a person needs to see: without its colours a tennis ball is a circle' if lines else
+        'photographs: no light, no background, one style; large families (trains, phases of the moon, plain '
+        'faces) are in the training part alone', _photo_augments)
 
 def _emoji(name, size, notes):
     d = drawings(name, size or 128)
@@ -698,7 +700,7 @@ def _decode(key, rows, root, hashes, classes, how, progress, memory=False):
             part = np.repeat(('train','valid','test'), found['counts'])
             found |= dict(places=kept[order].tolist(), pixel_hash=_pixel_hash(out.array(), y, part, classes))
             if memory: return out.array(),found
-            return _store.keep(out, key, f'{root.name}: {len(order):,} pictures, {size} px', **found),found
+            return _store.keep(out, key, f'{root.resolve().name}: {len(order):,} pictures, {size} px', **found),found
 
 # %% ../nbs/core/02_data.ipynb #5e1a0c05
 def _pixels(rows, root, classes, how, progress):

@@ -10,7 +10,7 @@ __all__ = ['Stages', 'layers', 'Features', 'extract', 'pooled', 'stored_activati
 # %% ../nbs/lessons/05_feature_extraction.ipynb #ab52e5a5
 import copy, hashlib, os, sys, tempfile, warnings
 import numpy as np, pandas as pd, torch
-from contextlib import contextmanager, ExitStack, suppress
+from contextlib import closing, contextmanager, ExitStack, suppress
 from dataclasses import dataclass, field
 from fastai.vision.all import Callback, L, Learner, Normalize, params, Pipeline
 from fastcore.basics import patch
@@ -231,7 +231,7 @@ def _pixels(part, ids):
 # %% ../nbs/lessons/05_feature_extraction.ipynb #43f10a2e
 def _witness(stages, x):
     "A few numbers that another function of the same weights would not give: two pictures, eight projections each"
-    zs = [z.double().cpu() for z in stages.pooled(x)]
+    zs = [z.cpu().double() for z in stages.pooled(x)]
     def few(z): return z @ torch.arange(1, 9).mul(.7).outer(torch.arange(z.shape[1])).cos().double().T
     return [torch.cat([few(z), z.norm(dim=1, keepdim=True)], 1).tolist() for z in zs]
 
@@ -350,7 +350,7 @@ def _look(self:_Job):
     got, notes, todo = {}, {}, {}
     for i,k in keys.items():
         x, card, wrong = _store.find(k)
-        if x is not None and not _same(card['witness'], witness[i]): x, wrong = None, 'the body computes something else now'
+        if x is not None and not _same(card.get('witness'), witness[i]): x, wrong = None, 'the body computes something else now'
         if x is None: todo[i] = k, witness[i]
         else: got[i] = x
         if wrong:
@@ -365,10 +365,11 @@ def _fill(self:_Job, sinks, progress):
     body = self.src.body
     if self.bn != 'eval': body = _adapt(body, self.pictures(self.on, self.on_ids()).mixed(self.seed), self.src.name)
     net, pics = self.net(body, sinks), self.pictures(self.split, self.ids)
-    batches = (xb for v in range(self.views) for xb in pics.view(self.augment, self.seed, v))
-    bar = Bar(self.views * -(-len(self.ids)//_bs(self.split)), 'batches', progress)
-    for xb in bar.over(batches):
-        for i,z in zip(sinks, net.pooled(xb)): sinks[i].add(_to(z, self.dtype, self.names[i]))
+    with closing(Bar(self.views * -(-len(self.ids)//_bs(self.split)), 'batches', progress)) as bar:
+        for v in range(self.views):
+            for xb in pics.view(self.augment, self.seed, v):
+                for i,z in zip(sinks, net.pooled(xb)): sinks[i].add(_to(z, self.dtype, self.names[i]))
+                bar.step()
 
 @patch
 def _make(self:_Job, todo, cache, progress):
@@ -501,7 +502,7 @@ def stored_activations(
         raise BadInput("stored_activations takes the pictures of a Target: make the Learner from target(...).dls()")
     if _varied(learn.dls.train):
         raise BadInput("these pictures change from pass to pass, so what was stored would be wrong: ask for dls(augment=False)")
-    (part, tail), model, dls = _frozen_part(learn), learn.model, learn.dls
+    (part, tail), model, dls = _frozen_part(learn), learn.model.to(learn.dls.device), learn.dls
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as files, learn.added_cbs(_Held(part.eval())):
         how = files, getattr(learn, 'precision', 'fp32')
         learn.model, learn.dls = tail, type(dls)(*(_from_stored(dl, part, *how) for dl in dls.loaders), device=dls.device)

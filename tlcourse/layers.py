@@ -49,6 +49,7 @@ def true_freeze(learn:Learner, # A Learner with a splitter (two layer groups or 
                 n:int=-1 # Groups before this one are frozen, as in `freeze_to`
                ) -> Learner: # The same Learner
     "Freeze as `learn.freeze_to(n)`, and let a fit leave every frozen weight and buffer bit-identical."
+    learn.model.to(learn.dls.device) # what is cloned now can then be compared after a fit
     learn.train_bn = False
     if learn.opt is None: learn.create_opt()
     for state in learn._bn_bias_state(False): state.pop('force_train', None)

@@ -245,13 +245,19 @@ def _cost(c):
 
 # %% ../nbs/tools/02_report.ipynb #ebcade74
 def _intervals(c): return '''<p>An interval covers two sources of chance: which labelled pictures and initial weights a run happened
-to get (the seeds), and which pictures happened to be in the test set. Its half-width is</p>
-<p class="formula">√( (<i>t</i> · <i>s</i> / √<i>m</i>)² + (1.96 · <i>d</i> / √<i>n</i>)² )</p>
-<p>with <i>m</i> seeds, <i>s</i> the standard deviation of the accuracy over seeds, <i>t</i> the 97.5 % quantile of Student’s
-distribution with <i>m</i> − 1 degrees of freedom, <i>n</i> test pictures and <i>d</i> the standard deviation over pictures of the share
-of seeds that got them right. For paired differences, <i>s</i> and <i>d</i> are those of the differences. A row with one seed has the
-interval of one model on <i>n</i> pictures (Wilson), which says nothing about other seeds. The notebook of tlcourse.stats simulates how
-often such intervals hold the true value.</p>
+to get (the seeds), and which pictures happened to be in the test set. With <i>x</i> the share of the seeds that got a picture right,
+it is computed as if four more pictures had been tested, two right and two wrong, so that it does not vanish where everything is right:
+<i>N</i> = <i>n</i> + 4 pictures, their mean <i>c</i> = (Σ<i>x</i> + 2) / <i>N</i> and variance
+<i>v</i> = (Σ<i>x</i>² + 2) / <i>N</i> − <i>c</i>². The interval is <i>c</i> plus and minus</p>
+<p class="formula">√( (<i>t</i> · <i>s</i> / √<i>m</i>)² + 1.96² · <i>v</i> / <i>N</i> )</p>
+<p>cut to 0 and 100 % and widened, where needed, to hold the mean, which stays as it was measured. There are <i>m</i> seeds and <i>n</i>
+test pictures; <i>s</i> is the standard deviation of the accuracy over seeds, <i>t</i> the 97.5 % quantile of Student’s distribution with
+<i>m</i> − 1 degrees of freedom. For a paired difference <i>x</i> and <i>s</i> are those of the differences, and two pictures are
+pretended, one that only the first strategy gets right and one that only the second does: <i>N</i> = <i>n</i> + 2,
+<i>c</i> = Σ<i>x</i> / <i>N</i>, <i>v</i> = (Σ<i>x</i>² + 2) / <i>N</i> − <i>c</i>² (Bonett and Price 2012). Its p-value is the level at
+which this interval touches 0, and not below 2<sup>1−<i>D</i></sup>, where the two differ on <i>D</i> pictures; where that is more than
+.05 the interval is widened to hold 0. A row with one seed has the interval of the pictures alone, which says nothing about other seeds.
+The notebook of tlcourse.stats shows how often such intervals hold the true value.</p>
 '''
 
 # %% ../nbs/tools/02_report.ipynb #c1749a70

@@ -167,11 +167,13 @@ class _Sink:
 # %% ../nbs/core/01_store.ipynb #f0570021
 def _left_behind(f):
     "Is this a temporary file that nobody will finish?"
+    hours = 1
     if os.name == 'posix' and (m := re.fullmatch(rf'\.tlcourse-{_host}-(\d+)-\w+', f.name)):
         try: os.kill(int(m[1]), 0) # Signal 0 asks only whether there is such a process
         except ProcessLookupError: return True
         except (OSError, OverflowError): pass
-    return time.time() - f.stat().st_mtime > 3600
+        hours = 24 # There is one, and if it still is the one that wrote, it goes on
+    return time.time() - f.stat().st_mtime > 3600*hours
 
 def _sweep(folder):
     "Remove what killed processes left"

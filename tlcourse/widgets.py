@@ -411,9 +411,9 @@ def guesses(lesson:int, # Number of the lesson
 def _probs(learn, pictures):
     "(n, classes) probabilities, by the Learner's own validation pipeline"
     import torch
-    dl = learn.dls.test_dl(list(pictures))
+    dl, dev = learn.dls.test_dl(list(pictures)), next(learn.model.parameters()).device
     learn.model.eval()
-    with torch.no_grad(): return torch.cat([learn.model(b[0]).softmax(-1).cpu() for b in dl]).numpy()
+    with torch.no_grad(): return torch.cat([learn.model(b[0].to(dev)).softmax(-1).cpu() for b in dl]).numpy()
 
 def _draw_probs(x, p, classes, name, top=5):
     "The picture, and the most probable classes as bars"
