@@ -19,7 +19,7 @@ def run(script, *args, **env):
 
 # --- the scripts
 
-ROWS = dict(speed_training=24, speed_compare=3, speed_start=3, speed_growth=10)
+ROWS = dict(speed_training=24, speed_compare=3, speed_start=3, speed_growth=10, speed_predict=3)
 
 @pytest.mark.slow
 @pytest.mark.parametrize('script', ROWS)

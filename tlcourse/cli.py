@@ -1,4 +1,4 @@
-"""`tlcourse lessons`, `scores`, `compare`, `pretrain`, `cache`: bad input is one line on stderr and exit code 2.
+"""`tlcourse lessons`, `scores`, `compare`, `train`, `predict`, `pretrain`, `cache`: bad input is one line on stderr and exit code 2.
 
 Docs: https://tlcourse.github.io/tlcourse/tools/cli.html.md"""
 
@@ -11,7 +11,7 @@ __all__ = ['main']
 import argparse, json, os, sys
 from pathlib import Path
 from . import __version__
-from .base import BadInput, sha256, writable_folder
+from .base import BadInput, writable_folder
 
 # %% ../nbs/tools/08_cli.ipynb #45106449
 def _write_json(path, data):
@@ -94,20 +94,12 @@ def _add_compare(sub):
     p.set_defaults(func=_compare)
 
 # %% ../nbs/tools/08_cli.ipynb #03f114f2
-def _default_out(job, target):
-    "A folder of its own for each target and backbone; two folders of one name are told apart by where they lie"
-    name = job.target.name
-    # The name itself is in use where it is no path: `target` reads it as the offline target
-    if Path(target).expanduser().is_dir() and job.target.train.paths:
-        name += f"-{sha256(str(Path(target).expanduser().resolve()).encode())[:6]}"
-    return Path('tlcourse-out')/f'{name}-{job.arch.name}'
-
 def _compare(a):
     _check_json(a.json)
-    from tlcourse.compare import compare, task
+    from tlcourse.compare import compare, default_out, task
     from tlcourse.sweep import SweepFailed
     job = task(a.target, a.backbone, a.size, a.weights, a.device, drop_duplicates=a.drop_duplicates)
-    out = a.out if a.out is not None else _default_out(job, a.target)
+    out = a.out if a.out is not None else default_out(job, a.target)
     try: c = compare(job.target, job.arch, a.strategies, a.shots, a.seeds, a.steps, a.tune, out=out, device=a.device,
                      workers=a.workers, budget=a.budget, precision=a.precision, say=lambda s: print(s, flush=True))
     except SweepFailed as e:
@@ -116,6 +108,66 @@ def _compare(a):
     print(f'\n{c!r}\n')
     for f in c.report(out): print(f'wrote {f}')
     if a.json: _write_json(a.json, c.to_dict())
+
+# %% ../nbs/tools/08_cli.ipynb #train001
+def _add_train(sub):
+    p = sub.add_parser('train', help='train a model to use, as the study of the same pictures recommends',
+                       description='Train on the training and validation pictures of TARGET and store the model, its weights and its card, in DIR.')
+    p.add_argument('target', metavar='TARGET', help='a target name or a folder with one folder per class')
+    p.add_argument('-o', '--out', required=True, metavar='DIR', help='folder for the model: new, empty, or of an older model')
+    p.add_argument('--strategy', default='auto', help="'auto' (default): what the study recommends, run first where there is none; or a name")
+    p.add_argument('--backbone', help="glyphnet, tf_efficientnet_lite0, a torchvision or a timm name (default: the study's)")
+    p.add_argument('--weights', metavar='FILE', help="pretrained weights for the backbone (default: the backbone's own)")
+    p.add_argument('--size', type=int, help="side of the pictures in pixels (default: the target's)")
+    p.add_argument('--device', default='auto', help='auto, cpu, cuda, mps (default: auto)')
+    p.add_argument('--study', metavar='DIR', help='folder that compare wrote into (default: the one in tlcourse-out with the same pictures)')
+    p.set_defaults(func=_train)
+
+def _train(a):
+    from tlcourse.model import train
+    from tlcourse.sweep import SweepFailed
+    try: m = train(a.target, a.out, a.strategy, a.backbone, a.weights, a.size, a.device, a.study, say=lambda s: print(_plain(s), flush=True))
+    except SweepFailed as e:
+        print(f'tlcourse: {e}', file=sys.stderr)
+        return 1
+    print('', *map(_plain, repr(m).split('\n')), '', f'wrote {_plain(a.out)}', sep='\n')
+
+# %% ../nbs/tools/08_cli.ipynb #predict1
+def _line(p): # Columns with tabs between, for none is left in a name
+    return '\t'.join([_plain(p.file), _plain(p.label), f'{100*p.probability:.1f} %', *(f'{_plain(c)} {100*v:.1f} %' for c,v in p.top[1:])])
+
+# %% ../nbs/tools/08_cli.ipynb #predict2
+def _add_predict(sub):
+    p = sub.add_parser('predict', help='the class of each picture, by a model that train made',
+                       description='Print file, class and probability of each picture. Exit code 1 where none could be read.')
+    p.add_argument('model', metavar='MODEL', help='folder that tlcourse train made')
+    p.add_argument('items', nargs='+', metavar='FILE_OR_FOLDER', help='pictures, or folders of them')
+    p.add_argument('--top', type=int, default=1, metavar='K', help='classes for each picture (default: 1)')
+    p.add_argument('--at-least', type=float, metavar='P', help="below this probability the answer is 'none of these'")
+    p.add_argument('--device', default='auto', help='auto, cpu, cuda, mps (default: auto)')
+    to = p.add_mutually_exclusive_group()
+    to.add_argument('--json', metavar='FILE', help='write the machine-readable result there')
+    to.add_argument('--csv', metavar='FILE', help='write it as a table there')
+    p.set_defaults(func=_predict)
+
+def _predict(a):
+    _check_json(a.json or a.csv)
+    from tlcourse.model import load
+    from tlcourse.sweep import cores
+    def show(p):
+        if p.error: print(f'tlcourse: {_plain(p.file)}: {_plain(p.error)}', file=sys.stderr, flush=True)
+        else: print(_line(p), flush=True)
+    m = load(a.model, a.device)
+    # The threads that decode are not those that the network computes with, of which there is one
+    ps = m.predict(a.items, a.top, a.at_least, workers=min(8, cores()), on_done=show)
+    for s in ps.notes: print(f'tlcourse: {s}', file=sys.stderr)
+    if bad := len(ps.unreadable): print(f'tlcourse: {bad} of {len(ps)} could not be read', file=sys.stderr)
+    if a.json: _write_json(a.json, dict(model={k: m.card[k] for k in ('classes', 'backbone', 'strategy', 'accuracy')}, predictions=[p.to_dict() for p in ps]))
+    if a.csv:
+        from tlcourse.store import write_text
+        write_text(a.csv, ps.table.to_csv(index=False))
+        print(f'wrote {a.csv}')
+    return int(bad == len(ps))
 
 # %% ../nbs/tools/08_cli.ipynb #41729089
 def _add_pretrain(sub):
@@ -172,6 +224,8 @@ def main(argv=None # Arguments; None: the command line's
     _add_lessons(sub)
     _add_scores(sub)
     _add_compare(sub)
+    _add_train(sub)
+    _add_predict(sub)
     _add_pretrain(sub)
     _add_cache(sub)
     a = p.parse_args(argv)
@@ -179,6 +233,9 @@ def main(argv=None # Arguments; None: the command line's
     except BadInput as e:
         print(f'tlcourse: {e}', file=sys.stderr)
         return 2
+    except BrokenPipeError: # The reader has seen enough, as in `tlcourse predict ... | head`; nothing more is written at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt as e:
         print(f'tlcourse: interrupted. {e}', file=sys.stderr)
         return 130
