@@ -1,6 +1,6 @@
 """The code cells of lessons on the pretended device: `python tests/pretend_lessons.py RESULTS LESSON.ipynb...`, a process of its own (see
-pretend.py). Every fit is cut to two steps (but for a range test of learning rates, whose suggestion needs its hundred); a validation runs
-whole. Before a cell of which pretend_plants.py knows a mistake, the cell is run with that mistake, on a copy of the names.
+pretend.py). Every fit is cut to two steps (but for a range test of learning rates, whose suggestion needs thirty), and a study by `compare`
+chooses no rates and takes photos of 64 pixels; a validation runs whole. Before a cell of which pretend_plants.py knows a mistake, the cell is run with that mistake, on a copy of the names.
 
 A line of JSON for each lesson and each mistake is added to RESULTS: `name`, `errors` (cell, error), `mistakes`, `seconds` of processor time.
 """
@@ -18,7 +18,7 @@ import pretend_plants as plants
 
 # Cells that show a number which two steps do not give
 CUT = {'d48a3416': "with so few steps `scratch` gets a row of four times as many, for which there is no guess"}
-fit, all_batches = Learner.fit, Learner.all_batches
+fit, all_batches, lr_find, compare = Learner.fit, Learner.all_batches, Learner.lr_find, tlcourse.all.compare
 
 def whole(learn): return not learn.training or any(isinstance(cb, LRFinder) for cb in learn.cbs)
 
@@ -29,6 +29,12 @@ def two_batches(self):
     if whole(self): return all_batches(self)
     self.n_iter = min(len(self.dl), 2)
     for o in enumerate(islice(self.dl, 2)): self.one_batch(*o)
+
+def short_range_test(self, *args, **kwargs): return lr_find(self, *args, **{**kwargs, 'num_it': 30})
+
+def small_study(target, *args, **kwargs):
+    size = dict(size=64) if isinstance(target, Path) else {}
+    return compare(target, *args, **{**kwargs, **size, 'tune': 'none'})
 
 def run(shell, source):
     "The error of a cell, or ''"
@@ -66,7 +72,7 @@ def lesson(path):
 
 def main(out, *paths):
     warnings.filterwarnings('ignore')
-    Learner.fit, Learner.all_batches = short_fit, two_batches
+    Learner.fit, Learner.all_batches, Learner.lr_find, tlcourse.all.compare = short_fit, two_batches, short_range_test, small_study
     for p in map(Path, paths):
         for line in lesson(p.absolute()):
             with open(out, 'a') as f: print(json.dumps(line), file=f)
