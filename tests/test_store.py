@@ -249,7 +249,7 @@ def test_every_bit_counts(store):
     f.write_bytes(good)
     np.testing.assert_array_equal(store.find(key)[0], x)
 
-@pytest.mark.parametrize('change', [dict(shape=[3,3]), dict(shape=[10**6, 5]), dict(shape=[-6,-5]), dict(shape='65'), dict(shape=None), dict(dtype='O'),
+@pytest.mark.parametrize('change', [dict(shape=[3,3]), dict(shape=[10**6, 5]), dict(shape=[-6,-5]), dict(shape='65'), dict(shape=None), dict(dtype='O'), dict(dtype='O', shape=[3,5]),
                                     dict(dtype='>f8'), dict(dtype='no'), dict(dtype=None), dict(sha256=None), dict(key=7)], ids=str)
 def test_a_card_with_a_right_checksum_and_wrong_words(change, store):
     key = store.key('small')
