@@ -36,7 +36,7 @@ LIBRARY = [
 LESSONS = [
     Plant('lesson 2: a head on a body that was not moved is scored', [unmoved, unmoved_frozen, stats_left], '28055baf', '02'),
     Plant('lesson 4: source pictures on the CPU', [], '29ac77e8', '04', 'model(norm(xs))', 'model(norm(xs.cpu()))'),
-    Plant('lesson 4: the old head on the CPU', [], '1c679f32', '04', 'fits =', 'old.cpu()\nfits ='),
+    Plant('lesson 4: the old head on the CPU', [], '1c679f32', '04', 'fits =', 'old = glyphnet(pretrained=True)\nfits ='),
     Plant('lesson 4: batches of the source on the CPU', [], '4c72f482', '04', 'drifts =', "batches = lambda name: [SourceDrawer('glyph').batch(32)[0]]*4\ndrifts ="),
     Plant("lesson 5: the body before and after somebody's fit", [unmoved], '8e8ef935', '05', 'learn = somebody(0)\n',
           "body = learner(digits.dls(), 'glyphnet').model[0]\nlearn = somebody(0)\n"),
