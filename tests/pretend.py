@@ -10,8 +10,9 @@ the process ends.
 A tensor on the device is a `Pretended`: torch sees a tensor of its shape without memory, and `elem` holds the CPU tensor with the numbers.
 torch hands all operations on it to `_run`, as it hands operations on a real device to its kernels.
 
-What it cannot show: speed, memory, streams, graphs, bfloat16 units, random numbers drawn by the device's own generator (here the CPU's),
-and code that asks for 'cuda' by name. Where it would be wrong it raises NotImplementedError.
+What it cannot show: speed, memory, streams, graphs, autocast, random numbers drawn by the device's own generator (here the CPU's), and
+code that asks for 'cuda' by name. A module does not move while the graph of a gradient holds its parameters. Where a result would be wrong
+it raises NotImplementedError.
 """
 import collections, torch, traceback, torch.utils._pytree as pytree
 from functools import partial
@@ -125,4 +126,6 @@ def install():
     dev, pick = torch.device(NAME, 0), tlcourse.base.pick_device
     fastai.torch_core.default_device = lambda use=-1: dev
     tlcourse.base.pick_device = lambda name='auto': dev if name in (None, 'auto') else pick(name)
+    import tlcourse.training
+    tlcourse.training._fused += NAME, # the kernel that a CPU and CUDA take
     return dev

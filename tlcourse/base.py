@@ -19,6 +19,8 @@ from pathlib import Path
 # Every import of fastai prints this one message about a function that fastai no longer needs (torch >= 2.10).
 warnings.filterwarnings('ignore', message='.*torch.jit.script.*', category=FutureWarning)
 warnings.filterwarnings('ignore', message='.*torch.jit.script.*', category=DeprecationWarning)
+# Else the mere question whether there is a card would forbid this process to fork workers that use it
+os.environ.setdefault('PYTORCH_NVML_BASED_CUDA_CHECK', '1')
 
 # %% ../nbs/core/00_base.ipynb #f3499a71
 class BadInput(ValueError):

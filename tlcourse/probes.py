@@ -300,6 +300,7 @@ def fit_probes(
     "Fit a linear head to every subset with every weight decay: mean cross-entropy + wd/2 |W|^2, bias free."
     y, classes, k = np.asarray(features.y), list(features.classes), features.views
     subsets, wds, dev = _check_subsets(subsets, y, classes), _check_wds(wds), pick_device(device or 'cpu')
+    if dev.type == 'mps': raise BadInput("device='mps': heads are fitted in float64, which it does not have; leave device out for the CPU")
     if standardize not in _ways: raise BadInput(f"standardize={standardize!r}: give 'all', 'each' or None")
     s, j, c, d, n = len(subsets), len(wds), len(classes), features.x.shape[1], len(y)
     W, b = (torch.zeros(*o, dtype=torch.float64, device=dev) for o in ((s, j, c, d), (s, j, c)))
