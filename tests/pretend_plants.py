@@ -41,7 +41,7 @@ LESSONS = [
     Plant("lesson 5: the body before and after somebody's fit", [unmoved], '8e8ef935', '05', 'learn = somebody(0)\n',
           "body = learner(digits.dls(), 'glyphnet').model[0]\nlearn = somebody(0)\n"),
     Plant('lesson 5: a picture on the CPU', [], '1476bffe', '05', '.to(pick_device())', ''),
-    Plant('lesson 6: the twin of an unmoved model', [unmoved], '24d93ab0', '06'),
+    Plant('lesson 6: the twin of an unmoved model', [unmoved], '24d93ab0', '06', "digits.dls(shots=5, bs=10, device='cpu')", 'dls'),
     Plant('lesson 6: a batch for an unmoved model', [unmoved], '29d78441', '06'),
     Plant('lesson 6: predictions on the CPU and on the device', [], 'ef15f832', '06', 'p.detach().cpu()', 'p.detach()'),
 ]
