@@ -102,9 +102,9 @@ def _opened(task, t, learn, shifts):
 # %% ../nbs/tools/03_compare.ipynb #15e7be6c
 def _measure(learn, dl):
     "Mean loss and accuracy of `learn` on the pictures of `dl`, without augmentation"
-    with dl.dataset.set_split_idx(1), learn.no_bar(), learn.no_logging():
-        loss, acc = learn.validate(dl=dl)[:2]
-    return float(loss), float(acc)
+    with dl.dataset.set_split_idx(1), learn.no_bar(), learn.no_logging(): got = learn.validate(dl=dl)
+    if len(got) < 2: raise BadInput("the strategy's Learner measures no accuracy: make it with metrics=accuracy")
+    return float(got[0]), float(got[1])
 
 # %% ../nbs/tools/03_compare.ipynb #f20471c3
 def _winner(acc, table):
