@@ -340,12 +340,13 @@ def timings(self:Study) -> dict: # strategy -> (fixed seconds at one label per c
         with one_thread(): return run_spec(self.task, {**self.spec(s, k, STRATEGIES[s].rate, TUNE_SEED), 'steps': steps})['wall']
     res = {}
     for s in self.strategies:
-        few = wall(s, 1, 1) if self.most > 1 else 0
+        few = wall(s, 1, 1)
         one = wall(s, self.most, 1)
         if one < 5: one = wall(s, self.most, 1) # The first of a small run is mostly warming up
         more = 4 if one < 1 else 1
         step = max((wall(s, self.most, 1 + more) - one)/more, 0)
-        res[s] = min(few, one - step), max(one - step, 0), step
+        once = max(one - step, 0)
+        res[s] = min(few, once), once, step
     self.records.add(key, dict(cost=res), opened=False)
     return res
 
