@@ -127,7 +127,7 @@ card, lessons = stored(out/'card.json'), stored(tmp/'lessons.json')
 card['parts'] = parts = []
 for line in (tmp/'parts.tsv').read_text().splitlines():
     name, clock, seconds, code, how = line.split('\t')
-    said = '' if how.startswith('left out') else result(name)
+    said = '' if how.startswith('left out') else result(name).replace(f'{tmp}/', '') # no path of that machine
     parts.append(dict(part=name, clock=int(clock), seconds=int(seconds), code=int(code), how=how, result=said))
 card = {'date': time.strftime('%Y-%m-%d'), 'device': {}, **{k: v for k,v in lessons.items() if k not in ('rows', 'seconds', 'sizes')}, **card}
 card['rows'] = card.get('rows', []) + lessons.get('rows', [])

@@ -54,6 +54,7 @@ def test_same_answers(name, size, head, how, tmp_path):
     t = target(colours(tmp_path/'p', 6), size=size)
     learn = learner(t.dls(bs=4, augment=False), name, head=head, **how)
     with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-2)
+    learn.model.train() # Which a fit leaves in eval mode
     state = torch.random.get_rng_state(), [m.training for m in learn.model.modules()]
     save(learn, tmp_path/'m')
     assert torch.equal(torch.random.get_rng_state(), state[0]) and [m.training for m in learn.model.modules()] == state[1]
@@ -264,6 +265,7 @@ def test_at_least(made):
     ps = m.predict(d/'pictures', at_least=limit, top=2)
     assert all((p.label == NONE) == (p.probability < limit) and len(p.top) == 2 for p in ps)
     assert 15 < sum(p.label == NONE for p in ps) < 25
+    assert [p.label for p in m.predict(d/'pictures', at_least=ps[0].probability)][0] != NONE, 'at least that much is enough'
     for o in (-.1, 1.1, float('nan')):
         with pytest.raises(BadInput, match='0 to 1'): made[3].predict(made[0]/'pictures', at_least=o)
     with pytest.raises(BadInput, match='top'): made[3].predict(made[0]/'pictures', top=0)

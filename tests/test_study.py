@@ -108,6 +108,13 @@ def test_a_strategy_gets_its_own_rate(own, digits):
     assert asked == [(None, 3, .007, 0), (2, None, .5, 4)]
     with pytest.raises(BadInput, match='exactly one'): seen(digits.dls(shots=1), 'glyphnet')
 
+def test_a_learner_without_a_metric(own):
+    from fastai.vision.all import vision_learner
+    from tlcourse.backbones import glyphnet
+    @strategy(rate=2e-3)
+    def bare(dls, backbone, epochs, steps, lr, seed): return vision_learner(dls, glyphnet, metrics=[])
+    with pytest.raises(BadInput, match='metrics=accuracy'): compare('digits', workers=1, **{**quick, 'strategies': 'bare'})
+
 # how long it takes
 
 def study(tmp_path, **kwargs):

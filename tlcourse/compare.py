@@ -102,9 +102,9 @@ def _opened(task, t, learn, shifts):
 # %% ../nbs/tools/03_compare.ipynb #15e7be6c
 def _measure(learn, dl):
     "Mean loss and accuracy of `learn` on the pictures of `dl`, without augmentation"
-    with dl.dataset.set_split_idx(1), learn.no_bar(), learn.no_logging():
-        loss, acc = learn.validate(dl=dl)[:2]
-    return float(loss), float(acc)
+    with dl.dataset.set_split_idx(1), learn.no_bar(), learn.no_logging(): got = learn.validate(dl=dl)
+    if len(got) < 2: raise BadInput("the strategy's Learner measures no accuracy: make it with metrics=accuracy")
+    return float(got[0]), float(got[1])
 
 # %% ../nbs/tools/03_compare.ipynb #f20471c3
 def _winner(acc, table):
@@ -340,12 +340,13 @@ def timings(self:Study) -> dict: # strategy -> (fixed seconds at one label per c
         with one_thread(): return run_spec(self.task, {**self.spec(s, k, STRATEGIES[s].rate, TUNE_SEED), 'steps': steps})['wall']
     res = {}
     for s in self.strategies:
-        few = wall(s, 1, 1) if self.most > 1 else 0
+        few = wall(s, 1, 1)
         one = wall(s, self.most, 1)
         if one < 5: one = wall(s, self.most, 1) # The first of a small run is mostly warming up
         more = 4 if one < 1 else 1
         step = max((wall(s, self.most, 1 + more) - one)/more, 0)
-        res[s] = min(few, one - step), max(one - step, 0), step
+        once = max(one - step, 0)
+        res[s] = min(few, once), once, step
     self.records.add(key, dict(cost=res), opened=False)
     return res
 

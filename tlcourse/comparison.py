@@ -12,7 +12,7 @@ import tlcourse.base
 import itertools
 import numpy as np, pandas as pd
 from fastcore.basics import patch
-from .base import BadInput, unknown
+from .base import _esc, BadInput, html_block, html_table, unknown
 from .plots import plot_curves, plot_pairs
 from .stats import holm, mean_ci, paired_ci, paired_p
 
@@ -163,6 +163,19 @@ def differences(self:Comparison) -> pd.DataFrame:
     return pd.DataFrame([{'labels': p['shots'], 'difference': f"{p['a']} - {p['b']}", 'points': f"{100*p['diff']:+.1f}",
                           '95 % interval': f"[{100*p['low']:+.1f}, {100*p['high']:+.1f}]",
                           f'Holm p (of {len(self.pairs)})': f"{p['p_holm']:.3f}" if p['p_holm'] >= .001 else '< .001'} for p in self.pairs])
+
+# %% ../nbs/tools/01_comparison.ipynb #cmhtml01
+def _marked(c): return {i for i,x in enumerate(c.cells) if all(x[k] == c.recommendation[k] for k in ('strategy', 'shots'))}
+
+def _curve_table(c): return html_table(c.table, 'Accuracy in %, by labels per class', 2, _marked(c))
+
+def _pairs_table(c):
+    n = len(c.pairs)
+    return html_table(c.differences, f'Paired differences in points of accuracy ({n} comparison{"s"*(n != 1)}, Holm-corrected)', 2)
+
+@patch
+def _repr_html_(self:Comparison):
+    return html_block(f'<p>{_esc(self.recommend())}</p>', _curve_table(self), _pairs_table(self)*bool(self.pairs))
 
 # %% ../nbs/tools/01_comparison.ipynb #e06f756c
 @patch

@@ -14,8 +14,8 @@ from collections import Counter
 from matplotlib.figure import Figure
 from PIL import Image
 from fastcore.basics import patch
-from .base import _esc, html_block, html_table, writable_folder
-from .comparison import Comparison, labels
+from .base import _esc, html_table, writable_folder
+from .comparison import _curve_table, _marked, _pairs_table, Comparison, labels
 from .plots import style
 from .store import write_bytes, write_text
 
@@ -123,10 +123,6 @@ def _strip(items): # (picture, alt, lines of the caption, already HTML)
 # %% ../nbs/tools/02_report.ipynb #e317c82b
 def _bdi(x): return f'<bdi>{_esc(x)}</bdi>'
 def _many(c): return [x for x in c.cells if x['seeds'] > 1]
-def _marked(c): return {i for i,x in enumerate(c.cells) if all(x[k] == c.recommendation[k] for k in ('strategy', 'shots'))}
-
-def _curve_table(c): return html_table(c.table, 'Accuracy in %, by labels per class', 2, _marked(c))
-
 def _curve(c):
     s = c.settings
     more = f"; {s['V']} more per class chose the learning rates" if s['tune'] == 'valid' else ''
@@ -142,10 +138,6 @@ def _curve(c):
     return text
 
 # %% ../nbs/tools/02_report.ipynb #d7153b22
-def _pairs_table(c):
-    n = len(c.pairs)
-    return html_table(c.differences, f'Paired differences in points of accuracy ({n} comparison{"s"*(n != 1)}, Holm-corrected)', 2)
-
 def _differences(c):
     if not c.pairs: return '<p>Only one strategy was run: there is nothing to compare it with.</p>\n'
     n, rows = len(c.pairs), len(c.pairs) + len({(p['a'], p['b']) for p in c.pairs})
@@ -373,7 +365,3 @@ def report(self:Comparison,
           ) -> list: # Paths
     "Write `report.html` and `curve.png` into `folder`; the paths written."
     return write_report(self, folder)
-
-@patch
-def _repr_html_(self:Comparison):
-    return html_block(f'<p>{_esc(self.recommend())}</p>', _curve_table(self), _pairs_table(self)*bool(self.pairs))

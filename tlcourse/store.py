@@ -13,7 +13,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import tlcourse
 from fastcore.basics import patch
 from .base import BadInput, cache_dir, sha256, unknown, user_path, writable_folder
@@ -123,6 +122,7 @@ def _hash_of(f, size):
 
 def _mapped(file, shape, dtype, offset, mode):
     "An array whose values are fetched from the file as they are needed"
+    import numpy as np # Here and below, not above: `tlcourse lessons` writes without it
     if not math.prod(shape): return np.empty(shape, dtype)
     how = dict(dtype=dtype, offset=offset, shape=tuple(shape))
     try: return np.memmap(file, mode=mode, **how)
@@ -141,6 +141,7 @@ class _Sink:
 
     def add(self, x):
         "The next rows, (n,...), of the type and shape of those before"
+        import numpy as np
         x = np.ascontiguousarray(x)
         if self.shape is None: self.shape,self.dtype = x.shape[1:],x.dtype.str
         if (x.shape[1:],x.dtype.str) != (self.shape,self.dtype): raise ValueError('rows of another shape or type')
@@ -152,6 +153,7 @@ class _Sink:
 
     def array(self):
         "What has arrived; nothing more may come"
+        import numpy as np
         if self.shape is None: return np.empty(0)
         if not self.f: return self.x[:self.n]
         self.f.close()
@@ -222,6 +224,7 @@ def find(self:Store,
 
 def _whole(f, key, mode):
     "Array and card of an open entry, or `_Wrong` with the reason"
+    import numpy as np
     card,n = _read_card(f)
     try:
         shape,dtype = tuple(card['shape']),np.dtype(card['dtype'])
