@@ -20,7 +20,7 @@ from pathlib import Path
 warnings.filterwarnings('ignore', message='.*torch.jit.script.*', category=FutureWarning)
 warnings.filterwarnings('ignore', message='.*torch.jit.script.*', category=DeprecationWarning)
 # Else the mere question whether there is a card would forbid this process to fork workers that use it
-os.environ.setdefault('PYTORCH_NVML_BASED_CUDA_CHECK', '1')
+if 'PYTORCH_NVML_BASED_CUDA_CHECK' not in os.environ: os.environ['PYTORCH_NVML_BASED_CUDA_CHECK'] = '1'
 
 # %% ../nbs/core/00_base.ipynb #f3499a71
 class BadInput(ValueError):

@@ -371,6 +371,7 @@ def _fill(self:_Job, sinks, progress):
                 for i,z in zip(sinks, net.pooled(xb)): sinks[i].add(_to(z, self.dtype, self.names[i]))
                 bar.step()
 
+# %% ../nbs/lessons/05_feature_extraction.ipynb #6438dc9b
 @patch
 def _make(self:_Job, todo, cache, progress):
     "The features of the stages in `todo`, stored if asked"

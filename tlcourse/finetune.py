@@ -57,18 +57,24 @@ def stepped(dls, # fastai DataLoaders
 STRATEGIES = {} # Name to function; `strategy` fills it
 _common = 'dls', 'backbone', 'epochs', 'steps', 'lr', 'seed'
 
+def _check_strategy(f, name, rate):
+    "Can `f` be called as a strategy is, and is its name free?"
+    ps = signature(f).parameters
+    lack = [k for k in _common if k not in ps]
+    if lack and not any(p.kind == Parameter.VAR_KEYWORD for p in ps.values()):
+        raise BadInput(f"a strategy takes {', '.join(_common)}; {f.__name__} lacks {', '.join(lack)}")
+    old = STRATEGIES.get(name) # A cell that runs again is no other strategy
+    if old and (old.__module__, old.__qualname__) != (f.__module__, f.__qualname__):
+        raise BadInput(f"there is a strategy {name!r} already: give yours another name, as in @strategy(rate={rate}, name='my-{name}')")
+
+# %% ../nbs/lessons/06_fine_tuning.ipynb #741ec46c
 def strategy(rate:float, # Learning rate that `lr=None` stands for
              name:str|None=None # In `STRATEGIES`; None: the function's own, with hyphens
             ): # A decorator; raises `BadInput` for a function that cannot be called as a strategy is, or a name that is taken
     "Make a function `f(dls, backbone, epochs, steps, lr, seed)`, which returns a trained Learner, a strategy."
     def add(f):
-        nm, ps = name or f.__name__.replace('_', '-'), signature(f).parameters
-        any_of_them = any(p.kind == Parameter.VAR_KEYWORD for p in ps.values())
-        lack = [k for k in _common if k not in ps]
-        if lack and not any_of_them: raise BadInput(f"a strategy takes {', '.join(_common)}; {f.__name__} lacks {', '.join(lack)}")
-        old = STRATEGIES.get(nm)
-        if old and (old.__module__, old.__qualname__) != (f.__module__, f.__qualname__): # A cell that runs again is no other strategy
-            raise BadInput(f"there is a strategy {nm!r} already: give yours another name, as in @strategy(rate={rate}, name='my-{nm}')")
+        nm = name or f.__name__.replace('_', '-')
+        _check_strategy(f, nm, rate)
         @wraps(f)
         def fit(dls, backbone, epochs=None, steps=None, lr=None, seed=0, **kwargs):
             _check_budget(dls, epochs, steps)
@@ -160,6 +166,7 @@ def fine_tuning(dls, # fastai DataLoaders
 
 # %% ../nbs/lessons/06_fine_tuning.ipynb #eb290af5
 _curves = 'losses', 'values', 'lrs', 'iters'
+_chosen_at = 192 # Features of glyphnet, on which the rate of feature extraction was chosen
 
 class _Views:
     "Stored features of n pictures, each in some augmented views, of which an item is one at random"
@@ -175,8 +182,6 @@ class _ViewsDL(TfmdDL):
         for v,i in (map(list, zip(*o)) for o in self.chunkify(drawn)): yield ds.z[v, i], ds.y[i]
 
 # %% ../nbs/lessons/06_fine_tuning.ipynb #1e2188a4
-_chosen_at = 192 # Features of glyphnet, on which the rate of feature extraction was chosen
-
 def _cached_head(learn, epochs, steps, lr, views):
     "Train the linear head of `learn` on stored features of its frozen body"
     steps = _total_steps(learn.dls, epochs, steps)
@@ -304,8 +309,7 @@ def gradual(dls, # fastai DataLoaders
     def phase(i):
         learn.freeze_to(-i) if i < n else learn.unfreeze()
         with _stored(learn): _fit(learn, None, ends[i] - ends[i-1], slice(lr/25, lr))
-    # With fewer steps than groups some phases have none
-    return _in_turn(learn, [partial(phase, i) for i in range(1, n+1) if ends[i] > ends[i-1]])
+    return _in_turn(learn, [partial(phase, i) for i in range(1, n+1) if ends[i] > ends[i-1]]) # Fewer steps than groups: some have none
 
 # %% ../nbs/lessons/06_fine_tuning.ipynb #a9f85f54
 @strategy(rate=2e-3)
