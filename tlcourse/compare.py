@@ -366,6 +366,7 @@ def plan(self:Study,
          budget:float|None=None # Minutes
         ) -> 'Study':
     "Say how long the study will take, and trim it to `budget` minutes"
+    if budget is None and self.quiet: return self # Nobody asks
     self.cost = self.timings()
     shots, seeds = list(self.shots), self.seeds
     if budget is not None:
