@@ -187,7 +187,9 @@ CONV = nn.Conv2d(3, 4, 3, bias=False) # a bias before a norm has no gradient
 @pytest.mark.parametrize('layers', [
     [CONV, nn.BatchNorm2d(4, affine=False)], [CONV, nn.BatchNorm2d(4, momentum=None)],
     [CONV, nn.BatchNorm2d(4, momentum=0.)], [CONV, nn.BatchNorm2d(4, track_running_stats=False)],
-    [CONV, nn.GroupNorm(2, 4)], [CONV, nn.InstanceNorm2d(4, affine=True, track_running_stats=True)],
+    [CONV, nn.GroupNorm(2, 4)],
+    # The mean of what it gives, which is pooled, does not depend on its weights: without a ReLU their gradient is 0
+    [CONV, nn.InstanceNorm2d(4, affine=True, track_running_stats=True), nn.ReLU()],
     [nn.BatchNorm2d(3, affine=False), CONV], [CONV, nn.LayerNorm(6)], [CONV, nn.Tanh()]],
     ids=lambda ls: '-'.join(map(str, ls))[:60])
 @pytest.mark.parametrize('setting', ['default', 'true_freeze', 'unfreeze'])
