@@ -27,6 +27,7 @@ from .training import *
 from .finetune import *
 from .comparison import *
 from .report import *
+from .rates import *
 from .compare import *
 from .model import *
 from .lint import *
