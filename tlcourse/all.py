@@ -28,6 +28,7 @@ from .finetune import *
 from .comparison import *
 from .report import *
 from .rates import *
+from .runs import *
 from .compare import *
 from .model import *
 from .lint import *
