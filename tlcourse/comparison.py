@@ -379,6 +379,7 @@ def _stages(self:Comparison, what, res):
     "Pairs and recommendation: of a study in stages, or (code <= 3) of one table"
     for c in self.cells: c['tries'] = _tries(self.rates, c['strategy'], c['shots'])
     self.stage, self.stages, self.missing = res.get('stage'), res.get('stages'), res.get('missing', [])
+    self.clock = res.get('clock', {}) # Stage to the seconds that were announced, and those that it took
     self.staged = what.get('code', 0) >= 4
     self.early = self.staged and self.stage == 1 < self.stages
     self.beside = res.get('beside', []) # Names of rows that are shown and have no part in verdicts
@@ -465,5 +466,5 @@ def to_dict(self:Comparison) -> dict:
     "The machine-readable result, as `--json` writes it."
     cells = [{k: v for k,v in c.items() if k != 'beside' or v} for c in self.cells]
     return dict(target=self.name, backbone=self.backbone, classes=self.classes, parts=self.parts, cells=cells, pairs=self.pairs,
-                families=self.families, recommendation=self.recommendation, stage=self.stage, stages=self.stages, missing=self.missing,
+                families=self.families, recommendation=self.recommendation, stage=self.stage, clock=self.clock, stages=self.stages, missing=self.missing,
                 forecast=self.forecast, control=self.control, rates=self.rates, settings=self.settings, notes=self.notes, versions=self.versions)
