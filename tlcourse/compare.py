@@ -398,7 +398,8 @@ def cell_seconds(self:Study,
         runs = [one*(not self.records.has(self.spec(arm, k, known.rate, i, 'report'))) for i in range(seeds)]
         return np.cumsum([0, *runs]).tolist()
     # Four rates is what a choice mostly takes; in a race a third of the steps, and two of them whole
-    if self._race(cell): tune = 4*self.run_seconds(cell, 'tune', 1/3) + 2*self.run_seconds(cell, 'tune')
+    if self._fixed(cell): tune = 0 # Its rate is chosen in another cell
+    elif self._race(cell): tune = 4*self.run_seconds(cell, 'tune', 1/3) + 2*self.run_seconds(cell, 'tune')
     else: tune = 4*self.run_seconds(cell, 'tune')
     tune *= len(self._tune_seeds(k))
     return [tune + one*n for n in range(seeds + 1)]
