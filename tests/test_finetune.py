@@ -9,7 +9,7 @@ from fastai.callback.schedule import *
 from tlcourse.training import FusedAdam
 from fastai.torch_core import set_seed
 from torch import nn
-from fastai.vision.all import accuracy, vision_learner
+from fastai.vision.all import Adam, accuracy, vision_learner
 from tlcourse import finetune
 from tlcourse.backbones import arch, learner
 from tlcourse.base import BadInput
@@ -116,8 +116,8 @@ def test_random_features_count_their_statistics():
     some = Part('train', digits.train.x[dls.train_ids], digits.train.y[dls.train_ids], digits.classes)
     kw = dict(stats=arch('glyphnet').stats, cache=False)
     z, _ = pooled(learn, learn.dls.valid)
-    np.testing.assert_allclose(z, extract(body, digits.valid, bn=some, **kw).x, atol=1e-4) # the pictures are one batch
-    assert np.abs(z - extract(body, digits.valid, **kw).x).max() > .1
+    np.testing.assert_allclose(z, extract(body, digits.valid, bn=some, **kw).x, atol=1e-3) # the pictures are one batch
+    assert np.abs(z.numpy() - extract(body, digits.valid, **kw).x).max() > .1
     weights = [k for k,_ in body.named_parameters()]
     assert same({k: v for k,v in body.state_dict().items()}, learn.model[0].state_dict()) == weights
     random_features(dls, arch('squeezenet1_1', 'random'), progress=False) # no BatchNorm, nothing to count
@@ -125,10 +125,11 @@ def test_random_features_count_their_statistics():
 @pytest.mark.parametrize('name', FROZEN)
 def test_stored_runs_by_steps_run_again(name):
     "Records of frozen arms from before say what they said"
-    r = next(o for o in lesson_records(8).rows(kind='report') if o.spec['strategy'] == name and o.spec['pixel_hash'] == digits.pixel_hash)
-    s = r.spec
+    rows = lesson_records(9).rows(kind='report', strategy=name, shots=20, pixel_hash=digits.pixel_hash)
+    r, s = rows[0], rows[0].spec
     dls = digits.dls(shots=s['shots'], seed=s['seed'], bs=s['bs'], augment=s['augment'], device='cpu')
-    learn = finetune._SGD[name](dls, s['backbone'], steps=s['steps'], lr=s['lr'], seed=s['seed'], progress=False)
+    learn = finetune._SGD[name](dls, s['backbone'], steps=s['steps'], lr=s['lr'], seed=s['seed'], progress=False,
+                                opt_func=Adam) # as `run_spec` has it for the oldest
     assert (digits.unopened().score(learn).pred == r.result['pred']).mean() >= .97 and s['code'] <= 3
 
 # The last layers
