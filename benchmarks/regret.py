@@ -99,7 +99,7 @@ def regret(cell, chosen, right):
     acc = {r: float(x.mean()) for r,x in right.items()}
     best = max(acc, key=lambda r: (acc[r], r == chosen.rate)) # The chosen one, where it is as good as any
     pair = paired_ci(right[best], right[chosen.rate])
-    smallest = min(chosen.tried, key=lambda o: o[1])[0]
+    smallest = min(chosen.whole or chosen.tried, key=lambda o: o[1])[0]
     return dict(target=cell[0], shots=cell[1], arm=cell[2], chosen=chosen.rate, best=best, edge=chosen.edge, race=chosen.race,
                 tried=chosen.tried, whole=list(chosen.whole), accuracy=[[r, a] for r,a in acc.items()], regret=pair.mean, low=pair.low,
                 high=pair.high, regret_of_smallest_loss=acc[best] - acc[smallest])
