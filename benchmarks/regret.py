@@ -46,15 +46,17 @@ def budget(name, shots, t, bs):
 def trained(spec, t):
     "The Learner of a spec"
     few = None if spec['shots'] == 'all' else spec['shots']
-    dls = t.dls(shots=few, seed=spec['seed'], bs=spec['bs'], augment=spec['target'] != 'flowers17', device='cpu', valid_shots=spec['V'])
+    dls = t.dls(shots=few, seed=spec['seed'], bs=spec['bs'], augment=spec['target'] != 'flowers17', device='cpu',
+                valid_shots=spec['V'])
     if spec['arm'] != 'feature-extraction':
-        return STRATEGIES[spec['arm']](dls, spec['backbone'], steps=spec['steps'], lr=spec['rate'], seed=spec['seed'], progress=False)
+        how = dict(steps=spec['steps'], lr=spec['rate'], seed=spec['seed'])
+        return STRATEGIES[spec['arm']](dls, spec['backbone'], progress=False, **how)
     train = extract(spec['backbone'], t.train, device='cpu', progress=False)
     heads = fit_probes(train, [labels(t.train.y, spec['shots'], spec['seed'])], wds=[spec['rate']])
     return head_learner(dls, spec['backbone'], heads.head())
 
 def run(spec):
-    "Validation losses of a tuning run, each picture by itself; of a report run which test pictures were right: none if it diverged"
+    "Validation losses of a tuning run, picture by picture; of a report run which test pictures were right: none if diverged"
     t = pictures(spec['target'], spec['size']).unopened()
     learn = trained(spec, t)
     if spec['kind'] == 'regret report':
@@ -86,12 +88,14 @@ class Cells:
     def losses(self, todo):
         "What `choose` asks for"
         n = {c: 1 if c[1] == 'all' else self.seeds for c in self.tables}
-        got = iter(sweep([self.spec(c, r, 'tune', TUNE_SEED + i, p) for c,r,p in todo for i in range(n[c])], self.records, run))
+        specs = [self.spec(c, r, 'tune', TUNE_SEED + i, p) for c,r,p in todo for i in range(n[c])]
+        got = iter(sweep(specs, self.records, run))
         return [[next(got)['losses'] for _ in range(n[c])] for c,*_ in todo]
 
     def right(self, cell, rates):
         "rate -> (seeds, test pictures)"
-        got = iter(sweep([self.spec(cell, r, 'report', i) for r in rates for i in range(self.seeds)], self.records, run))
+        specs = [self.spec(cell, r, 'report', i) for r in rates for i in range(self.seeds)]
+        got = iter(sweep(specs, self.records, run))
         return {r: np.stack([next(got)['right'] for _ in range(self.seeds)]) for r in rates}
 
 def regret(cell, chosen, right):
@@ -116,8 +120,10 @@ def measure(cells):
     return lines
 
 def said(l):
-    return (f"{l['target']}, {l['shots']} labels, {l['arm']}: {l['chosen']:g} chosen of {len(l['tried'])}, best {l['best']:g}, regret "
-            f"{100*l['regret']:.1f} points [{100*l['low']:.1f}, {100*l['high']:.1f}]" + f", edge {l['edge']}"*bool(l['edge']))
+    "A cell's line in words"
+    return (f"{l['target']}, {l['shots']} labels, {l['arm']}: {l['chosen']:g} chosen of {len(l['tried'])}, best "
+            f"{l['best']:g}, regret {100*l['regret']:.1f} points [{100*l['low']:.1f}, {100*l['high']:.1f}]"
+            + f", edge {l['edge']}"*bool(l['edge']))
 
 def summary(lines):
     "The mean regret over the cells, held against its aim, and that of taking the smallest loss"
