@@ -32,6 +32,13 @@ class Chosen:
     at:str|None=None # 'all': taken over from that size
     whole:list=() # After a race the two that were run with all steps, as in `tried`
 
+    @property
+    def provisional(self) -> bool:
+        "May a better rate lie beyond an end? The choice, or the smallest loss, is the lowest or the highest rate tried."
+        if not self.edge: return False
+        least = min(self.tried, key=lambda o: o[1])[0]
+        return bool({self.rate, least} & {self.tried[0][0], self.tried[-1][0]})
+
 # %% ../nbs/tools/02_rates.ipynb #rt000018
 def _checked(losses):
     "The losses in float64, and the same seeds and pictures at every rate"
