@@ -365,7 +365,8 @@ def _for_labels(c, own):
     place = {x['shots']: x.get('per_class', x['shots']) for x in c.cells}
     below = [k for k in c.sizes if place[k] <= own]
     if not below:
-        raise BadInput(f"nothing was measured with {own} labels per class or fewer: the smallest size is {c.sizes[0]}; run compare with --shots {own}")
+        least = f'the smallest size is {c.sizes[0]}; ' if c.sizes else ''
+        raise BadInput(f"nothing was measured with {own} labels per class or fewer: {least}run compare with --shots {own}")
     k = below[-1]
     _, text = _take_staged(c, k) if c.staged else _take(c.cells, c.pairs, c.name, k)
     if place[k] == own: return text.strip()
