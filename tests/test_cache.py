@@ -321,6 +321,7 @@ def use(root):
         xb.sum()
         if i % 4 == 0: gc.collect()
     return t
+gc.freeze() # The collector need not look through the libraries each time
 use(sys.argv[1]) # What is imported and allocated once
 gc.collect()
 start, peak, done = anon(), 0, False
