@@ -153,7 +153,7 @@ def test_last_layers_with_and_without_storing(precision, monkeypatch):
     np.testing.assert_allclose(a.recorder.losses, b.recorder.losses, rtol=rtol)
 
 @pytest.mark.parametrize('name,first', [('glyphnet', '0.4.'), ('resnet18', '0.7.0.'), ('tf_efficientnet_lite0', '0.7.2.')])
-def test_last_layers_freeze_three_quarters(name, first):
+def test_last_layers_freeze_two_thirds(name, first):
     "The first stages are as they were, statistics too; from `first` on everything moves"
     size = 32 if name == 'glyphnet' else 48
     a, t = arch(name, 'random'), target('digits', size=size)
