@@ -154,7 +154,10 @@ class Heads:
         self.how = dict(bn=self.bn, device=task.device, precision=precision, progress=progress)
         self._kept = {}
 
-    def features(self, part, views=1):
+    def features(self,
+                 part, # `target.train` or `target.valid`
+                 views=1 # Augmented passes
+                ): # `Features`
         "The features of the training or the validation part, extracted when they are first asked for"
         if (part.name, views) not in self._kept: self._kept[part.name, views] = extract(self.net, part, views=views, **self.how)
         return self._kept[part.name, views]
