@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from .backbones import Arch, arch
 from .base import BadInput, pick_device
 from .data import SHIFTS, Target, kshot, offline_targets, target
-from .features import extract
+from .features import _norms, extract
 from .finetune import _SGD, STRATEGIES
 from .probes import NearestNeighbours, fit_probes
 from .sweep import one_thread
@@ -150,7 +150,7 @@ class Heads:
                 ):
         self.task, self.views = task, views
         self.net = arch(f'timm/{task.arch.name}' if task.arch.kind == 'timm' else task.arch.name, 'random') if control else task.arch
-        self.bn = task.target.train if control else 'eval'
+        self.bn = task.target.train if control and _norms(self.net(pretrained=False)) else 'eval'
         self.how = dict(bn=self.bn, device=task.device, precision=precision, progress=progress)
         self._kept = {}
 
@@ -229,10 +229,10 @@ def run(self:Heads,
     if not specs: return []
     heads, res = self._fit(specs, picture)
     shifts, t = specs[0].get('shifts', {}), self.task.target.unopened()
-    order = [heads[i] for i in range(len(specs))]
-    for i,s in enumerate(t.score_heads(self.net, order, [n for n in shifts if n in SHIFTS], bn=self.bn)):
+    order, how = [heads[i] for i in range(len(specs))], dict(bn=self.bn, device=self.task.device)
+    for i,s in enumerate(t.score_heads(self.net, order, [n for n in shifts if n in SHIFTS], **how)):
         res[i].update(pred=s.pred, prob=s.prob, **{f'pred {n}': o.pred for n,o in s.shifts.items()})
     for n,o in self.task.shifts.items():
         if n not in shifts: continue
-        for i,s in enumerate(o.unopened().score_heads(self.net, order, bn=self.bn)): res[i][f'pred {n}'] = s.pred
+        for i,s in enumerate(o.unopened().score_heads(self.net, order, **how)): res[i][f'pred {n}'] = s.pred
     return [res[i] for i in range(len(specs))]
