@@ -125,7 +125,7 @@ def study(tmp_path, **kwargs):
 def costs(monkeypatch, picture=0., **by):
     "Runs that cost what `by` says, arm to (seconds besides the steps, seconds a step)"
     monkeypatch.setattr(Study, 'timings', lambda self: {k.replace('_', '-'): dict(once=a, step=b) for k,(a,b) in by.items()})
-    monkeypatch.setattr(Study, '_picture', lambda self: picture)
+    monkeypatch.setattr(Study, '_picture', lambda self: (picture, picture))
 
 def planned(st): return [c for s in st.todo for c in s]
 

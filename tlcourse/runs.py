@@ -68,6 +68,8 @@ def steps_for(t:Target, # Whose pictures
     return max(150 if _glyphs(t) else 80, 5*math.ceil(n/bs))
 
 # %% ../nbs/tools/02_runs.ipynb #25c70880
+def _clock(device): return time.process_time if device == 'cpu' else time.perf_counter # A GPU's work is not CPU time
+
 def _data(t, spec, device):
     "The DataLoaders that a spec asks for"
     k = None if spec['shots'] == 'all' else spec['shots']
@@ -90,7 +92,7 @@ def run_spec(task:Task, # Whose target has the pixels that the spec names
     t = task.target.unopened()
     dls, fit = _data(t, spec, task.device), _fit_of(task, spec)
     if spec['kind'] == 'timing': return _timed(fit, dls, spec['steps'])
-    clock = time.process_time if task.device == 'cpu' else time.perf_counter # A GPU's work is not CPU time
+    clock = _clock(task.device)
     t0 = clock()
     learn = fit(dls, spec['steps'])
     res = dict(seconds=clock()-t0)
@@ -163,17 +165,17 @@ class Heads:
 
 # %% ../nbs/tools/02_runs.ipynb #ru000014
 def picture_seconds(task:Task # Pictures, network, device
-                   ) -> float: # Seconds a picture
-    "What a pass through the body takes, measured on a batch."
-    def wall(n):
-        t0 = time.perf_counter()
+                   ) -> tuple: # (wall seconds, CPU seconds; on a GPU wall seconds twice)
+    "What a picture's pass through the body takes, measured on a batch."
+    def one_pass(n):
+        t0 = np.array([time.perf_counter(), _clock(task.device)()])
         extract(task.arch, task.target.train, ids=np.arange(n), device=task.device, cache=False, progress=False)
-        return time.perf_counter() - t0
+        return np.array([time.perf_counter(), _clock(task.device)()]) - t0
     n = min(64, len(task.target.train))
     with one_thread():
-        wall(1)
-        one, most = wall(1), wall(n) # Making the network takes its time once
-    return max(most - one, most/10)/n
+        one_pass(1)
+        few, many = one_pass(1), one_pass(n) # Making the network takes its time once
+    return tuple((np.maximum(many - few, many/10)/n).tolist())
 
 # %% ../nbs/tools/02_runs.ipynb #ru000015
 @patch
@@ -220,7 +222,7 @@ def _fit(self:Heads, specs, picture):
 @patch
 def run(self:Heads,
         specs:list, # Report specs of heads on this body
-        picture:float=0. # Seconds that a picture takes through the body, as `picture_seconds` measures
+        picture:float=0. # CPU seconds of a picture's pass, as `picture_seconds` measures
        ) -> list: # Results, as of `run_spec`; `seconds` counts the pass of the labelled pictures too
     "Fit all heads, and look at the test with all of them in one pass: one opening for each."
     if not specs: return []
