@@ -228,10 +228,10 @@ def run(self:Heads,
     if not specs: return []
     heads, res = self._fit(specs, picture)
     shifts, t = specs[0].get('shifts', {}), self.task.target.unopened()
-    order = [heads[i] for i in range(len(specs))]
-    for i,s in enumerate(t.score_heads(self.net, order, [n for n in shifts if n in SHIFTS], bn=self.bn)):
+    order, how = [heads[i] for i in range(len(specs))], dict(bn=self.bn, device=self.task.device)
+    for i,s in enumerate(t.score_heads(self.net, order, [n for n in shifts if n in SHIFTS], **how)):
         res[i].update(pred=s.pred, prob=s.prob, **{f'pred {n}': o.pred for n,o in s.shifts.items()})
     for n,o in self.task.shifts.items():
         if n not in shifts: continue
-        for i,s in enumerate(o.unopened().score_heads(self.net, order, bn=self.bn)): res[i][f'pred {n}'] = s.pred
+        for i,s in enumerate(o.unopened().score_heads(self.net, order, **how)): res[i][f'pred {n}'] = s.pred
     return [res[i] for i in range(len(specs))]
