@@ -156,8 +156,11 @@ class Heads:
         self.how = dict(bn=self.bn, device=task.device, precision=precision, progress=progress)
         self._kept = {}
 
-    def features(self, part, views=1):
-        "The features of the training or the validation part, extracted when they are first asked for"
+    def features(self,
+                 part, # `target.train` or `target.valid`
+                 views:int=1 # Augmented passes
+                ):
+        "The `Features` of a part, extracted when they are first asked for."
         if (part.name, views) not in self._kept: self._kept[part.name, views] = extract(self.net, part, views=views, **self.how)
         return self._kept[part.name, views]
     train = property(lambda self: self.features(self.task.target.train, self.views))
