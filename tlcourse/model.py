@@ -28,7 +28,7 @@ from .backbones import _cols, _read_weights, _row, arch, heads, linear_head
 from .base import (BadInput, html_block, html_table, pick_device, sha256, unknown, user_path, versions,
                            writable_folder)
 from .compare import _inside, _root, _source_hash, _strategy, compare, default_out
-from .comparison import Comparison, labels, pct
+from .comparison import Comparison, _at, pct
 from .data import Part, PicImage, _store, _whole
 from .finetune import STRATEGIES
 from .pictures import Unreadable, _array, _class_files, _threads, _try
@@ -439,7 +439,7 @@ def _plan(c, t, strategy):
     # Without a study, drawn glyphs are changed at random and photos are not
     if not rates: return _Plan(name, knob, f.wd if knob == 'wd' else f.rate, own, _glyphs(t) or aug), why
     s = c.settings
-    how = own if rates[0]['fixed'] else f'chosen on validation pictures, {labels(k)}'
+    how = own if rates[0]['fixed'] else f'chosen on validation pictures {_at(k)}'
     return _Plan(name, knob, rates[0]['rate'], how, aug or s['augment'] or False, s['bs'], s.get('precision', 'fp32'),
                  _measured(c, name, strategy == 'auto')), why
 
@@ -546,8 +546,7 @@ def _train(job, plan, why, c, place, seed, say):
 def _accuracy_said(a):
     if not a: return 'not known: no study measured this strategy on these pictures'
     low, high = a['interval']
-    at = labels(a['labels']) if isinstance(a['labels'], int) else f"{a['labels']} labels"
-    return f"{pct(a['value'])} [{100*low:.1f}, {100*high:.1f}] of {a['n']:,} test pictures at {at}; {a['of']}"
+    return f"{pct(a['value'])} [{100*low:.1f}, {100*high:.1f}] of {a['n']:,} test pictures {_at(a['labels'])}; {a['of']}"
 
 @patch
 def _facts(self:Model):
