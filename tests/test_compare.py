@@ -2,7 +2,8 @@
 import json, os, random, re, signal, sqlite3, subprocess, sys, time
 from contextlib import closing
 from pathlib import Path
-import pytest
+import numpy as np, pytest
+from PIL import Image
 
 cmd = [sys.executable, '-c', 'import sys; from tlcourse.cli import main; sys.exit(main())', 'compare']
 quick = ['digits', '--shots', '1,5', '--seeds', '3', '--steps', '20', '--tune', 'none']
@@ -114,7 +115,23 @@ bad = [(['digit'], "did you mean 'digits'"), (['--backbone', 'glyphnett'], "'gly
        (['--shots', '0'], 'whole number'), (['--seeds', '1'], '3 or more'), (['--steps', '0'], '1 or more'), (['no/such/folder'], 'no/such/folder'),
        (['--budget', '-1'], 'more than 0'), (['--budget', 'soon'], 'or none'), (['emoji', '--strategies', 'feature-extraction+aug'], 'feature-extraction'),
        (['--strategies', 'fine-tuning+aug'], 'leave +aug out'), (['--device', 'tpu9'], 'device'), (['--tune', 'test'], 'known: none, valid'),
+       (['one-class'], "one class only ('dark')"), (['two-pictures'], "class 'light' has 2 pictures to split into 3 parts"),
+       (['unreadable'], "class 'light' has no picture that can be read"), (['whole', '--shots', '500'], 'has 18 training pictures: lower --shots, or say all'),
+       (['whole', '--valid-pct', '.9', '--test-pct', '.3'], 'leave nothing to train on'), (['whole', '--valid-pct', '2'], 'between 0 and 1'),
+       (['whole', '--strategies', 'feature-extraction', '--seeds', '2'], '3 or more'), (['whole', '--split-seed', '-1'], 'whole number'),
+       (['digits', '--valid-pct', '.3'], 'valid_pct'), (['whole', '--strategies', ''], 'name one of'), (['whole', '--shots', ''], 'no shots'),
        (['--backbone', 'squeezenet1_0', '--weights', 'damaged.pth'], 'cannot be read')]
+
+def photos(d):
+    "Folders of pictures: whole, with one class, with too few pictures in a class, with none that can be read"
+    rng = np.random.default_rng(0)
+    for folder,n in ('whole', 30), ('one-class', 30), ('two-pictures', 30), ('unreadable', 30):
+        for c in ('dark', 'light')[:1 if folder == 'one-class' else 2]:
+            (d/folder/c).mkdir(parents=True)
+            for i in range(2 if (folder, c) == ('two-pictures', 'light') else n):
+                f = d/folder/c/f'{i}.png'
+                if (folder, c) == ('unreadable', 'light'): f.write_bytes(b'no picture')
+                else: Image.fromarray(rng.integers(128*(c == 'light'), 128 + 128*(c == 'light'), (32, 32, 3), dtype=np.uint8)).save(f)
 
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path):
     "All of them in one process: fastai is imported once"
@@ -131,6 +148,7 @@ for args in json.loads(sys.argv[1]):
 print(json.dumps(res))
 '''
     (tmp_path/'damaged.pth').write_bytes(b'PK rubbish'*99)
+    photos(tmp_path)
     args = [[*a, '--out', str(tmp_path/f'o{i}')] for i,(a,_) in enumerate(bad)]
     p = subprocess.run([sys.executable, '-c', code, json.dumps(args)], capture_output=True, text=True, cwd=tmp_path)
     assert p.returncode == 0, p.stderr
