@@ -40,14 +40,14 @@ def ask(*args, more=()):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument('--budget', default='3', help='minutes for compare (default: 3)')
+    p.add_argument('--budget', metavar='MINUTES', help='for compare (default: its own)')
     p.add_argument('--size', help="side of the pictures in pixels (default: the target's)")
     p.add_argument('--out', metavar='FILE', default=Path(__file__).with_suffix('.json'), help='the JSON file (default: beside the script)')
     a = p.parse_args()
     size, out = ['--size', a.size]*bool(a.size), Path(a.out).resolve()
     with tempfile.TemporaryDirectory() as d, inside(d):
         pictures(6)
-        asked = [ask('compare', 'my-pictures', '--budget', a.budget, more=['--json', 'study.json', *size])]
+        asked = [ask('compare', 'my-pictures', *(['--budget', a.budget] if a.budget else []), more=['--json', 'study.json', *size])]
         study = json.loads(Path('study.json').read_text(encoding='utf-8'))
         asked += [ask('train', 'my-pictures', '-o', 'model', more=size), ask('predict', 'model', 'new-pictures')]
     save(out, [], commands=asked, study={k: study[k] for k in ('target', 'backbone', 'cells', 'missing', 'recommendation', 'stage', 'clock')})
