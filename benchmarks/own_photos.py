@@ -6,11 +6,13 @@ The drawings of `emoji` stand for photos that anybody could have. They are writt
 `new-pictures` holds one test drawing of each of some classes, which `train` leaves out. All of it happens in a temporary folder, without
 a network. The file keeps what was printed, line by line, and the seconds of each command.
 """
-import argparse, json, os, shutil, subprocess, sys, tempfile, time
+import argparse, os, shutil, subprocess, sys, tempfile, time
 from contextlib import contextmanager
 from pathlib import Path
 from timing import save
+from tlcourse.comparison import stored_comparison
 from tlcourse.data import target
+from tlcourse.records import Records
 
 TLCOURSE = [sys.executable, '-c', 'import sys; from tlcourse.cli import main; sys.exit(main())']
 
@@ -47,8 +49,8 @@ def main():
     size, out = ['--size', a.size]*bool(a.size), Path(a.out).resolve()
     with tempfile.TemporaryDirectory() as d, inside(d):
         pictures(6)
-        asked = [ask('compare', 'my-pictures', *(['--budget', a.budget] if a.budget else []), more=['--json', 'study.json', *size])]
-        study = json.loads(Path('study.json').read_text(encoding='utf-8'))
+        asked = [ask('compare', 'my-pictures', *(['--budget', a.budget] if a.budget else []), more=size)]
+        study = stored_comparison(Records(next(Path('tlcourse-out').glob('*/records.db')), readonly=True)).to_dict()
         asked += [ask('train', 'my-pictures', '-o', 'model', more=size), ask('predict', 'model', 'new-pictures')]
     save(out, [], commands=asked, study={k: study[k] for k in ('target', 'backbone', 'cells', 'missing', 'recommendation', 'stage', 'clock')})
 
