@@ -13,10 +13,11 @@ from fastai.optimizer import Adam
 from torch import nn
 from tlcourse.backbones import arch, glyphnet
 from tlcourse.base import package_assets
-from tlcourse.compare import Study, _measure, task
+from tlcourse.compare import Study
 from tlcourse.data import SHIFTS, target
-from tlcourse.finetune import STRATEGIES, _fit, _learner
+from tlcourse.finetune import _SGD, STRATEGIES, _fit, _learner
 from tlcourse.records import Records
+from tlcourse.runs import _measured, task
 from tlcourse.sweep import cores, sweep
 from tlcourse.training import fused_adam
 from tlcourse.world import SourceDrawer
@@ -76,11 +77,12 @@ def run(spec):
     dls = t.dls(shots=spec['shots'], seed=spec['seed'], bs=spec['bs'], augment=spec['augment'], device='cpu',
                 valid_shots=spec['V'], valid_seed=0 if spec['code'] < 3 else None)
     fit = random_start if spec['head'] == RANDOM else STRATEGIES[spec['strategy']]
+    if spec['code'] < 4: fit = _SGD.get(spec['strategy'], fit) # as `run_spec` has it
     how = {k: spec[k] for k in ('share', 'bn') if k in spec} # of lp-ft, where it is not the default
     how['opt_func'] = Adam if spec['code'] == 1 else fused_adam # as `run_spec` has it
     t0 = time.process_time()
     learn = fit(dls, 'glyphnet', steps=spec['steps'], lr=spec['lr'], seed=spec['seed'], progress=False, **how)
-    res = dict(seconds=time.process_time()-t0, train_acc=_measure(learn, learn.dls.train.new(shuffle=False, drop_last=False))[1])
+    res = dict(seconds=time.process_time()-t0, train_acc=float(_measured(learn, learn.dls.train.new(shuffle=False, drop_last=False))[1].mean()))
     s = t.score(learn, list(spec['shifts']))
     res.update(pred=s.pred, prob=s.prob, **{f'pred {n}': o.pred for n,o in s.shifts.items()})
     body, x = learn.model[0].eval(), t.valid.x.float()/255
@@ -102,7 +104,7 @@ def main(workers):
     st.sweep([{**st.spec('fine-tuning', 5, STRATEGIES['fine-tuning'].rate, s, 'report'), 'head': RANDOM} for s in range(seeds)])
     # LP-FT differs from fine-tuning in two things, the head start and BatchNorm's statistics: each of them alone
     st.sweep([{**st.spec('lp-ft', 5, STRATEGIES['lp-ft'].rate, s, 'report'), **how} for how in (dict(share=0), dict(bn='train')) for s in range(seeds)])
-    for n in shots: study(n, workers).choose().run().finish()
+    for n in shots: study(n, workers).run('none')
     print(Records(f'{out}/records.db').export(package_assets()/'lesson06.db').stat().st_size, 'bytes')
 
 if __name__ == '__main__': main(int(sys.argv[1]) if sys.argv[1:] else cores())

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from tlcourse.backbones import learner
 from tlcourse.base import package_assets, writable_folder
-from tlcourse.compare import TUNE_SEED, compare, run_spec, task
+from tlcourse.compare import compare
+from tlcourse.runs import TUNE_SEED, run_spec, task
 from tlcourse.data import target
 from tlcourse.finetune import stepped
 from tlcourse.layers import true_freeze

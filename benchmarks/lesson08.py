@@ -7,7 +7,8 @@ rates chosen on validation pictures, and, for what is said about one label per c
 """
 from functools import cache, partial
 from tlcourse.base import package_assets
-from tlcourse.compare import compare, run_spec, task
+from tlcourse.compare import compare
+from tlcourse.runs import run_spec, task
 from tlcourse.records import Records
 
 strategies = 'scratch', 'random-features', 'feature-extraction', 'fine-tuning'

@@ -6,7 +6,8 @@ Scratch, extraction and fine-tuning at rates chosen on validation pictures; the 
 """
 from functools import cache, partial
 from tlcourse.base import package_assets
-from tlcourse.compare import compare, run_spec, task
+from tlcourse.compare import compare
+from tlcourse.runs import run_spec, task
 from tlcourse.records import Records
 
 shifts = 'blur', 'noise', 'contrast'

@@ -9,19 +9,22 @@ nearest the middle.
 import json, math, sys
 from pathlib import Path
 import numpy as np
-from tlcourse.compare import Study, TUNE_SEED, task
+from tlcourse.compare import Study
 from tlcourse.finetune import STRATEGIES
+from tlcourse.runs import TUNE_SEED, task
 
 targets, shots, rates = ['textures', 'letters-scripts'], [1, 5, 20], [5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1]
 file = Path(__file__).with_suffix('.json')
+# Heads on a frozen body have a weight decay instead, and `fine_tune` fastai's own rate
+arms = [s for s,f in STRATEGIES.items() if f.rate is not None and not getattr(f, 'untuned', False)]
 
 def study(name):
-    return Study(task(name, 'glyphnet', device='cpu'), list(STRATEGIES), shots, seeds=3, V=15, out=f'tlcourse-out/rates/{name}')
+    return Study(task(name, 'glyphnet', device='cpu'), arms, shots, seeds=3, steps=150, V=15, out=f'tlcourse-out/rates/{name}')
 
 if __name__ == '__main__':
     old = {} if '--all' in sys.argv else json.loads(file.read_text())['accuracy']
-    mean = {s: {lr: old.get(s, {}).get(str(lr)) for lr in rates} for s in STRATEGIES}
-    cells, acc = [(s, lr, k) for s in STRATEGIES for lr in rates for k in shots if mean[s][lr] is None], {}
+    mean = {s: {lr: old.get(s, {}).get(str(lr)) for lr in rates} for s in arms}
+    cells, acc = [(s, lr, k) for s in arms for lr in rates for k in shots if mean[s][lr] is None], {}
     for name in targets:
         st = study(name)
         for (s,lr,_),r in zip(cells, st.sweep([st.spec(s, k, lr, TUNE_SEED) for s,lr,k in cells])): acc.setdefault((s, lr), []).append(r['valid_acc'])

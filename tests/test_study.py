@@ -6,10 +6,11 @@ from tlcourse import cli
 from tlcourse import compare as module
 from tlcourse.backbones import arch, learner
 from tlcourse.base import BadInput
-from tlcourse.compare import Study, compare, run_spec, task
+from tlcourse.compare import Study, _budget, compare
 from tlcourse.comparison import stored_comparison
 from tlcourse.data import target
 from tlcourse.finetune import STRATEGIES, stepped, strategy
+from tlcourse.runs import Heads, run_spec, task
 
 quick = dict(backbone='glyphnet', shots=[2], seeds=3, steps=2, tune='none', strategies='feature-extraction', size=32, say=None, device='cpu')
 
@@ -118,39 +119,143 @@ def test_a_learner_without_a_metric(own):
 # how long it takes
 
 def study(tmp_path, **kwargs):
-    how = dict(strategies=['feature-extraction', 'fine-tuning'], shots=[1, 5, 20], seeds=6, steps=100, tune='none', out=tmp_path, workers=1, say=None)
+    how = dict(strategies=['scratch', 'fine-tuning'], shots=[1, 5, 20], seeds=6, steps=100, tune='none', out=tmp_path, workers=1, say=None)
     return Study(task('digits', 'glyphnet', device='cpu'), **{**how, **kwargs})
 
-def test_trimming_does_not_make_what_is_left_dearer(tmp_path, monkeypatch):
-    "A pass over 20 labels per class costs the same whether 100 are asked for or not"
-    st = study(tmp_path, shots=[1, 20, 100])
-    st.cost = {'feature-extraction': (1., 100., 0.), 'fine-tuning': (0., 0., 0.)}
-    monkeypatch.setattr(Study, 'timings', lambda self: st.cost)
-    one = st.minutes([20], 3)
-    assert one == pytest.approx(3*20/60, rel=.05) and st.minutes([1, 20], 3) == pytest.approx(one + 3/60)
-    st.plan(budget=1.2*(st.minutes([1, 20], 3)))
-    assert st.shots == [1, 20] and st.seeds == 3 and st.minutes([20], 3) == one
-    with pytest.raises(BadInput, match='even 3 seeds'): st.plan(budget=1e-4)
+def costs(monkeypatch, picture=0., **by):
+    "Runs that cost what `by` says, arm to (seconds besides the steps, seconds a step)"
+    monkeypatch.setattr(Study, 'timings', lambda self: {k.replace('_', '-'): dict(once=a, step=b) for k,(a,b) in by.items()})
+    monkeypatch.setattr(Study, '_picture', lambda self: picture)
 
-def test_setting_up_is_no_step(tmp_path, monkeypatch):
-    "A run of a second's set-up and steps of 10 ms: 100 steps take two seconds"
-    monkeypatch.setattr(module, 'run_spec', lambda task, spec: dict(wall=1 + .01*spec['steps']))
-    st = study(tmp_path)
+def planned(st): return [c for s in st.todo for c in s]
+
+def test_a_budget_leaves_out_cells_from_the_end(tmp_path, monkeypatch):
+    "Cells of 100 steps of 10 ms, 1 s a run: six seeds of six cells take 36 s, three seeds 18"
+    costs(monkeypatch, scratch=(0, .01), fine_tuning=(0, .01))
+    order = [c for s in study(tmp_path).later() for c in s]
+    assert order[:2] == [('scratch', 20), ('fine-tuning', 20)] and order[2:] == [(a, k) for k in (5, 1) for a in ('scratch', 'fine-tuning')]
+    st = study(tmp_path, bs=2) # Full batches at every size
+    for seconds,cells,seeds in (60, 6, 6), (30, 6, 5), (20, 6, 3), (13, 4, 3), (16, 5, 3):
+        monkeypatch.setattr('time.monotonic', lambda: st.began)
+        st.missing, st.notes = [], []
+        st.plan(seconds/60)
+        assert planned(st) == order[:cells], seconds
+        assert set(st.n.values()) == {seeds} and set(st.n) == set(order[:cells])
+        assert [c for c,_ in st.missing] == order[cells:] and all(s == pytest.approx(3) for _,s in st.missing)
+        assert any(f'{seeds} seeds instead of 6' in n for n in st.notes) == (seeds < 6)
+        assert sum('takes about 3 s more' in n for n in st.notes) == 6 - cells
+    with pytest.raises(BadInput, match='even scratch at 20 labels per class takes about 3 s: raise --budget'): st.plan(1/60)
+
+def test_stored_runs_cost_nothing(tmp_path, monkeypatch):
+    costs(monkeypatch, scratch=(0, .01), fine_tuning=(0, .01))
+    st = study(tmp_path, bs=2)
+    c = 'fine-tuning', 5
     st.cost = st.timings()
-    assert st._seconds(st.cost['fine-tuning'], 20, 100) == pytest.approx(2, rel=.01)
-    assert st.timings() == {k: list(v) for k,v in st.cost.items()}, 'kept in the store'
+    assert st.cell_seconds(c, 6) == pytest.approx([0, 1, 2, 3, 4, 5, 6])
+    for i in 0, 1: st.records.add(st.spec(*c, STRATEGIES['fine-tuning'].rate, i, 'report'), dict(pred=np.zeros(500, np.uint16)))
+    assert st.cell_seconds(c, 6) == pytest.approx([0, 0, 0, 1, 2, 3, 4])
+
+def test_a_choice_of_rates_costs_its_runs(tmp_path, monkeypatch):
+    "Four rates on three seeds, as long as none is stored; at one label per class none is chosen"
+    costs(monkeypatch, scratch=(0, .01), fine_tuning=(0, .01))
+    st = study(tmp_path, bs=2, tune='valid')
+    st.cost = st.timings()
+    assert st.cell_seconds(('fine-tuning', 5), 5)[-1] == pytest.approx(12 + 5) and st.cell_seconds(('fine-tuning', 1), 5)[-1] == pytest.approx(5)
+
+def test_the_time_of_a_run(tmp_path, monkeypatch):
+    "Set-up, steps (a small batch costs its share) and passes over the pictures that are looked at"
+    costs(monkeypatch, picture=.1, scratch=(2, .01), fine_tuning=(2, .01))
+    st = study(tmp_path, bs=20)
+    st.cost, t = st.timings(), st.target
+    assert st.run_seconds(('fine-tuning', 20)) == pytest.approx(2 + 1 + .1*(len(t.valid) + 500))
+    assert st.run_seconds(('fine-tuning', 1)) == pytest.approx(2 + .5 + .1*(len(t.valid) + 500))
+    assert st.run_seconds(('scratch', 20)) == pytest.approx(2 + 1 + .1*(len(t.valid) + 500 + 200))
+    assert st.run_seconds(('fine-tuning', 20), 'tune', 1/3) == pytest.approx(2 + 1/3 + .1*50)
+
+def test_timing_takes_set_up_and_steps_apart(monkeypatch):
+    from tlcourse import runs
+    clock = [0.]
+    monkeypatch.setattr(runs.time, 'perf_counter', lambda: clock[0])
+    def fit(dls, steps): clock[0] += 1 + .01*steps
+    assert runs._timed(fit, None, 4) == dict(once=pytest.approx(1), step=pytest.approx(.01))
+
+def test_the_default_budget(digits):
+    emoji = target('emoji')
+    assert [_budget(None, emoji, 'cpu'), _budget(None, emoji, 'cuda'), _budget(None, digits, 'cpu'), _budget('none', emoji, 'cpu'), _budget('2.5', digits, 'cpu')] == [10, None, None, None, 2.5]
+    for bad in '0', -1, 'soon', 'nan':
+        with pytest.raises(BadInput, match='more than 0, or none'): _budget(bad, digits, 'cpu')
+
+# stages
+
+def test_a_study_of_photos_has_its_order(tmp_path):
+    st = Study(task('emoji', device='cpu'), say=None, out=tmp_path)
+    assert st.arms == ['feature-extraction', 'last-layers', 'fine-tuning', 'fine-tuning+aug'] and st.beside == ['k-nn', 'random-features']
+    assert st.shots[-1] == 'all' and st.shots[:3] == [1, 5, 20] and not st.augment
+    two, three = st.later()
+    assert two == [('last-layers', 'all'), ('fine-tuning', 'all')]
+    assert three == [('fine-tuning', k) for k in (20, 5, 1)] + [('fine-tuning+aug', 'all')]
+    st = Study(task('emoji', device='cpu'), 'scratch,fine-tuning,feature-extraction', [5, 'all'], say=None, out=tmp_path)
+    assert st.later() == [[('fine-tuning', 'all')], [('fine-tuning', 5), ('scratch', 'all'), ('scratch', 5)]] and not st.beside
+
+def test_steps_hang_on_the_cell_alone(tmp_path):
+    st = Study(task('digits', device='cpu'), say=None, out=tmp_path)
+    assert st.shots == [1, 5, 20, 100] and [st.steps_of(k) for k in st.shots] == [150, 150, 150, 160] # 1,000 pictures are 32 batches
+    for k in st.shots: assert {st.spec(a, k, .1, 0)['steps'] for a in st.trained} == {st.steps_of(k)}
+    st = Study(task('emoji', device='cpu'), say=None, out=tmp_path)
+    assert st.steps_of(1) == 80 and st.steps_of('all') == max(80, 5*-(-len(st.target.train)//32))
+
+def test_stages_are_told_and_stored_one_by_one(tmp_path):
+    told = []
+    kw = dict(shots=[2, 5], seeds=3, steps=2, tune='none', strategies='feature-extraction,fine-tuning', workers=1, say=None, device='cpu')
+    def see(c): told.append((c.stage, [(x['strategy'], x['shots'], x['seeds']) for x in c.cells], stored_comparison(c.records).stage))
+    c = compare('digits', on_stage=see, out=tmp_path, **kw)
+    heads = [('feature-extraction', 2, 20), ('feature-extraction', 5, 20)]
+    assert told[0] == (1, heads, 1)
+    assert told[1] == (2, [heads[0], heads[1], ('fine-tuning', 5, 3)], 2)
+    assert told[2] == (3, [heads[0], ('fine-tuning', 2, 3), heads[1], ('fine-tuning', 5, 3)], 3) and len(told) == 3
+    assert [x['strategy'] for x in c.cells] == ['feature-extraction', 'fine-tuning']*2
+
+def test_an_arm_alone_and_in_company(tmp_path):
+    "What an arm does hangs on no other arm: rates, runs, answers"
+    kw = dict(shots=[5], seeds=3, steps=3, V=2, workers=1, say=None, device='cpu')
+    both = compare('digits', strategies='scratch,feature-extraction,fine-tuning', out=tmp_path/'both', **kw)
+    for a in 'feature-extraction', 'fine-tuning':
+        one = compare('digits', strategies=a, out=tmp_path/a, **kw)
+        assert one.specs[a, 5] == both.specs[a, 5] and (one.correct[a, 5] == both.correct[a, 5]).all()
+        assert [r for r in one.rates if r['strategy'] == a] == [r for r in both.rates if r['strategy'] == a]
+
+def test_all_is_one_run_of_heads_and_no_draw(tmp_path):
+    d = pictures(tmp_path/'pics', 30)
+    c = compare(d, **{**quick, 'shots': [2, 'all'], 'out': tmp_path/'out'})
+    by = {x['shots']: x for x in c.cells}
+    assert (by[2]['seeds'], by['all']['seeds']) == (20, 1)
+    t = target(d, size=32)
+    assert c.specs['feature-extraction', 'all'][0]['shots'] == 'all' and sum(n[0] for n in c.parts.values()) == len(t.train)
+
+def test_the_control_gets_its_statistics_from_the_training_pictures(digits):
+    job = task('digits', 'glyphnet', device='cpu')
+    plain, random = Heads(job), Heads(job, control=True)
+    assert plain.bn == 'eval' and random.bn is job.target.train and random.net.weights_id == 'random'
+
+def test_heads_are_what_the_strategy_trains(digits, tmp_path):
+    "A head of a study and a Learner by `feature_extraction` give the same answers"
+    from tlcourse.finetune import feature_extraction
+    c = compare('digits', **{**quick, 'shots': [5], 'augment': False, 'size': None, 'out': tmp_path})
+    spec = c.specs['feature-extraction', 5][3]
+    learn = feature_extraction(digits.dls(shots=5, seed=3, augment=False, device='cpu'), 'glyphnet', wd=spec['wd'], progress=False)
+    pred = digits.unopened().score(learn).pred
+    assert (pred == c.records.get(spec)['pred']).mean() > .995
 
 # notes
 
 def test_notes_are_those_of_this_asking(tmp_path, monkeypatch):
-    kw = dict(strategies=['feature-extraction'], shots=[1], steps=2)
-    monkeypatch.setattr(Study, 'timings', lambda self: {'feature-extraction': (1., 1., 0.)})
-    first = study(tmp_path, **kw, seeds=9).plan(budget=3.5/60).choose().run().finish()
-    second = study(tmp_path, **kw, seeds=3).plan().choose().run().finish()
-    third = study(tmp_path, **kw, seeds=9).plan(budget=3.5/60).choose().run().finish()
-    assert first.specs == second.specs == third.specs, 'the same runs'
-    assert [any('To fit' in n for n in c.notes) for c in (first, second, third)] == [True, False, True]
-    assert stored_comparison(third.records).notes == third.notes
+    costs(monkeypatch, scratch=(1., 0.), fine_tuning=(1., 0.))
+    kw = dict(strategies=['fine-tuning'], shots=[1], steps=2)
+    def asked(seeds, budget): return study(tmp_path, **kw, seeds=seeds).run(budget)
+    third = [asked(9, 3.5/60), asked(3, None), asked(9, 'none')]
+    assert third[0].specs == third[1].specs and len(third[2].specs['fine-tuning', 1]) == 9
+    assert [any('To fit' in n for n in c.notes) for c in third] == [True, False, False]
+    assert stored_comparison(third[2].records, seeds=9).notes == third[2].notes
 
 def test_a_run_is_never_replaced(tmp_path):
     r = study(tmp_path).records
@@ -167,7 +272,7 @@ def test_validation_without_a_class(tmp_path):
     d = no_valid(tmp_path)
     with pytest.raises(BadInput, match="no validation picture of 'b'.*--tune none"): compare(d, **{**quick, 'tune': 'valid'})
     c = compare(d, **quick)
-    assert c.specs['feature-extraction', 2][0]['V'] is None and len(c.cells) == 1
+    assert len(c.cells) == 1
 
 def test_output_inside_the_pictures(tmp_path):
     d = pictures(tmp_path/'pics', 12)
@@ -203,8 +308,8 @@ def test_json_tells_classes_and_parts(tmp_path, monkeypatch):
 
 def test_costs_under_shift_count_the_tuning_runs(tmp_path):
     from tlcourse.report import report_html
-    kw = {**quick, 'tune': 'valid', 'V': 1, 'out': tmp_path}
+    kw = {**quick, 'strategies': 'fine-tuning', 'shots': [5], 'tune': 'valid', 'V': 1, 'out': tmp_path}
     c = compare('digits', shifts=['blur'], **kw)
-    n = len(c.rates[0]['tried'])
+    n = 3*len(c.rates[0]['tried'])
     row = report_html(c).split('<span>Cost in CPU seconds')[1].split('<tbody>')[1].split('</tr>')[0]
-    assert n >= 3 and f'>{n}<' in row, row
+    assert n >= 9 and f'>{n}<' in row, row

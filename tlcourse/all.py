@@ -27,6 +27,8 @@ from .training import *
 from .finetune import *
 from .comparison import *
 from .report import *
+from .rates import *
+from .runs import *
 from .compare import *
 from .model import *
 from .lint import *

@@ -14,10 +14,10 @@ from . import __version__
 from .base import BadInput, writable_folder
 
 # %% ../nbs/tools/08_cli.ipynb #45106449
-def _write_json(path, data):
+def _write_json(path, data, say=True):
     from tlcourse.store import write_text
     write_text(path, json.dumps(data, indent=1, ensure_ascii=False) + '\n')
-    print(f'wrote {path}')
+    if say: print(f'wrote {path}')
 
 def _check_json(path): # before any work is done
     from tlcourse.store import writable_file
@@ -78,13 +78,17 @@ def _add_compare(sub):
     p.add_argument('target', nargs='?', default='digits', metavar='TARGET', help='a target name or a folder with one folder per class (default: digits)')
     p.add_argument('--backbone', help='glyphnet, tf_efficientnet_lite0, a torchvision or a timm name (default: glyphnet for drawn glyphs and digits, else tf_efficientnet_lite0)')
     p.add_argument('--weights', metavar='FILE', help="pretrained weights for the backbone (default: the backbone's own)")
-    p.add_argument('--strategies', default='scratch,feature-extraction,fine-tuning', help='comma-separated (default: %(default)s)')
-    p.add_argument('--shots', help='labels per class, comma-separated (default: 1,5,20,100, as far as the smallest class goes)')
-    p.add_argument('--seeds', default=5, help='runs of each cell, 3 or more (default: 5)')
-    p.add_argument('--steps', default=150, help='optimiser steps of every run (default: 150)')
+    p.add_argument('--strategies', help="comma-separated, with +aug behind a name to augment; or 'all' (default: by the target)")
+    p.add_argument('--shots', help="labels per class, comma-separated, and 'all' (default: 1,5,20,100, as far as the smallest class goes, and all)")
+    p.add_argument('--seeds', default=5, help='runs of each cell that trains, 3 or more (default: 5); heads on a frozen body have 20')
+    p.add_argument('--steps', help='optimiser steps of every run (default: five passes over its labels, or more)')
     p.add_argument('--tune', default='valid', help="'valid': choose learning rates on validation pictures (default); 'none': fixed rates")
     p.add_argument('--size', type=int, help="side of the pictures in pixels (default: the target's)")
-    p.add_argument('--budget', type=float, metavar='MINUTES', help='trim seeds, then sizes, to fit')
+    p.add_argument('--augment', action=argparse.BooleanOptionalAction, help='augment the pictures in every arm (default: only drawn glyphs and digits)')
+    p.add_argument('--valid-pct', type=float, metavar='SHARE', help='of each class, to choose with, if the folder has no validation part (default: .2)')
+    p.add_argument('--test-pct', type=float, metavar='SHARE', help='of each class, for the test, if nothing is split (default: .2)')
+    p.add_argument('--split-seed', type=int, metavar='N', help='of that split (default: 0)')
+    p.add_argument('--budget', metavar='MINUTES', help="leave seeds and cells out to fit, or 'none' (default: 10 for photos and drawings on a CPU, else none)")
     p.add_argument('--drop-duplicates', action='store_true', help='leave training copies of test pictures out')
     p.add_argument('--device', default='auto', help='auto, cpu, cuda, mps (default: auto)')
     p.add_argument('--precision', default='fp32', help="'fp32' (default); 'bf16', where the device has units for it; 'auto': bf16 where it has")
@@ -96,16 +100,21 @@ def _add_compare(sub):
 # %% ../nbs/tools/08_cli.ipynb #03f114f2
 def _compare(a):
     _check_json(a.json)
-    from tlcourse.compare import compare, default_out, task
+    from tlcourse.compare import compare, default_out
+    from tlcourse.runs import task
     from tlcourse.sweep import SweepFailed
-    job = task(a.target, a.backbone, a.size, a.weights, a.device, drop_duplicates=a.drop_duplicates)
+    job = task(a.target, a.backbone, a.size, a.weights, a.device, drop_duplicates=a.drop_duplicates, valid_pct=a.valid_pct,
+               test_pct=a.test_pct, seed=a.split_seed)
     out = a.out if a.out is not None else default_out(job, a.target)
-    try: c = compare(job.target, job.arch, a.strategies, a.shots, a.seeds, a.steps, a.tune, out=out, device=a.device,
-                     workers=a.workers, budget=a.budget, precision=a.precision, say=lambda s: print(s, flush=True))
+    def told(c): # After each stage, so that stopping early loses nothing
+        print(f'\n{c!r}\n', flush=True)
+        c.report(out)
+        if a.json: _write_json(a.json, c.to_dict(), say=False)
+    try: c = compare(job.target, job.arch, a.strategies, a.shots, a.seeds, a.steps, a.tune, augment=a.augment, out=out, device=a.device,
+                     workers=a.workers, budget=a.budget, say=lambda s: print(s, flush=True), on_stage=told, precision=a.precision)
     except SweepFailed as e:
         print(f'tlcourse: {e}', file=sys.stderr)
         return 1
-    print(f'\n{c!r}\n')
     for f in c.report(out): print(f'wrote {f}')
     if a.json: _write_json(a.json, c.to_dict())
 

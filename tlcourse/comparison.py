@@ -9,47 +9,100 @@ __all__ = ['Comparison', 'stored_comparison']
 
 # %% ../nbs/tools/01_comparison.ipynb #cm000004
 import tlcourse.base
-import itertools
+import itertools, math
 import numpy as np, pandas as pd
 from fastcore.basics import patch
 from .base import _esc, BadInput, html_block, html_table, unknown
-from .plots import plot_curves, plot_pairs
-from .stats import holm, mean_ci, paired_ci, paired_p
+from .plots import _order, plot_curves, plot_pairs
+from .stats import forecast, holm, mean_ci, n_to_settle, paired_ci, paired_p
 
 # %% ../nbs/tools/01_comparison.ipynb #7f01340a
 def _cell(strategy, k, correct, results):
-    "The table's row for the runs `results`, with `correct` (seeds, images)"
+    "The table's row for the runs `results`, with `correct` (seeds, images); their training accuracy where it was measured"
     m, n = correct.shape
     i = mean_ci(correct)
-    return dict(strategy=strategy, shots=k, mean=i.mean, low=i.low, high=i.high, n_test=n, seeds=m,
-                seconds=float(np.mean([r['seconds'] for r in results])),
-                train_acc=float(np.mean([r['train_acc'] for r in results])))
-
-# %% ../nbs/tools/01_comparison.ipynb #b5ae18b1
-def _pairs(correct):
-    "Paired differences of all strategies at the same number of labels, `correct[(strategy, shots)]` (seeds, images)"
-    res = []
-    for k in sorted({k for _,k in correct}):
-        for a,b in itertools.combinations([s for s,q in correct if q == k], 2):
-            i = paired_ci(correct[a, k], correct[b, k])
-            res.append(dict(shots=k, a=a, b=b, diff=i.mean, low=i.low, high=i.high,
-                            p=paired_p(correct[a, k], correct[b, k])))
-    for r,p in zip(res, holm([r['p'] for r in res]) if res else []): r['p_holm'] = float(p)
+    res = dict(strategy=strategy, shots=k, mean=i.mean, low=i.low, high=i.high, n_test=n, seeds=m,
+               seconds=float(np.mean([r['seconds'] for r in results])))
+    if all('train_acc' in r for r in results): res['train_acc'] = float(np.mean([r['train_acc'] for r in results]))
     return res
 
+# %% ../nbs/tools/01_comparison.ipynb #b5ae18b1
+def _paired(correct, k, a, b):
+    "The paired difference of `a` and `b` at `k` labels, of `correct[(strategy, shots)]` (seeds, images)"
+    x, y = _same_seeds(correct[a, k], correct[b, k])
+    i = paired_ci(x, y)
+    return dict(shots=k, a=a, b=b, diff=i.mean, low=i.low, high=i.high, p=paired_p(x, y))
+
+def _same_seeds(x, y):
+    "The first seeds that both have; a single run stands against every run of the other"
+    m = max(len(x), len(y)) if 1 in (len(x), len(y)) else min(len(x), len(y))
+    return x[:m], y[:m]
+
+def _pairs(correct):
+    "Paired differences of all strategies at the same number of labels: one family"
+    res = []
+    for k in sorted({k for _,k in correct}):
+        for a,b in itertools.combinations([s for s,q in correct if q == k], 2): res.append(_paired(correct, k, a, b))
+    for r,p in zip(res, holm([r['p'] for r in res])): r.update(p_holm=float(p), family='table', provisional=False)
+    return res
+
+# %% ../nbs/tools/01_comparison.ipynb #cmfam003
+def _few(k): return k != 'all' and k <= 2 # Labels at which no verdict is drawn
+
+def _against_best(correct, arms):
+    "Paired differences of the best of `arms` at each size to each other one there, without verdicts"
+    res = []
+    for k in sorted({k for _,k in correct}, key=_order):
+        here = [s for s in arms if (s, k) in correct]
+        best = max(here, key=lambda s: correct[s, k].mean(), default=None)
+        res += [_paired(correct, k, best, s) for s in here if s != best]
+    return res
+
+def _verdicts(pairs, # As `_against_best` gives them; changed in place
+              top, # The last size
+              families, # Name -> size, comparisons not yet run included
+              edges, # Cells (strategy, shots) whose rate is at the edge
+              early # Before anything trained has run, nothing is corrected
+             ):
+    "Write family, provisional and corrected p-value into the pairs"
+    for p in pairs:
+        p['family'] = None if _few(p['shots']) else 'decision' if p['shots'] == top else 'curve'
+        p['provisional'] = bool({(p['a'], p['shots']), (p['b'], p['shots'])} & edges)
+        p['p_holm'] = None
+    for f,n in families.items():
+        sure = [p for p in pairs if p['family'] == f and not p['provisional'] and not early]
+        for p,q in zip(sure, holm([p['p'] for p in sure], n)): p['p_holm'] = q
+
 # %% ../nbs/tools/01_comparison.ipynb #89b64ba4
+def _open(p): return p['p_holm'] is None or p['p_holm'] > .05 # Not separated
+
+def _beside(c): return c.get('beside', c['seeds'] == 1) # Before stages, a cell of one seed was the one beside the others
+
 def _choice(cells, pairs, k, margin=.01):
     "(named strategy, highest mean, {strategy: its pair with the highest}) at `k` labels"
-    rows = {c['strategy']: c for c in cells if c['shots'] == k and c['seeds'] > 1}
+    rows = {c['strategy']: c for c in cells if c['shots'] == k and not _beside(c)}
     top = max(rows, key=lambda s: rows[s]['mean'])
     vs = {(p['b'] if p['a'] == top else p['a']): p for p in pairs if p['shots'] == k and top in (p['a'], p['b'])}
-    same = [s for s,p in vs.items() if p['p_holm'] > .05 and abs(p['diff']) <= margin]
+    same = [s for s,p in vs.items() if _open(p) and abs(p['diff']) <= margin]
     return min([top, *same], key=lambda s: rows[s]['seconds']), top, vs, rows
 
 # %% ../nbs/tools/01_comparison.ipynb #93213e63
 def pct(x): return f'{100*x:.1f} %'
-def labels(k): return f"{k} label{'s'*(k != 1)} per class"
-def label_sizes(ks): return f"{', '.join(map(str, sorted(ks)))} label{'s'*(list(ks) != [1])} per class"
+
+def labels(k, # Labels per class, or 'all'
+           n=None # Training pictures in all, where known
+          ) -> str:
+    if k == 'all': return 'all labels' if n is None else f'all {n:,} labels'
+    return f"{k} label{'s'*(k != 1)} per class"
+
+def label_sizes(ks):
+    few = sorted(k for k in ks if k != 'all')
+    text = [f"{', '.join(map(str, few))} label{'s'*(few != [1])} per class"]*bool(few) + ['all labels']*('all' in ks)
+    return ' and '.join(text)
+
+def _at(k, n=None): return f"{'with' if k == 'all' else 'at'} {labels(k, n)}"
+
+def _spread(x): return f"{pct(x['mean'])} [{100*x['low']:.1f}, {100*x['high']:.1f}]"
 
 def _band(p, top):
     "A paired difference as text, from the point of view of `top`"
@@ -63,24 +116,172 @@ def _basis(pick, top, vs, rows):
         return (f"; {top} reaches {_band(vs[pick], top)} more, which the correction does not separate from 0, "
                 f"and a run of it costs {rows[top]['seconds']:.1f} CPU s against {rows[pick]['seconds']:.1f}")
     if not vs: return ''
-    sure = [f'{s} by {_band(p, top)}' for s,p in vs.items() if p['p_holm'] <= .05]
-    open_ = [f'{s} by {_band(p, top)} (not separated after the correction)' for s,p in vs.items() if p['p_holm'] > .05]
+    sure = [f'{s} by {_band(p, top)}' for s,p in vs.items() if not _open(p)]
+    open_ = [f'{s} by {_band(p, top)} (not separated after the correction)' for s,p in vs.items() if _open(p)]
     return f", ahead of {', '.join(sure + open_)}"
+
+def _take(cells, pairs, name, k):
+    "What to take at `k` labels, and a sentence on it"
+    pick, top, vs, rows = _choice(cells, pairs, k)
+    r = rows[pick]
+    corrected = f", Holm-corrected over {len(pairs)} comparisons" if pairs else ''
+    return pick, (f"At {labels(k)} on {name} take {pick}: {_spread(r)}{_basis(pick, top, vs, rows)} "
+                  f"({r['seeds']} seeds, {r['n_test']} test images{corrected}). ")
 
 def _recommend(cells, pairs, name):
     "Two sentences: what to take and what that rests on; where it would change"
     *less, k = sorted({c['shots'] for c in cells})
-    pick, top, vs, rows = _choice(cells, pairs, k)
-    r = rows[pick]
-    corrected = f", Holm-corrected over {len(pairs)} comparisons" if pairs else ''
-    text = (f"At {labels(k)} on {name} take {pick}: {pct(r['mean'])} [{100*r['low']:.1f}, {100*r['high']:.1f}]"
-            f"{_basis(pick, top, vs, rows)} ({r['seeds']} seeds, {r['n_test']} test images{corrected}). ")
+    pick, text = _take(cells, pairs, name, k)
     other = {q: _choice(cells, pairs, q)[0] for q in less}
     changes = [f"at {labels(q)} it would be {s}" for q,s in other.items() if s != pick]
     if changes: text += f"It changes with the number of labels: {', '.join(changes)}; beyond {k} nothing was measured."
     elif other: text += f"It would be the same at {label_sizes(other)}; beyond {k} nothing was measured."
     else: text += "Only this number of labels was run: where it would change is not known."
-    return dict(strategy=pick, shots=k, text=text)
+    return dict(strategy=pick, shots=k, text=text, stage=None, provisional=False)
+
+# %% ../nbs/tools/01_comparison.ipynb #cmstg002
+def _settled_by(x, y, n):
+    "What would settle the open difference of two correctness matrices on `n` test pictures"
+    need = n_to_settle(*_same_seeds(x, y))
+    points = f'a difference of {100*need.delta:g} points'
+    if need.images is None: return f'{points} would take about {need.seeds} seeds, not more pictures'
+    if need.images <= n: return f'{points} would have shown on these {n:,} test pictures four times in five'
+    return f'{points} would take about {need.images:,} test pictures'
+
+def _why_open(c, p):
+    "What stands behind a difference that is no finding; '' for one that is"
+    if not _open(p): return ''
+    if p['provisional']: return 'provisional'
+    if _few(p['shots']): return 'no verdict at so few labels'
+    if p['p_holm'] is None: return 'no verdict yet'
+    k = p['shots']
+    return f"not separated: {_settled_by(c.correct[p['a'], k], c.correct[p['b'], k], c.cells[0]['n_test'])}"
+
+def _rests_on(c, pick, top, vs, rows):
+    "What the recommendation of `pick` rests on, in a study made in stages"
+    if pick != top:
+        return (f"; {top} reaches {_band(vs[pick], top)} more ({_why_open(c, vs[pick])}), and a run of it costs "
+                f"{rows[top]['seconds']:.1f} CPU s against {rows[pick]['seconds']:.1f}")
+    sure = [f"{s} by {_band(p, top)}" for s,p in vs.items() if not _open(p)]
+    open_ = [f"{s} by {_band(p, top)} ({_why_open(c, p)})" for s,p in vs.items() if _open(p)]
+    text = f", ahead of {', '.join(sure)}" if sure else ''
+    return text + (f"; measured lower, which is no finding: {', '.join(open_)}" if open_ else '')
+
+# %% ../nbs/tools/01_comparison.ipynb #cmstg003
+def _so_far(c):
+    "How far the study has come; '' where it is whole"
+    if c.early: return f'So far (frozen features alone, stage {c.stage} of {c.stages}): '
+    if c.stage < c.stages: return f'So far (stage {c.stage} of {c.stages}): '
+    n = len(c.missing)
+    return f"So far ({n} cell{'s'*(n != 1)} left out by the budget): " if n else ''
+
+def _family_text(c, k, run): # run: pairs of the family that were made
+    if c.early or _few(k) or not run: return ''
+    n = c.families['decision' if k == c.top else 'curve']
+    text = f", Holm-corrected over {n} comparison{'s'*(n != 1)}"
+    return text + (f', {n-run} of them not run yet' if n > run else '')
+
+def _provisional(c, k):
+    "A sentence on arms whose rate stays at the edge at `k` labels; '' where there is none"
+    knobs = {'lr': 'learning rate', 'wd': 'weight decay'}
+    at = [f"the {knobs[r['knob']]} of {r['strategy']}" for r in c.rates if (r['strategy'], r['shots']) in c.edges and r['shots'] == k]
+    if not at: return ''
+    return f"This is provisional: {' and '.join(at)} {'is' if len(at) == 1 else 'are'} still at the edge of what was tried. "
+
+def _take_staged(c, k):
+    "What to take at `k` labels, and sentences on it"
+    pick, top, vs, rows = _choice(c.cells, c.pairs, k)
+    r, so_far = rows[pick], _so_far(c)
+    run = sum(p['family'] == ('decision' if k == c.top else 'curve') for p in c.pairs)
+    at = _at(k, c.n_train)
+    text = so_far + (at if so_far else at[0].upper() + at[1:]) + f" on {c.name} "
+    text += f"{pick} reaches {_spread(r)}" if len(rows) == 1 else f"take {pick}: {_spread(r)}"
+    runs = '1 run' if r['seeds'] == 1 else f"{r['seeds']} seeds"
+    text += f"{_rests_on(c, pick, top, vs, rows)} ({runs}, {r['n_test']:,} test images{_family_text(c, k, run)}). "
+    if len(rows) == 1:
+        others = [s for s in c.arms if s != pick]
+        text += f"Not run here: {', '.join(others)}; nothing is compared. " if others else "Only this strategy was run. "
+    return pick, text + _provisional(c, k)
+
+# %% ../nbs/tools/01_comparison.ipynb #cmstg004
+def _elsewhere(c, pick):
+    "Where another arm than `pick` would be named"
+    sizes = [k for k in c.sizes if k != c.top]
+    if not sizes: return 'Only this number of labels was run: where it would change is not known. '
+    changes, same, alone = [], [], []
+    for k in sizes:
+        best, _, _, rows = _choice(c.cells, c.pairs, k)
+        more = [f'{pick} was not run there']*(pick not in rows) + ['no verdict at so few labels']*_few(k)
+        if len(rows) == 1: alone.append(k)
+        elif best == pick: same.append(k)
+        else: changes.append(f"{_at(k)} it would be {best}" + (f" ({'; '.join(more)})" if more else ''))
+    text = f"It changes with the number of labels: {', '.join(changes)}. " if changes else ''
+    if same: text += f"It would be the same at {label_sizes(same)}. "
+    if alone and not c.early:
+        text += f"At {label_sizes(alone)} only one strategy was run. "
+    return text
+
+def _recommend_staged(c):
+    "What to take at the last size, what that rests on, where it changes, and what twice the labels would bring"
+    if not c.sizes: return dict(strategy=None, shots=None, text=f'{_so_far(c)}none of {", ".join(c.arms)} has run yet.', stage=c.stage,
+                                stages=c.stages, provisional=False)
+    pick, text = _take_staged(c, c.top)
+    text = f"{text}{_elsewhere(c, pick)}{_forecast_text(c)}"
+    return dict(strategy=pick, shots=c.top, text=text.strip(), stage=c.stage, stages=c.stages,
+                provisional=bool(_provisional(c, c.top)))
+
+# %% ../nbs/tools/01_comparison.ipynb #cmfor002
+_ARM = 'feature-extraction' # Whose curve is forecast
+
+def _n_of(c, k): return c.n_train if k == 'all' else k*len(c.classes) # Training pictures at a size
+
+def _forecast(c):
+    "What twice the labels of the last size would bring the frozen arm, and how well such a forecast does; None: too few sizes"
+    ks = [k for s,k in sorted(c.correct, key=lambda x: _order(x[1])) if s == _ARM and (k == 'all' or k >= 5)]
+    if len(ks) < 3 or ks[-1] != c.top: return None
+    xs, ns = [c.correct[_ARM, k] for k in ks], [_n_of(c, k) for k in ks]
+    i, now = forecast(xs, ns, 2*ns[-1]), float(xs[-1].mean())
+    less, back = sum(n <= ns[-1]/2 for n in ns), None
+    if less > 1:
+        j = forecast(xs[:less], ns[:less], ns[-1])
+        back = dict(sizes=ks[:less], mean=j.mean, low=j.low, high=j.high, miss=j.mean - now)
+    return dict(strategy=_ARM, pictures=2*ns[-1], mean=i.mean, low=i.low, high=i.high, measured=now, sizes=ks, back_test=back)
+
+def _forecast_text(c):
+    f = c.forecast
+    if f is None:
+        return ("What twice the labels would bring is not forecast: that takes three sizes of "
+                f"{_ARM} from 5 labels per class on, the last one among them.")
+    text = (f"Twice the labels ({f['pictures']:,} training pictures) would take {_ARM} from {pct(f['measured'])} to about {_spread(f)}, "
+            f"if its error goes on falling as a power of their number. ")
+    b = f['back_test']
+    if b is None: return text + "How well such a forecast does here is not known: only one of its sizes is at most half of the last."
+    text += f"The same forecast from the sizes up to half of the last one misses what was measured there by {100*b['miss']:+.1f} points"
+    return text + (', no less than the gain it promises: take it as a guess.' if abs(b['miss']) >= abs(f['mean'] - f['measured']) else '.')
+
+# %% ../nbs/tools/01_comparison.ipynb #cmctl002
+_RANDOM = 'random-features'
+
+def _control(c):
+    "The random body beside the frozen arm, at the largest size that both have; None where it is no row beside the others"
+    ks = [k for k in c.sizes if _RANDOM in c.beside and {(_RANDOM, k), (_ARM, k)} <= set(c.correct)]
+    if not ks: return None
+    k, rows = ks[-1], {(x['strategy'], x['shots']): x for x in c.cells}
+    r, p = rows[_RANDOM, k], _paired(c.correct, k, _ARM, _RANDOM)
+    return dict(strategy=_RANDOM, shots=k, mean=r['mean'], low=r['low'], high=r['high'],
+                against=_ARM, against_mean=rows[_ARM, k]['mean'], diff=p['diff'], diff_low=p['low'], diff_high=p['high'])
+
+def _control_text(c):
+    x = c.control
+    if x is None: return ''
+    gap = dict(a=_ARM, diff=x['diff'], low=x['diff_low'], high=x['diff_high'])
+    return (f"A random body, its statistics estimated on the training pictures, reaches {_spread(x)} {_at(x['shots'], c.n_train)}, "
+            f"{_ARM} {pct(x['against_mean'])}: what the pretrained weights are worth to a frozen body is the rest, {_band(gap, _ARM)}.")
+
+def _missing_text(c):
+    "A line for each cell that was asked for and not run"
+    def long(m): return 'less than a minute' if m < 1 else f"about {math.ceil(m)} more minute{'s'*(math.ceil(m) != 1)}"
+    return [f"{x['strategy']} {_at(x['shots'], c.n_train)} would take {long(x['minutes'])}: raise --budget" for x in c.missing]
 
 # %% ../nbs/tools/01_comparison.ipynb #dc0b9dc3
 def _read_cell(records, cell, specs, shift=None):
@@ -94,7 +295,7 @@ def _read_cell(records, cell, specs, shift=None):
 
 # %% ../nbs/tools/01_comparison.ipynb #97925bf4
 class Comparison:
-    "What a study measured: `.cells`, `.pairs`, `.rates`, `.settings`, `.notes`, `.recommendation`, read from its store"
+    "What a study measured: `.cells`, `.pairs`, `.rates`, `.settings`, `.notes`, `.recommendation`, `.missing`, from its store"
     def __init__(self,
                  records, # The store
                  what:dict, # Spec of the study in it
@@ -108,14 +309,14 @@ class Comparison:
         self.records, self.target, self.backbone = records, None if shift else target, what['backbone']
         self.name = f"{what['target']} under {shift}" if shift else what['target']
         self.rates, self.notes, self.versions = res['rates'], res['notes'], res['versions']
+        self.classes = records.info(what['pixel_hash'])['classes']
+        self.parts = res.get('parts') # Class to its training, validation and test pictures; stores of older studies lack it
+        self.n_train = sum(p[0] for p in self.parts.values()) if self.parts else None
         self.specs = {(s,k): specs for s,k,specs in res['cells']}
         read = {c: _read_cell(records, c, specs, shift) for c,specs in self.specs.items()}
         self.cells = [cell for cell,_ in read.values()]
         self.correct = {c: correct for c,(_,correct) in read.items()}
-        self.pairs = _pairs({c: x for c,x in self.correct.items() if len(x) > 1})
-        self.recommendation = _recommend(self.cells, self.pairs, self.name)
-        self.classes = records.info(what['pixel_hash'])['classes']
-        self.parts = res.get('parts') # Class to its training, validation and test pictures; stores of older studies lack it
+        self._stages(what, res)
         runs = sum(map(len, self.specs.values()))
         self.settings = {**{k: v for k,v in what.items() if k not in ('kind', 'code')}, 'classes': len(self.classes), 'openings': runs}
     def shifted(self,
@@ -123,9 +324,11 @@ class Comparison:
                ) -> 'Comparison':
         "The comparison of the same runs under a shift of the test pictures."
         return Comparison(self.records, self._what, keep=self._keep, shift=name)
-    def recommend(self) -> str:
-        "What to take at the largest number of labels, what that rests on and where it would change."
-        return self.recommendation['text']
+    def recommend(self,
+                  labels:int|None=None # Your own number of labels per class; None: the last size
+                 ) -> str: # Raises `BadInput` where nothing was measured with so few
+        "What to take, what that rests on and where it would change."
+        return self.recommendation['text'] if labels is None else _for_labels(self, labels)
     def plot(self,
              ax=None # matplotlib axes; None: new ones
             ):
@@ -138,7 +341,71 @@ class Comparison:
         return plot_pairs(self.pairs, ax=ax)
     def __repr__(self):
         tables = [self.table] + [self.differences]*bool(self.pairs)
-        return '\n\n'.join([*(t.to_string(index=False) for t in tables), self.recommend()])
+        lines = [*(t.to_string(index=False) for t in tables), self.recommend(), _control_text(self), *_missing_text(self)]
+        return '\n\n'.join(o for o in lines if o)
+
+# %% ../nbs/tools/01_comparison.ipynb #cmstg009
+def _family_sizes(c, shots): # shots: the sizes asked for
+    "Comparisons of each family, those not run yet included"
+    asked = {(s, k) for s in c.arms for k in shots}
+    # A finished study knows its plan: what it ran and what the budget left out
+    if c.stage == c.stages: asked = set(c.specs) | {(x['strategy'], x['shots']) for x in c.missing}
+    each = [sum((s, k) in asked for s in c.arms) for k in shots if k != c.top and not _few(k)]
+    return dict(decision=len(c.arms) - 1, curve=sum(max(0, n - 1) for n in each))
+
+def _for_labels(c, own):
+    "The recommendation at the reader's own number of labels per class"
+    if not isinstance(own, int) or own < 1:
+        raise BadInput(f"labels is {own!r}: give a whole number of labels per class, 1 or more, or leave it out for the last size")
+    place = {x['shots']: x.get('per_class', x['shots']) for x in c.cells}
+    below = [k for k in c.sizes if place[k] <= own]
+    if not below:
+        raise BadInput(f"nothing was measured with {own} labels per class or fewer: the smallest size is {c.sizes[0]}; run compare with --shots {own}")
+    k = below[-1]
+    _, text = _take_staged(c, k) if c.staged else _take(c.cells, c.pairs, c.name, k)
+    if place[k] == own: return text.strip()
+    what = labels(k, c.n_train) + (f' ({place[k]:.0f} per class on average)' if k == 'all' else '')
+    return f"For {own} labels per class the nearest size measured at or below is {what}. {text}".strip()
+
+# %% ../nbs/tools/01_comparison.ipynb #cmstg010
+def _tries(rates, strategy, k):
+    "How many values of its rate a cell chose among; 1 where it was fixed, or there is none"
+    r = next((r for r in rates if (r['strategy'], r['shots']) == (strategy, k)), {})
+    if not r.get('tried') and r.get('at'): return _tries(rates, strategy, r['at']) # Chosen there
+    return max(1, len(r.get('tried', ())))
+
+@patch
+def _stages(self:Comparison, what, res):
+    "Pairs and recommendation: of a study in stages, or (code <= 3) of one table"
+    for c in self.cells: c['tries'] = _tries(self.rates, c['strategy'], c['shots'])
+    self.stage, self.stages, self.missing = res.get('stage'), res.get('stages'), res.get('missing', [])
+    self.clock = res.get('clock', {}) # Stage to the seconds that were announced, and those that it took
+    self.staged = what.get('code', 0) >= 4
+    self.early = self.staged and self.stage == 1 < self.stages
+    self.beside = res.get('beside', []) # Names of rows that are shown and have no part in verdicts
+    self.arms = [s for s in what['strategies'] if s not in self.beside]
+    self.sizes = sorted({k for s,k in self.specs if s in self.arms}, key=_order)
+    self.top = self.sizes[-1] if self.sizes else None
+    if self.staged: self._in_stages(what)
+    else:
+        self.edges, self.forecast, self.control = set(), None, None
+        self.pairs = _pairs({c: x for c,x in self.correct.items() if len(x) > 1})
+        self.families = dict(table=len(self.pairs))
+        self.recommendation = _recommend(self.cells, self.pairs, self.name)
+
+@patch
+def _in_stages(self:Comparison, what):
+    for c in self.cells:
+        c['beside'] = c['strategy'] not in self.arms
+        c['per_class'] = self.n_train/len(self.classes) if c['shots'] == 'all' else c['shots']
+    place = {s: i for i,s in enumerate(self.arms)}
+    self.cells.sort(key=lambda c: (_order(c['shots']), c['beside'], place.get(c['strategy'], 0)))
+    self.edges = {(r['strategy'], r['shots']) for r in self.rates if r['edge'] and not r['fixed']}
+    self.families = _family_sizes(self, what['shots'])
+    self.pairs = _against_best(self.correct, self.arms)
+    _verdicts(self.pairs, self.top, self.families, self.edges, self.early)
+    self.control, self.forecast = _control(self), _forecast(self)
+    self.recommendation = _recommend_staged(self)
 
 # %% ../nbs/tools/01_comparison.ipynb #f3f6aa87
 def stored_comparison(records, # A store that `compare` made
@@ -150,19 +417,30 @@ def stored_comparison(records, # A store that `compare` made
     return Comparison(records, max(rows, key=lambda r: r.at).spec)
 
 # %% ../nbs/tools/01_comparison.ipynb #bbef3849
+def _size(c, k): return f'all ({c.n_train:,})' if k == 'all' else k # In a table
+
+def _holm_text(c, p):
+    "A corrected p-value with the size of its family, or why there is none"
+    if p['p_holm'] is None: return 'provisional' if p['provisional'] else 'so far' if not _few(p['shots']) else 'no verdict'
+    return ('< .001' if p['p_holm'] < .001 else f"{p['p_holm']:.3f}") + f" of {c.families[p['family']]}"*c.staged
+
 @patch(as_prop=True)
 def table(self:Comparison) -> pd.DataFrame:
-    "The cells: accuracy and interval in %, test images, seeds, training accuracy in %, CPU seconds for a run."
-    return pd.DataFrame([{'labels': c['shots'], 'strategy': c['strategy'], 'accuracy': f"{100*c['mean']:.1f}",
-                          '95 % interval': f"[{100*c['low']:.1f}, {100*c['high']:.1f}]", 'test images': c['n_test'], 'seeds': c['seeds'],
-                          'training': f"{100*c['train_acc']:.1f}", 'CPU s': f"{c['seconds']:.1f}"} for c in self.cells])
+    "The cells: accuracy and interval in %, test images, seeds, tries of its rate, training accuracy in % where known, CPU seconds."
+    def row(c):
+        res = {'labels': _size(self, c['shots']), 'strategy': c['strategy'], 'accuracy': f"{100*c['mean']:.1f}",
+               '95 % interval': f"[{100*c['low']:.1f}, {100*c['high']:.1f}]", 'test images': c['n_test'], 'seeds': c['seeds']}
+        if self.staged: res['tries'] = c['tries']
+        if any('train_acc' in o for o in self.cells): res['training'] = f"{100*c['train_acc']:.1f}" if 'train_acc' in c else ''
+        return {**res, 'CPU s': f"{c['seconds']:.1f}"}
+    return pd.DataFrame([row(c) for c in self.cells])
 
 @patch(as_prop=True)
 def differences(self:Comparison) -> pd.DataFrame:
-    "The paired differences, in points of accuracy; the p-values are Holm-corrected over the table."
-    return pd.DataFrame([{'labels': p['shots'], 'difference': f"{p['a']} - {p['b']}", 'points': f"{100*p['diff']:+.1f}",
-                          '95 % interval': f"[{100*p['low']:+.1f}, {100*p['high']:+.1f}]",
-                          f'Holm p (of {len(self.pairs)})': f"{p['p_holm']:.3f}" if p['p_holm'] >= .001 else '< .001'} for p in self.pairs])
+    "The paired differences, in points of accuracy; the p-values are Holm-corrected over their family."
+    name = 'Holm p (of its family)' if self.staged else f'Holm p (of {len(self.pairs)})'
+    return pd.DataFrame([{'labels': _size(self, p['shots']), 'difference': f"{p['a']} - {p['b']}", 'points': f"{100*p['diff']:+.1f}",
+                          '95 % interval': f"[{100*p['low']:+.1f}, {100*p['high']:+.1f}]", name: _holm_text(self, p)} for p in self.pairs])
 
 # %% ../nbs/tools/01_comparison.ipynb #cmhtml01
 def _marked(c): return {i for i,x in enumerate(c.cells) if all(x[k] == c.recommendation[k] for k in ('strategy', 'shots'))}
@@ -171,15 +449,22 @@ def _curve_table(c): return html_table(c.table, 'Accuracy in %, by labels per cl
 
 def _pairs_table(c):
     n = len(c.pairs)
-    return html_table(c.differences, f'Paired differences in points of accuracy ({n} comparison{"s"*(n != 1)}, Holm-corrected)', 2)
+    how = 'Holm-corrected' if not c.staged else 'without a verdict so far' if c.early else 'Holm-corrected within its family'
+    return html_table(c.differences, f'Paired differences in points of accuracy ({n} comparison{"s"*(n != 1)}, {how})', 2)
+
+def _beside_html(c):
+    "The lines on the control and on missing cells"
+    return ''.join(f'<p>{_esc(o)}</p>' for o in [_control_text(c), *_missing_text(c)] if o)
 
 @patch
 def _repr_html_(self:Comparison):
-    return html_block(f'<p>{_esc(self.recommend())}</p>', _curve_table(self), _pairs_table(self)*bool(self.pairs))
+    return html_block(f'<p>{_esc(self.recommend())}</p>', _curve_table(self), _pairs_table(self)*bool(self.pairs), _beside_html(self))
 
 # %% ../nbs/tools/01_comparison.ipynb #e06f756c
 @patch
 def to_dict(self:Comparison) -> dict:
     "The machine-readable result, as `--json` writes it."
-    return dict(target=self.name, backbone=self.backbone, classes=self.classes, parts=self.parts, cells=self.cells, pairs=self.pairs, recommendation=self.recommendation,
-                rates=self.rates, settings=self.settings, notes=self.notes, versions=self.versions)
+    cells = [{k: v for k,v in c.items() if k != 'beside' or v} for c in self.cells]
+    return dict(target=self.name, backbone=self.backbone, classes=self.classes, parts=self.parts, cells=cells, pairs=self.pairs,
+                families=self.families, recommendation=self.recommendation, stage=self.stage, clock=self.clock, stages=self.stages, missing=self.missing,
+                forecast=self.forecast, control=self.control, rates=self.rates, settings=self.settings, notes=self.notes, versions=self.versions)

@@ -8,7 +8,7 @@ Docs: https://tlcourse.github.io/tlcourse/lessons/feature_extraction.html.md"""
 __all__ = ['Stages', 'layers', 'Features', 'extract', 'pooled', 'stored_activations', 'head_learner']
 
 # %% ../nbs/lessons/05_feature_extraction.ipynb #ab52e5a5
-import copy, hashlib, os, sys, tempfile, warnings
+import copy, hashlib, os, sys, tempfile, time, warnings
 import numpy as np, pandas as pd, torch
 from contextlib import closing, contextmanager, ExitStack, suppress
 from dataclasses import dataclass, field
@@ -17,8 +17,8 @@ from fastcore.basics import patch
 from torch import nn
 from torch.nn import functional as F
 from .backbones import _own_dl, _Vectors, arch, learner, linear_head
-from .base import Bar, BadInput, pick_device
-from .data import BatchAugment, Part, check_augments
+from .base import Bar, BadInput, pick_device, unknown
+from .data import BatchAugment, Part, Score, SealBroken, SHIFTS, Target, check_augments, weights_hash
 from .layers import _eval_frozen, true_freeze
 from .store import Store
 from .training import _autocast, pick_precision
@@ -547,3 +547,89 @@ def head_learner(
     learn.model[1][-1].load_state_dict(head.state_dict())
     learn.model.to(dev)
     return true_freeze(learn)
+
+# %% ../nbs/lessons/05_feature_extraction.ipynb #5c0reh02
+def _under(part, shift):
+    "The pictures of a part under a shift, batch by batch as `Target.score` makes them"
+    def one(x): return (SHIFTS[shift](x.float()/255)*255).round().to(torch.uint8)
+    return Part(part.name, torch.cat([one(x) for x in part.x.split(_bs(part))]), part.y, part.classes)
+
+class _Frozen:
+    "A frozen body up to one stage: from pictures of a target to features, and its place in the log of the seal"
+    def __init__(self, t, body, layer, bn, seed, stats, device, precision):
+        if not isinstance(bn, Part) and bn != 'eval':
+            raise BadInput(f"bn={bn!r}: give 'eval', or the part that the statistics were adapted to")
+        if isinstance(layer, _several): raise BadInput(f"layer={layer!r}: heads stand on one stage, give its number")
+        self.job = j = _Job(body, t.valid, layer, 1, bn, None, device, seed, None, stats, 'float32', precision)
+        b = j.src.body if bn == 'eval' else _adapt(j.src.body, j.pictures(bn, j.on_ids()).mixed(j.seed), j.src.name)
+        self.net = j.net(b, j.at)
+        self.body = b if j.at[0] == len(j.names) - 1 else self.net
+    def features(self, part, ids):
+        "float32 (n,d), batch by batch"
+        pics = self.job.pictures(part, ids)
+        for xb in pics.view((), 0, 0):
+            with _autocast(self.job.precision, self.job.dev): z, = self.net.pooled(xb)
+            yield z.float().cpu()
+    def key(self, head):
+        "The hash of the model that `head_learner` makes of them"
+        return weights_hash(nn.Sequential(self.body, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)))
+
+# %% ../nbs/lessons/05_feature_extraction.ipynb #5c0reh03
+def _check_heads(heads, z, t):
+    "Do heads take features like `z`, of validation pictures, and tell the classes of `t` apart?"
+    for i,h in enumerate(heads):
+        try: got = tuple(h(z).shape)
+        except RuntimeError as e:
+            raise BadInput(f"head {i} does not take the {z.shape[1]} features of this body ({e}): fit it on this body and "
+                           "stage") from None
+        if got != (len(z), len(t.classes)):
+            raise BadInput(f"head {i} gives {' x '.join(map(str, got[1:]))} outputs, and target {t.name!r} has "
+                           f"{len(t.classes)} classes: fit it on the pictures of this target")
+
+def _check_seal(t, keys):
+    "Has none of these been on the test before, and none twice?"
+    for i,k in enumerate(keys):
+        if k in t._log:
+            raise SealBroken(f"head {i} has already been scored on the test of {t.name!r}, on the same body: opening "
+                             f"{list(t._log).index(k) + 1}, at {t._log[k]}; use that score, or look at target.valid to choose")
+        if k in keys[:i]: raise SealBroken(f"heads {keys.index(k)} and {i} are the same: give each head once")
+
+def _read(heads, batches, y):
+    "What each head says of the features in `batches`, as a `Score`"
+    probs = zip(*([h(z).softmax(1) for h in heads] for z in batches))
+    def one(i, p):
+        p = torch.cat(p)
+        if not p.isfinite().all(): raise BadInput(f"the predictions of head {i} are not numbers (NaN): fit it again")
+        prob, pred = p.max(1)
+        return Score(pred.numpy().astype(np.uint16), prob.numpy().astype(np.float16), y.copy())
+    return [one(i, p) for i,p in enumerate(probs)]
+
+# %% ../nbs/lessons/05_feature_extraction.ipynb #5c0reh04
+@patch
+@torch.no_grad()
+def score_heads(self:Target,
+    body, # As for `extract`: a name, an `Arch`, a Learner (its body), or a module with `stats`
+    heads, # Modules, features (n,d) -> logits (n,classes), as `Probes.head` gives them
+    shifts=(), # Names from `SHIFTS`, scored in the same opening
+    bn='eval', # 'eval', or the `Part` that the statistics were adapted to
+    layer:int=-1, # The stage that the features come from
+    seed:int=0, # As for `extract`
+    stats=None, # (mean, std) to normalise by; None: the body's own
+    device=None, # None: CUDA if there is one
+    precision:str='fp32' # Of the body, as for `extract`
+) -> list: # A `Score` for each head; raises `SealBroken` at a second look, `BadInput` for a head that does not fit
+    "Open the sealed test for heads on one frozen body, which the pictures go through once; each head is one opening."
+    shifts = (shifts,) if isinstance(shifts, str) else tuple(shifts)
+    for s in shifts:
+        if s not in SHIFTS: raise unknown('shift', s, SHIFTS)
+    heads = [copy.deepcopy(h).cpu().eval() for h in ([heads] if isinstance(heads, nn.Module) else heads)]
+    if not heads: raise BadInput("there are no heads to score: give a list such as [probes.head(0, j)]")
+    b = _Frozen(self, body, layer, bn, seed, stats, device, precision)
+    _check_heads(heads, next(b.features(self.valid, np.arange(min(2, len(self.valid))))), self)
+    keys = [b.key(h) for h in heads]
+    _check_seal(self, keys)
+    (_, y), ids, parts = self._test_arrays, np.arange(len(self.test)), [self._sealed]
+    plain, *shifted = [_read(heads, b.features(p, ids), y) for p in parts + [_under(*parts, s) for s in shifts]]
+    self._log.update(dict.fromkeys(keys, time.strftime('%Y-%m-%d %H:%M:%S'))) # Written once the look has happened
+    for i,s in enumerate(plain): s.shifts = {n: o[i] for n,o in zip(shifts, shifted)}
+    return plain

@@ -6,26 +6,30 @@ Docs: https://tlcourse.github.io/tlcourse/lessons/fine_tuning.html.md"""
 
 # %% auto #0
 __all__ = ['STRATEGIES', 'stepped', 'strategy', 'scratch', 'fine_tuning', 'feature_extraction', 'random_features', 'lp_ft',
-           'gradual', 'single_rate']
+           'gradual', 'single_rate', 'last_layers', 'fine_tune_arm']
 
 # %% ../nbs/lessons/06_fine_tuning.ipynb #b452e68e
 import tlcourse.base
-import sys, torch
+import numpy as np, sys, torch
 from contextlib import ExitStack, nullcontext
 from fastai.callback.core import Callback, TrainEvalCallback
 from fastai.callback.schedule import *
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.learner import Learner
+from fastai.optimizer import Adam
 from fastai.torch_core import set_seed
 from fastcore.basics import GetAttr
+from fastcore.foundation import L
 from fastcore.meta import delegates
 from functools import partial, wraps
 from inspect import Parameter, signature
 from torch import nn
+from types import SimpleNamespace
 from .backbones import learner
 from .base import BadInput, unknown, watched
-from .features import _varied, pooled, stored_activations
-from .layers import true_freeze
+from .features import _adapt, _norms, _varied, pooled, stored_activations
+from .layers import depth_split, true_freeze
+from .probes import fit_probes
 from .training import _autocast, Bf16, fused_adam, NoSync, pick_precision
 
 # %% ../nbs/lessons/06_fine_tuning.ipynb #dc4d6362
@@ -55,41 +59,59 @@ def stepped(dls, # fastai DataLoaders
 
 # %% ../nbs/lessons/06_fine_tuning.ipynb #741ec46b
 STRATEGIES = {} # Name to function; `strategy` fills it
-_common = 'dls', 'backbone', 'epochs', 'steps', 'lr', 'seed'
 
-def _check_strategy(f, name, rate):
+def _check_strategy(f, name, knob, value):
     "Can `f` be called as a strategy is, and is its name free?"
-    ps = signature(f).parameters
-    lack = [k for k in _common if k not in ps]
+    takes, ps = ('dls', 'backbone', 'epochs', 'steps', knob, 'seed'), signature(f).parameters
+    lack = [k for k in takes if k not in ps]
     if lack and not any(p.kind == Parameter.VAR_KEYWORD for p in ps.values()):
-        raise BadInput(f"a strategy takes {', '.join(_common)}; {f.__name__} lacks {', '.join(lack)}")
+        raise BadInput(f"a strategy takes {', '.join(takes)}; {f.__name__} lacks {', '.join(lack)}")
     old = STRATEGIES.get(name) # A cell that runs again is no other strategy
     if old and (old.__module__, old.__qualname__) != (f.__module__, f.__qualname__):
-        raise BadInput(f"there is a strategy {name!r} already: give yours another name, as in @strategy(rate={rate}, name='my-{name}')")
+        how = f"{'rate' if knob == 'lr' else knob}={value}"
+        raise BadInput(f"there is a strategy {name!r} already: give yours another name, as in @strategy({how}, name='my-{name}')")
+
+def _by_rate(f, rate):
+    "`f` with its budget checked, and its rate filled in"
+    @wraps(f)
+    def fit(dls, backbone, epochs=None, steps=None, lr=None, seed=0, **kwargs):
+        _check_budget(dls, epochs, steps)
+        return f(dls, backbone, epochs=epochs, steps=steps, lr=rate if lr is None else lr, seed=seed, **kwargs)
+    return fit
+
+def _by_decay(f, table):
+    "`f` with its weight decay filled in; a budget is no must, and a learning rate is refused"
+    @wraps(f)
+    def fit(dls, backbone, epochs=None, steps=None, wd=None, seed=0, lr=None, **kwargs):
+        if lr is not None:
+            raise BadInput(f"lr={lr}: this head is fitted until it is done, at no learning rate; choose its weight decay, as in wd={table}")
+        _check_budget(dls, epochs, steps, must=False)
+        return f(dls, backbone, epochs=epochs, steps=steps, wd=table if wd is None else wd, seed=seed, **kwargs)
+    return fit
 
 # %% ../nbs/lessons/06_fine_tuning.ipynb #741ec46c
-def strategy(rate:float, # Learning rate that `lr=None` stands for
-             name:str|None=None # In `STRATEGIES`; None: the function's own, with hyphens
+def strategy(rate:float|None=None, # Learning rate that `lr=None` stands for; or
+             name:str|None=None, # In `STRATEGIES`; None: the function's own, with hyphens
+             wd:float|None=None # the weight decay that `wd=None` stands for, where a head is fitted until it is done
             ): # A decorator; raises `BadInput` for a function that cannot be called as a strategy is, or a name that is taken
-    "Make a function `f(dls, backbone, epochs, steps, lr, seed)`, which returns a trained Learner, a strategy."
+    "Make a function `f(dls, backbone, epochs, steps, lr, seed)`, which returns a trained Learner, a strategy; `wd` for `lr`."
+    if (rate is None) == (wd is None): raise BadInput("@strategy: give rate= or wd=, exactly one of the two")
     def add(f):
         nm = name or f.__name__.replace('_', '-')
-        _check_strategy(f, nm, rate)
-        @wraps(f)
-        def fit(dls, backbone, epochs=None, steps=None, lr=None, seed=0, **kwargs):
-            _check_budget(dls, epochs, steps)
-            return f(dls, backbone, epochs=epochs, steps=steps, lr=rate if lr is None else lr, seed=seed, **kwargs)
-        fit.rate = rate
+        _check_strategy(f, nm, *(('lr', rate) if wd is None else ('wd', wd)))
+        fit = _by_rate(f, rate) if wd is None else _by_decay(f, wd)
+        fit.rate, fit.wd, fit.untuned = rate, wd, False
         STRATEGIES[nm] = fit
         return fit
     return add
 
 # %% ../nbs/lessons/06_fine_tuning.ipynb #4a788046
-def _check_budget(dls, epochs, steps):
-    if (epochs is None) == (steps is None): raise BadInput("give epochs= or steps=, exactly one of the two")
+def _check_budget(dls, epochs, steps, must=True):
+    given = {k: v for k,v in dict(epochs=epochs, steps=steps).items() if v is not None}
+    if len(given) > 1 or must and not given: raise BadInput("give epochs= or steps=, exactly one of the two")
     if not len(dls.train): raise BadInput(_no_batch)
-    for k,v in dict(epochs=epochs, steps=steps).items():
-        if v is not None and int(v) < 1: raise BadInput(f"{k}={v}: train for one {k[:-1]} or more")
+    for k,v in given.items():
+        if int(v) < 1: raise BadInput(f"{k}={v}: train for one {k[:-1]} or more")
 
 def _total_steps(dls, epochs, steps):
     "The budget in optimiser steps, whichever of the two it was given in"
@@ -97,8 +119,8 @@ def _total_steps(dls, epochs, steps):
     return int(steps) if steps is not None else int(epochs)*len(dls.train)
 
 # %% ../nbs/lessons/06_fine_tuning.ipynb #45d8be37
-def _fit(learn, epochs, steps, lr):
-    "Train `learn` by one cycle for `epochs` or for `steps`, exactly one of the two"
+def _fit(learn, epochs, steps, lr, call=Learner.fit_one_cycle):
+    "Train `learn` by one cycle, or by another `call`, for `epochs` or for `steps`, exactly one of the two"
     _check_budget(learn.dls, epochs, steps)
     dls, show = learn.dls, learn.shows and watched(sys.stdout)
     if steps is not None: learn.dls = stepped(dls, steps)
@@ -109,7 +131,7 @@ def _fit(learn, epochs, steps, lr):
         if not show:
             quiet.enter_context(learn.no_bar())
             quiet.enter_context(learn.no_logging())
-        try: learn.fit_one_cycle(1 if steps is not None else int(epochs), lr, cbs=cbs)
+        try: call(learn, 1 if steps is not None else int(epochs), lr, cbs=cbs)
         finally: learn.dls = dls
     return learn
 
@@ -121,17 +143,21 @@ def _learner(dls, # fastai DataLoaders
              weights=None, # File of pretrained weights; None: the backbone's own
              progress:bool=True, # Show fastai's progress
              precision:str='fp32', # Computed in 'fp32' or 'bf16'; 'auto': bf16 where the units are
-             opt_func=fused_adam # fastai optimiser
+             opt_func=fused_adam, # fastai optimiser
+             head:str='linear', # As for `learner`: 'linear' or 'fastai'
+             splitter=None # Layer groups; None: the backbone's own
             ) -> Learner:
     "A seeded Learner with channels-last weights (convolutions take less time so)"
     precision = pick_precision(precision, dls.device)
     set_seed(seed, reproducible=True)
-    learn = learner(dls, backbone, opt_func=opt_func, pretrained=pretrained, weights=weights if pretrained else None)
+    learn = learner(dls, backbone, opt_func=opt_func, pretrained=pretrained, weights=weights if pretrained else None,
+                    head=head, splitter=splitter)
     learn.model.to(memory_format=torch.channels_last)
     learn.precision, learn.shows = precision, progress
     return learn
 
-_options = delegates(_learner, but=['pretrained']) # What every strategy of the course takes besides
+_fixed = 'pretrained', 'head', 'splitter'
+_options = delegates(_learner, but=[*_fixed]) # What every strategy of the course takes besides
 
 # %% ../nbs/lessons/06_fine_tuning.ipynb #3a3edc4a
 @strategy(rate=5e-3)
@@ -166,7 +192,6 @@ def fine_tuning(dls, # fastai DataLoaders
 
 # %% ../nbs/lessons/06_fine_tuning.ipynb #eb290af5
 _curves = 'losses', 'values', 'lrs', 'iters'
-_chosen_at = 192 # Features of glyphnet, on which the rate of feature extraction was chosen
 
 class _Views:
     "Stored features of n pictures, each in some augmented views, of which an item is one at random"
@@ -181,60 +206,108 @@ class _ViewsDL(TfmdDL):
         drawn = ((torch.randint(len(ds.z), ()).item() if self.shuffle else 0, i) for i in samps)
         for v,i in (map(list, zip(*o)) for o in self.chunkify(drawn)): yield ds.z[v, i], ds.y[i]
 
-# %% ../nbs/lessons/06_fine_tuning.ipynb #1e2188a4
-def _cached_head(learn, epochs, steps, lr, views):
-    "Train the linear head of `learn` on stored features of its frozen body"
-    steps = _total_steps(learn.dls, epochs, steps)
+# %% ../nbs/lessons/06_fine_tuning.ipynb #fe0head1
+def _head_inputs(learn, views):
+    "What the head of `learn` sees: features (views,n,d) and classes of the training pictures; (n,d) and classes to choose with"
     dl = learn.dls.train.new(shuffle=False, drop_last=False)
     with _autocast(learn.precision, dl.device):
         zs, ys = zip(*(pooled(learn, dl) for _ in range(views if _varied(dl) else 1)))
-        zv, yv = pooled(learn, learn.dls.valid)
-    z, y, head = torch.stack(zs), ys[0], learn.model[1][-1]
-    mu, unit = z.mean((0, 1)), z.std((0, 1), correction=0).clamp_min(1e-3) * z.shape[-1]/_chosen_at
-    data = DataLoaders.from_dsets(_Views((z-mu)/unit, y), _Views(((zv-mu)/unit)[None], yv), bs=learn.dls.train.bs,
-                                  device=learn.dls.device, num_workers=0, dl_type=_ViewsDL)
-    probe = Learner(data, head, loss_func=learn.loss_func, metrics=learn.metrics, opt_func=learn.opt_func)
+        return torch.stack(zs), ys[0], *pooled(learn, learn.dls.valid)
+
+def _on_features(learn, train, valid, bs):
+    "A Learner of the head of `learn` alone, on features (views,n,d) and classes"
+    data = DataLoaders.from_dsets(_Views(*train), _Views(*valid), bs=bs, device=learn.dls.device, num_workers=0, dl_type=_ViewsDL)
+    probe = Learner(data, learn.model[1][-1], loss_func=learn.loss_func, metrics=learn.metrics, opt_func=learn.opt_func)
     probe.precision, probe.shows = learn.precision, learn.shows
-    _fit(probe, None, steps, lr)
-    with torch.no_grad():
-        head.weight.div_(unit)
-        head.bias.sub_(head.weight @ mu)
-    for k in _curves: setattr(learn.recorder, k, getattr(probe.recorder, k))
+    return probe
+
+def _keep_curves(learn, probe):
+    for k in (*_curves, 'metric_names'): setattr(learn.recorder, k, getattr(probe.recorder, k))
     return learn
 
-# %% ../nbs/lessons/06_fine_tuning.ipynb #5d88b827
-def _frozen_learner(dls, backbone, epochs, steps, lr, seed, views, **kwargs):
-    "A truly frozen body, pretrained or not, with a trained head"
-    learn = true_freeze(_learner(dls, backbone, seed, **kwargs))
-    return _cached_head(learn, epochs, steps, lr, views)
+# %% ../nbs/lessons/06_fine_tuning.ipynb #fe0head2
+def _converged_head(learn, wd, views):
+    "Fit the linear head of `learn` to stored features of its frozen body, until it is done"
+    z, y, zv, yv = _head_inputs(learn, views)
+    v, n, d = z.shape
+    rows = SimpleNamespace(x=z.view(v*n, d).cpu().numpy(), y=y.cpu().numpy(), views=v, classes=learn.dls.vocab)
+    probe = fit_probes(rows, [np.arange(n)], wd)
+    learn.model[1][-1].load_state_dict(probe.head().state_dict())
+    # An epoch at rate 0 changes no weight and makes the recorder's row
+    row = _on_features(learn, (z.view(1, v*n, d), y.repeat(v)), (zv[None], yv), bs=v*n)
+    return _keep_curves(learn, _fit(row, None, 1, 0.))
 
-@strategy(rate=2e-2)
+# %% ../nbs/lessons/06_fine_tuning.ipynb #5d88b827
+def _frozen_learner(dls, backbone, seed, pretrained=True, **kwargs):
+    "A truly frozen body, pretrained or not, and a head that nobody has trained"
+    return true_freeze(_learner(dls, backbone, seed, pretrained=pretrained, **kwargs))
+
+# Chosen as the page says: lowest mean validation loss on letters, hues and emoji
+_table_wd = .27
+
+@strategy(wd=_table_wd)
 @_options
 def feature_extraction(dls, # fastai DataLoaders
                        backbone, # Name, or a callable from `arch`
-                       epochs:int|None=None, # Passes over the images; or
-                       steps:int|None=None, # optimiser steps
-                       lr:float|None=None, # Learning rate in the units above; None: the strategy's own
-                       seed:int=0, # Of the head's weights, the order and the augmentation
+                       epochs:int|None=None, # Taken, as every arm does, and not used: the head is fitted until it is done
+                       steps:int|None=None, # Likewise
+                       wd:float|None=None, # Weight decay, as in `fit_probes`; None: the strategy's own
+                       seed:int=0, # Of the augmented views
                        views:int=4, # Augmented passes over the training pictures; one where nothing is augmented
                        **kwargs # `weights`, `progress`, `precision`, `opt_func`
-                      ) -> Learner: # Trained, truly frozen
-    "Train a linear head on the stored features of a truly frozen body (a linear probe; Alain & Bengio 2016, arXiv:1610.01644)."
-    return _frozen_learner(dls, backbone, epochs, steps, lr, seed, views, **kwargs)
+                      ) -> Learner: # Trained, truly frozen; raises `BadInput` for `lr`
+    "Fit a linear head to the stored features of a truly frozen body (a linear probe; Alain & Bengio 2016, arXiv:1610.01644)."
+    return _converged_head(_frozen_learner(dls, backbone, seed, **kwargs), wd, views)
 
 # %% ../nbs/lessons/06_fine_tuning.ipynb #3dbd5783
-@strategy(rate=2e-2)
+def _count_stats(learn):
+    "Give a body that has BatchNorm the statistics of its training pictures, without their labels"
+    body = learn.model[0]
+    if not _norms(body): return learn
+    with _autocast(learn.precision, learn.dls.device):
+        counted = _adapt(body, (x.as_subclass(torch.Tensor) for x,_ in learn.dls.train), 'this body')
+    body.load_state_dict(counted.state_dict())
+    return learn
+
+@strategy(wd=_table_wd)
 @_options
 def random_features(dls, # fastai DataLoaders
                     backbone, # Name, or a callable from `arch`
-                    epochs:int|None=None, # Passes over the images; or
-                    steps:int|None=None, # optimiser steps
-                    lr:float|None=None, # Learning rate in the units above; None: the strategy's own
-                    seed:int=0, # Of body and head, the order and the augmentation
+                    epochs:int|None=None, # Taken, as every arm does, and not used: the head is fitted until it is done
+                    steps:int|None=None, # Likewise
+                    wd:float|None=None, # Weight decay, as in `fit_probes`; None: the strategy's own
+                    seed:int=0, # Of the body, the order in which statistics are counted, and the augmented views
                     **kwargs # `weights`, `progress`, `precision`, `opt_func`
-                   ) -> Learner: # Trained, truly frozen
-    "Feature extraction from a body with random weights: the control arm."
-    return _frozen_learner(dls, backbone, epochs, steps, lr, seed, 4, pretrained=False, **kwargs)
+                   ) -> Learner: # Trained, truly frozen; raises `BadInput` for `lr`
+    "Feature extraction from a body with random weights, BatchNorm's statistics counted on the training pictures: the control arm."
+    return _converged_head(_count_stats(_frozen_learner(dls, backbone, seed, pretrained=False, **kwargs)), wd, 4)
+
+# %% ../nbs/lessons/06_fine_tuning.ipynb #1e2188a4
+_probe_rate = 2e-2 # Chosen on glyphnet, as the rates of the other arms
+_chosen_at = 192 # Features of glyphnet
+
+def _cached_head(learn, epochs, steps, lr, views):
+    "Train the linear head of `learn` by steps on stored features of its frozen body"
+    steps = _total_steps(learn.dls, epochs, steps)
+    z, y, zv, yv = _head_inputs(learn, views)
+    mu, unit = z.mean((0, 1)), z.std((0, 1), correction=0).clamp_min(1e-3) * z.shape[-1]/_chosen_at
+    probe = _on_features(learn, ((z-mu)/unit, y), (((zv-mu)/unit)[None], yv), learn.dls.train.bs)
+    _fit(probe, None, steps, lr)
+    head = learn.model[1][-1]
+    with torch.no_grad():
+        head.weight.div_(unit)
+        head.bias.sub_(head.weight @ mu)
+    return _keep_curves(learn, probe)
+
+# %% ../nbs/lessons/06_fine_tuning.ipynb #sgd0arms
+def _by_steps(pretrained):
+    "A frozen arm as it was before its head was fitted until it is done"
+    def fit(dls, backbone, epochs=None, steps=None, lr=_probe_rate, seed=0, views=4, **kwargs):
+        return _cached_head(_frozen_learner(dls, backbone, seed, pretrained, **kwargs), epochs, steps, lr, views)
+    return fit
+
+# What old records hold (`code` up to 3 of `compare`): runs of them are checked by running them again
+_SGD = {'feature-extraction': _by_steps(True), 'random-features': _by_steps(False)}
 
 # %% ../nbs/lessons/06_fine_tuning.ipynb #feeaa446
 def _in_turn(learn, fits):
@@ -258,7 +331,7 @@ class _KeepStats(Callback):
 # %% ../nbs/lessons/06_fine_tuning.ipynb #lpft0000
 def _probe_then_all(learn, steps, lr, probe, bn):
     "The two phases of `lp_ft`: `probe` steps for the head, the rest of `steps` for all layers"
-    def head_first(): _cached_head(learn, None, probe, feature_extraction.rate, 4)
+    def head_first(): _cached_head(learn, None, probe, _probe_rate, 4)
     def then_all():
         learn.unfreeze()
         with learn.added_cbs([_KeepStats()] if bn == 'eval' else []): _fit(learn, None, steps-probe, slice(lr/25, lr))
@@ -273,7 +346,7 @@ def lp_ft(dls, # fastai DataLoaders
           steps:int|None=None, # optimiser steps; either counts both phases together
           lr:float|None=None, # Rate of the head while all layers train; None: the strategy's own
           seed:int=0, # Of the order and the augmentation
-          share:float=1/3, # Of the steps for the linear probe, at the rate of `feature_extraction`
+          share:float=1/3, # Of the steps for the linear probe, which has a rate of its own
           bn:str='eval', # 'eval': BatchNorm keeps the statistics that the probe was trained on; 'train': it counts new ones
           **kwargs # `weights`, `progress`, `precision`, `opt_func`
          ) -> Learner: # Trained; raises `BadInput` for a share or `bn` that is none
@@ -286,9 +359,11 @@ def lp_ft(dls, # fastai DataLoaders
 
 # %% ../nbs/lessons/06_fine_tuning.ipynb #1e513477
 def _stored(learn):
-    "What is frozen runs once, where a first part is frozen and the pictures stay the same"
-    frozen = learn.opt.frozen_idx > 0 and not _varied(learn.dls.train)
-    return stored_activations(learn) if frozen else nullcontext()
+    "What is frozen runs once, where the body's first stage is frozen and the pictures of a target stay the same"
+    first = [*next(learn.model[0].children()).parameters()]
+    frozen = first and not any(p.requires_grad for p in first)
+    same = all(getattr(dl, 'gathers', False) for dl in learn.dls.loaders) and not _varied(learn.dls.train)
+    return stored_activations(learn) if frozen and same else nullcontext()
 
 # %% ../nbs/lessons/06_fine_tuning.ipynb #11d0f2d5
 @strategy(rate=2e-3)
@@ -326,3 +401,42 @@ def single_rate(dls, # fastai DataLoaders
     learn = _learner(dls, backbone, seed, **kwargs)
     learn.unfreeze()
     return _fit(learn, epochs, steps, lr)
+
+# %% ../nbs/lessons/06_fine_tuning.ipynb #1astlay1
+def _last_quarter(m):
+    "Three layer groups: the first three quarters of the body's depth, its last quarter, the head"
+    *first, last, head = depth_split(5)(m)
+    return L(L(first).concat(), last, head)
+
+@strategy(rate=5e-3)
+@_options
+def last_layers(dls, # fastai DataLoaders
+                backbone, # Name, or a callable from `arch`
+                epochs:int|None=None, # Passes over the images; or
+                steps:int|None=None, # optimiser steps
+                lr:float|None=None, # Learning rate of the head; None: the strategy's own
+                seed:int=0, # Of the head's weights, the order and the augmentation
+                **kwargs # `weights`, `progress`, `precision`, `opt_func`
+               ) -> Learner: # Trained, its first layers truly frozen
+    "Train the head and the last quarter of the body; what comes before is frozen, and runs once if no picture is augmented."
+    learn = true_freeze(_learner(dls, backbone, seed, splitter=_last_quarter, **kwargs), -2)
+    with _stored(learn): return _fit(learn, epochs, steps, slice(lr/25, lr))
+
+# %% ../nbs/lessons/06_fine_tuning.ipynb #fa1way02
+@strategy(rate=2e-3, name='fine_tune')
+@delegates(_learner, but=[*_fixed, 'opt_func'])
+def fine_tune_arm(dls, # fastai DataLoaders
+                  backbone, # Name, or a callable from `arch`
+                  epochs:int|None=None, # As `fine_tune` takes them, after one frozen epoch; or
+                  steps:int|None=None, # optimiser steps, brought to whole epochs, the frozen one among them
+                  lr:float|None=None, # `base_lr`; None: fastai's default
+                  seed:int=0, # Of the head's weights, the order and the augmentation
+                  opt_func=Adam, # fastai optimiser
+                  **kwargs # `weights`, `progress`, `precision`
+                 ) -> Learner: # Trained
+    "`vision_learner(dls, backbone, metrics=accuracy).fine_tune(epochs)`, with fastai's head: as fastai does it, untuned."
+    if steps is not None: epochs = max(2, round(int(steps)/len(dls.train))) - 1
+    learn = _learner(dls, backbone, seed, head='fastai', opt_func=opt_func, **kwargs)
+    return _fit(learn, epochs, None, lr, Learner.fine_tune)
+
+fine_tune_arm.untuned = True

@@ -9,7 +9,7 @@ __all__ = ['VERSION', 'NONE', 'Model', 'load', 'save', 'Prediction', 'Prediction
 
 # %% ../nbs/tools/04_model.ipynb #mo000010
 import tlcourse.base
-import json, math, os, shutil, warnings
+import json, os, shutil, warnings
 import numpy as np, pandas as pd, torch
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
@@ -27,12 +27,13 @@ from torch import nn
 from .backbones import _cols, _read_weights, _row, arch, heads, linear_head
 from .base import (BadInput, html_block, html_table, pick_device, sha256, unknown, user_path, versions,
                            writable_folder)
-from .compare import _inside, _root, _source_hash, compare, default_out, task
+from .compare import _inside, _root, _source_hash, _strategy, compare, default_out
 from .comparison import Comparison, labels, pct
 from .data import Part, PicImage, _store, _whole
 from .finetune import STRATEGIES
 from .pictures import Unreadable, _array, _class_files, _threads, _try
 from .records import Records
+from .runs import CODE, _glyphs, steps_for, task
 
 # %% ../nbs/tools/04_model.ipynb #mo000014
 VERSION = 1 # Of `card.json`; a card of another version is refused
@@ -373,12 +374,12 @@ def _stores(study):
     return [f]
 
 def _stored_study(pixel_hash, study, say, **which):
-    "The latest study of these pictures; None where the default place has none"
+    "The latest study of these pictures by this code; None where the default place has none"
     found, last = None, ''
     for f in _stores(study):
         try:
             r = _records(f)
-            for row in r.rows(kind='study', pixel_hash=pixel_hash, **which):
+            for row in r.rows(kind='study', pixel_hash=pixel_hash, code=CODE, **which):
                 if row.at >= last: found, last = Comparison(r, row.spec), row.at
         except BadInput as e:
             if study is not None: raise
@@ -404,37 +405,45 @@ def _arch_of(c):
 @dataclass
 class _Plan:
     "How a model will be trained: what was chosen, by what, and what is known of its accuracy"
-    strategy:str; lr:float; chosen:str; augment:object; bs:int=32; precision:str='fp32'; accuracy:dict|None=None
+    arm:str; knob:str; rate:float; chosen:str; augment:object; bs:int=32; precision:str='fp32'; accuracy:dict|None=None
 
 def _measured(c, strategy, chosen): # chosen: by this study?
     "The accuracy of an arm at the largest number of labels, and of what it is"
     k = c.recommendation['shots']
     cell = next(o for o in c.cells if (o['strategy'], o['shots']) == (strategy, k))
-    n = len({o['strategy'] for o in c.cells if o['seeds'] > 1})
+    n = len({o['strategy'] for o in c.cells if o['shots'] == k} - {*c.beside})
     of = f'the arm was chosen among {n} on this test' if chosen else 'the arm was named, not chosen on this test'
     return dict(value=cell['mean'], n=cell['n_test'], interval=[cell['low'], cell['high']],
                 of=f'models trained the same way on the training part alone; {of}',
-                labels=k, seeds=cell['seeds'], steps=c.settings['steps'])
+                labels=k, seeds=cell['seeds'], steps=c.specs[strategy, k][0].get('steps'))
+
+def _auto(c):
+    "The arm that a study recommends; of those that it cannot tell apart, the one that is better on the validation pictures"
+    k, pick = c.recommendation['shots'], c.recommendation['strategy']
+    tied = [pick, *c.recommendation['tied']]
+    seen = {a: np.mean([c.records.get(s)['valid_acc'] for s in c.specs[a, k]]) for a in tied}
+    best = max(tied, key=lambda a: (seen[a], a == pick))
+    return best, '' if len(tied) == 1 else f" Of {' and '.join(tied)}, which the test does not separate, {best} is best on the validation pictures."
 
 def _plan(c, t, strategy):
-    "By a study that holds the strategy, else by the strategy's own rate"
-    name = c.recommendation['strategy'] if strategy == 'auto' else strategy
+    "By a study that holds the arm, else by the strategy's own rate; and what is to be said"
+    name, why = _auto(c) if strategy == 'auto' else (strategy, '')
     k = c and c.recommendation['shots']
-    rates = [r['lr'] for r in c.rates if (r['strategy'], r['shots']) == (name, k)] if c else []
-    if name not in STRATEGIES:
+    rates = [r for r in c.rates if (r['strategy'], r['shots']) == (name, k)] if c else []
+    if _strategy(name) not in STRATEGIES:
         raise BadInput(f"the study recommends {name!r}, which is not registered here: run the cell that makes it, "
                        "or name a strategy")
-    own = "the strategy's own, not chosen on these pictures"
+    f, own = STRATEGIES[_strategy(name)], "the strategy's own, not chosen on these pictures"
+    knob = 'lr' if f.rate is not None else 'wd'
+    aug = name.endswith('+aug')
     # Without a study, drawn glyphs are changed at random and photos are not
-    if not rates: return _Plan(name, STRATEGIES[name].rate, own, _glyphs(t))
+    if not rates: return _Plan(name, knob, f.wd if knob == 'wd' else f.rate, own, _glyphs(t) or aug), why
     s = c.settings
-    how = f'chosen on validation pictures at {labels(k)}' if s['tune'] == 'valid' else own
-    return _Plan(name, rates[0], how, s['augment'] or False, s['bs'], s.get('precision', 'fp32'),
-                 _measured(c, name, strategy == 'auto'))
+    how = own if rates[0]['fixed'] else f'chosen on validation pictures, {labels(k)}'
+    return _Plan(name, knob, rates[0]['rate'], how, aug or s['augment'] or False, s['bs'], s.get('precision', 'fp32'),
+                 _measured(c, name, strategy == 'auto')), why
 
 # %% ../nbs/tools/04_model.ipynb #mo000047
-def _glyphs(t): return t.backbone == 'glyphnet' # Drawn glyphs and digits: the course has a backbone for them
-
 def _file_of(part): # Neither replaced nor changed since it was read
     return part._file if part._file and part.x.data_ptr() == part._at and not part.x._version else None
 
@@ -466,16 +475,16 @@ def _licences(t, a, pretrained):
     return {'pictures': _pictures_licence(t), **({'pretrained weights': of_weights} if pretrained else {})}
 
 def _fit(job, plan, seed):
-    "(trained Learner, steps, pictures of each class)"
+    "(trained Learner, steps, pictures of each class); a head that is fitted to its end has no steps"
     t = _with_validation(job.target)
-    steps = max(150 if _glyphs(job.target) else 80, 5*math.ceil(len(t.train)/plan.bs))
     # The Learner wants a validation part, though nothing is chosen by it any more: as few pictures as will do
     dls = t.dls(bs=plan.bs, seed=seed, augment=plan.augment, device=job.device,
                 valid_shots=1 if t.max_valid_shots else None)
-    fit = STRATEGIES[plan.strategy]
-    own = _source_hash(fit) is not None
-    more = {} if own else dict(progress=False, precision=plan.precision)
-    return fit(dls, job.arch, steps=steps, lr=plan.lr, seed=seed, **more), steps, t.train.counts
+    fit, how = STRATEGIES[_strategy(plan.arm)], {plan.knob: plan.rate}
+    steps = steps_for(job.target, len(t.train), plan.bs) if plan.knob == 'lr' else None
+    if steps: how['steps'] = steps
+    if _source_hash(fit) is None: how.update(progress=False, precision=plan.precision)
+    return fit(dls, job.arch, seed=seed, **how), steps, t.train.counts
 
 # %% ../nbs/tools/04_model.ipynb #mo000050
 def _silent(line): pass
@@ -492,7 +501,7 @@ def train(target, # A target's name, a folder of pictures, or a `Target`
           say=print # Where lines of progress go; None: nowhere
          ) -> Model: # As `load` gives it; raises `BadInput` for what cannot be trained or stored
     "Train on the training and validation pictures, and store the model with what is known of it."
-    if strategy != 'auto' and strategy not in STRATEGIES: raise unknown('strategy', strategy, ['auto', *STRATEGIES])
+    if strategy != 'auto' and _strategy(strategy) not in STRATEGIES: raise unknown('strategy', strategy, ['auto', *STRATEGIES])
     place = _free(out) # Before any work
     pick_device(device)
     job = task(target, backbone, size, weights, device)
@@ -504,7 +513,7 @@ def train(target, # A target's name, a folder of pictures, or a `Target`
     if c is None and strategy == 'auto': c = _new_study(target, job, device, say)
     arms = {'auto', *(r['strategy'] for r in c.rates)} if c else ()
     if strategy in arms and not given: job = replace(job, arch=_arch_of(c))
-    return _train(job, _plan(c, job.target, strategy), c, place, seed, say or _silent)
+    return _train(job, *_plan(c, job.target, strategy), c, place, seed, say or _silent)
 
 def _new_study(target, job, device, say):
     "The default comparison, into its default place"
@@ -515,22 +524,22 @@ def _new_study(target, job, device, say):
     return c
 
 # %% ../nbs/tools/04_model.ipynb #mo000051
-def _train(job, plan, c, place, seed, say):
+def _train(job, plan, why, c, place, seed, say):
     "Train by a plan, store, and say what was done"
     t, a = job.target, job.arch
     if plan.accuracy:
         where = c.records.path.parent
         if where.is_relative_to(Path.cwd()): where = where.relative_to(Path.cwd())
-        say(f"The study in {where}: {c.recommend()}")
-    say(f"Training {plan.strategy} with {a.name} on the {len(t.train) + len(t.valid):,} training and validation pictures "
+        say(f"The study in {where}: {c.recommend()}{why}")
+    say(f"Training {plan.arm} with {a.name} on the {len(t.train) + len(t.valid):,} training and validation pictures "
         f"of {t.name}; its {len(t.test):,} test pictures stay out.")
     learn, steps, counts = _fit(job, plan, seed)
     pretrained = getattr(learn, 'weights_id', None) not in (None, 'random')
     augment = list(t.augments) if plan.augment is True else list(plan.augment or [])
-    rates = dict(lr=plan.lr, chosen=plan.chosen, steps=steps, bs=plan.bs, seed=seed, augment=augment,
+    rates = dict({plan.knob: plan.rate}, chosen=plan.chosen, steps=steps, bs=plan.bs, seed=seed, augment=augment,
                  precision=plan.precision)
     on = dict(target=t.name, parts=['training', 'validation'], counts=counts, pixel_hash=t.pixel_hash)
-    return save(learn, place, strategy=plan.strategy, rates=rates, accuracy=plan.accuracy, trained_on=on,
+    return save(learn, place, strategy=plan.arm, rates=rates, accuracy=plan.accuracy, trained_on=on,
                 licences=_licences(t, a, pretrained))
 
 # %% ../nbs/tools/04_model.ipynb #mo000053

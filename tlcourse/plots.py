@@ -19,14 +19,16 @@ okabe_ito = dict(black='#000000', orange='#E69F00', sky='#56B4E9', green='#009E7
 
 _looks = {'scratch': ('black', 's'), 'scratch-4x': ('grey', 'D'), 'feature-extraction': ('blue', 'o'),
           'fine-tuning': ('vermillion', '^'), 'lp-ft': ('green', 'v'), 'gradual': ('orange', 'P'),
-          'single-rate': ('purple', 'X'), 'random-features': ('sky', 'd')}
+          'single-rate': ('purple', 'X'), 'random-features': ('sky', 'd'), 'last-layers': ('green', 'p'), 'k-nn': ('grey', '*')}
 _more = [(c, m) for m in '<>hp*' for c in ('blue', 'orange', 'green', 'purple', 'sky', 'vermillion', 'grey')]
 
 def look(name:str, # Of a strategy, or of anything else that is drawn as a line
          names=() # All names of the figure, so that unknown ones get different looks
-        ) -> dict: # color and marker, for `plt.plot`
-    "The colour and marker of a strategy: the same in every figure; names that have none of their own share the rest."
+        ) -> dict: # color and marker (and more for `+aug`), for `plt.plot`
+    "The look of a strategy, the same in every figure; `+aug` is its base, dashed; names that have none share the rest."
     others = [o for o in dict.fromkeys([*names, name]) if o not in _looks]
+    base = name.removesuffix('+aug')
+    if base != name and base in _looks: return dict(look(base), ls='--', mfc='white')
     c, m = _looks[name] if name in _looks else _more[others.index(name) % len(_more)]
     return dict(color=okabe_ito[c], marker=m)
 
@@ -53,13 +55,30 @@ def _axes(ax, size, **kw): # New axes where none are given
     return plt.subplots(figsize=size, **kw)[1] if ax is None else ax
 
 # %% ../nbs/core/01_plots.ipynb #da9b2fba
-def _shots_axis(ax, shots):
+def _order(k): return (k == 'all', 0 if k == 'all' else k) # Sizes ascending, then 'all'
+
+def _size(k): return k if k == 'all' else f'{k:,}'
+
+def _shots_axis(ax, at): # at: each size, in order, to its place
+    shots, xs = list(at), list(at.values())
+    texts = [_size(k) for k in shots]
+    # On a long axis two near ticks would run into each other
+    if len(xs) > 1 and math.log(xs[-1]/xs[-2]) < .08*math.log(xs[-1]/xs[0]): texts[-1] = f'\n{texts[-1]}'
     ax.set_xscale('log')
-    ax.set_xticks(shots, [f'{o:,}' for o in shots])
-    ax.set_xlim(shots[0]/1.35, shots[-1]*1.35)
+    ax.set_xticks(xs, texts)
+    ax.set_xlim(xs[0]/1.35, xs[-1]*1.35)
     ax.xaxis.set_minor_locator(mpl.ticker.NullLocator())
     ax.grid(False, axis='x')
-    ax.set_xlabel('labelled images per class (log scale)')
+    mean = f'; all: {xs[-1]:,.0f} on average' if shots[-1] == 'all' else ''
+    ax.set_xlabel(f'labelled images per class (log scale{mean})')
+
+def _places(cells): # Each size, in order, to its number of labels per class
+    res = {}
+    for c in sorted(cells, key=lambda c: _order(c['shots'])):
+        x = c.get('per_class', c['shots'])
+        if x == 'all': raise BadInput("a cell of size 'all' lacks 'per_class': give its mean number of pictures per class")
+        res[c['shots']] = x
+    return res
 
 def _spread(n, step): return (np.arange(n) - (n-1)/2)*step # n offsets around 0
 
@@ -69,26 +88,31 @@ def _need(rows, keys, what):
     if miss := [k for k in keys if k not in rows[0]]: raise BadInput(f"the {what} lack {', '.join(map(repr, miss))}")
     return rows
 
+_thin = dict(color='#8c8c8c', lw=.8, ms=3.5, elinewidth=.6, capsize=0)
+
 # %% ../nbs/core/01_plots.ipynb #fc2db49b
-def plot_curves(cells, # Dicts with strategy, shots, mean, low, high (fractions), and n_test, seeds if known
+def plot_curves(cells, # Dicts with strategy, shots, mean, low, high (fractions), and n_test, seeds, per_class, beside if known
                 ax=None, # Axes to draw on
                 title:str='', # Of the figure
                 size=(5.6, 3.4) # Inches, where `ax` is None
                ): # The axes
     "Accuracy against labels per class, one line a strategy, with intervals."
     cells = _need(cells, ('strategy', 'shots', 'mean', 'low', 'high'), 'cells')
-    names, shots = list(dict.fromkeys(c['strategy'] for c in cells)), sorted({c['shots'] for c in cells})
+    names, at = list(dict.fromkeys(c['strategy'] for c in cells)), _places(cells)
+    aside = list(dict.fromkeys(c['strategy'] for c in cells if c.get('beside')))
     with style():
         beside = len(names) > 4 # A legend beside many lines, not over them
         ax = _axes(ax, (size[0] + 1.5*beside, size[1]))
-        gap = min([math.log(b/a) for a,b in zip(shots, shots[1:])], default=1)
+        gap = min([math.log(b/a) for a,b in zip(list(at.values()), list(at.values())[1:])], default=1)
         step = min(.045, .6*gap/max(1, len(names)))
         for name,dx in zip(names, np.exp(_spread(len(names), step))):
-            cs = sorted((c for c in cells if c['strategy'] == name), key=lambda c: c['shots'])
-            x, y, lo, hi = (100*np.array([c[k] for c in cs]) for k in ('shots', 'mean', 'low', 'high'))
-            ax.errorbar(x/100*dx, y, [np.maximum(y-lo, 0), np.maximum(hi-y, 0)], label=name, capsize=2, elinewidth=1,
-                        **look(name, names))
-        _shots_axis(ax, shots)
+            cs = sorted((c for c in cells if c['strategy'] == name), key=lambda c: _order(c['shots']))
+            x = np.array([at[c['shots']] for c in cs])
+            y, lo, hi = (100*np.array([c[k] for c in cs]) for k in ('mean', 'low', 'high'))
+            kw = {**dict(capsize=2, elinewidth=1), **look(name, names)}
+            if name in aside: kw.update(_thin, ls=('--', ':', '-.')[aside.index(name) % 3])
+            ax.errorbar(x*dx, y, [np.maximum(y-lo, 0), np.maximum(hi-y, 0)], label=name, **kw)
+        _shots_axis(ax, at)
         ax.set_ylabel('test accuracy, %')
         top = 100*max(c['high'] for c in cells)
         if top > 90: ax.set_ylim(top=101)
@@ -120,13 +144,13 @@ def plot_pairs(pairs, # Dicts with shots, a, b, diff, low, high (fractions; diff
             ax.annotate(f'{a} $-$ {b}', (0, y), (4, 0), xycoords=('axes fraction', 'data'),
                         textcoords='offset points', va='center', fontsize=8.5, weight='bold',
                         bbox=dict(fc='white', ec='none', pad=1))
-            for p in sorted(ps, key=lambda p: p['shots']):
+            for p in sorted(ps, key=lambda p: _order(p['shots'])):
                 y += 1
                 d, lo, hi = (100*p[k] for k in ('diff', 'low', 'high'))
                 kw = look(a, (a, b))
-                ax.errorbar(d, y, xerr=[[max(d-lo, 0)], [max(hi-d, 0)]], capsize=2, elinewidth=1.2,
-                            mfc=kw['color'] if lo > 0 or hi < 0 else 'white', **kw)
-                ticks.append(y); texts.append(f"{p['shots']:,}")
+                kw['mfc'] = kw['color'] if lo > 0 or hi < 0 else 'white'
+                ax.errorbar(d, y, xerr=[[max(d-lo, 0)], [max(hi-d, 0)]], capsize=2, elinewidth=1.2, **kw)
+                ticks.append(y); texts.append(_size(p['shots']))
             y += 1
         ax.axvline(0, color='#444444', lw=1, zorder=1)
         ax.set_yticks(ticks, texts)

@@ -6,7 +6,7 @@ Docs: https://tlcourse.github.io/tlcourse/core/stats.html.md"""
 
 # %% auto #0
 __all__ = ['Interval', 'wilson', 'mean_ci', 'paired_ci', 'paired_p', 'holm', 'paired_bootstrap', 'McNemar', 'mcnemar',
-           'n_to_separate', 'Needed', 'n_to_settle']
+           'n_to_separate', 'Needed', 'n_to_settle', 'forecast']
 
 # %% ../nbs/core/05_stats.ipynb #58a51c85
 import math
@@ -171,12 +171,15 @@ def paired_p(a, # (m, n) correctness of one strategy, or (1, n), as for `paired_
     return math.exp(hi)
 
 # %% ../nbs/core/05_stats.ipynb #8e47c886
-def holm(ps # p-values of one table
+def holm(ps, # p-values of one table
+         n:int|None=None # Size of the family where some of it is not run yet; None: as many as there are
         ) -> list: # Corrected, in the same order
     "Holm's step-down correction for several comparisons (S. Holm, Scand. J. Statist. 6, 1979)."
     ps = np.asarray(list(ps), dtype=np.float64)
     if ps.size and not ((ps >= 0) & (ps <= 1)).all(): raise BadInput("p-values lie between 0 and 1")
-    res, worst, n = np.empty(len(ps)), 0., len(ps)
+    n = len(ps) if n is None else n
+    if n < len(ps): raise BadInput(f"a family of {n} cannot hold {len(ps)} p-values: give its whole size")
+    res, worst = np.empty(len(ps)), 0.
     for i,j in enumerate(np.argsort(ps, kind='stable')):
         worst = max(worst, min(1., ps[j]*(n-i)))
         res[j] = worst
@@ -259,3 +262,34 @@ def n_to_settle(a, # (m, n) correctness of one strategy, or (1, n), as for `pair
     while seeds > 1 and -stdtrit(seeds-1, alpha/2)*sd/math.sqrt(seeds) >= delta: seeds += 1
     if floor >= delta: return Needed(None, seeds, delta)
     return Needed(math.ceil((_z(alpha) + float(ndtri(power)))**2 * p.var/(delta**2 - floor**2)), seeds, delta)
+
+# %% ../nbs/core/05_stats.ipynb #fcast002
+def _log_line(ns, errors, at): # errors (..., sizes) -> the least-squares line in logs, read off at `at`
+    x, y = np.log(ns), np.log(errors)
+    slope = ((y - y.mean(-1, keepdims=True))*(x - x.mean())).sum(-1)/((x - x.mean())**2).sum()
+    return np.exp(y.mean(-1) + slope*(math.log(at) - x.mean()))
+
+def forecast(correct, # For each size (m, n): correctness of its seeds on the same n test images
+             ns, # Training images at each size, all different
+             at:int, # Training images to forecast
+             n_boot:int=1000, # Draws
+             seed:int=0, # Of the draws
+             alpha:float=.05 # 1 - the nominal coverage
+            ) -> Interval: # Of the accuracy at `at`, by percentiles; an error of 0 counts as half an image
+    "Accuracy with more labels, by a power law of the error (Cortes et al., NIPS 1993; Hestness et al., arXiv:1712.00409)."
+    _alpha(alpha)
+    correct = [_check(o, 'correct') for o in correct]
+    if len(correct) != len(ns) or len(set(ns)) < max(2, len(ns)) or min(*ns, at) < 1:
+        raise BadInput(f"{len(correct)} matrices for the sizes {list(ns)}: give correctness at two or more different sizes")
+    if any(o.ndim != 2 or o.shape[1] != correct[0].shape[1] for o in correct):
+        raise BadInput("every size needs its correctness (seeds, images) on the same test images")
+    n, rng = correct[0].shape[1], np.random.default_rng(seed)
+    images = rng.multinomial(n, [1/n]*n, n_boot) # How often each is drawn: the same draw at all sizes
+    def error(acc): return np.maximum(1 - acc, .5/n)
+    def drawn(o): # (n_boot,) accuracies, seeds and images drawn again
+        m = len(o)
+        return ((rng.multinomial(m, [1/m]*m, n_boot) @ o)*images).sum(1)/(m*n)
+    mid = _log_line(ns, error(np.array([o.mean() for o in correct])), at)
+    many = _log_line(ns, np.stack([error(drawn(o)) for o in correct], -1), at)
+    low, high = np.quantile(1 - np.minimum(many, 1), [alpha/2, 1-alpha/2])
+    return Interval(*map(float, (1 - min(mid, 1), low, high)))
