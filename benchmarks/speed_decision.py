@@ -34,15 +34,15 @@ MUST = ('last-layers', 'all'), ('fine-tuning', 'all'), ('fine-tuning', 20) # Wha
 
 # --- pictures -------------------------------------------------------------------------------------------------------------
 def photos(name, where, smoke):
-    "The folder of a set of photos; in a smoke run 24 small drawn ones; None, and a line, where there are none"
+    "The folder of a set of photos; in a smoke run 60 small drawn ones; None, and a line, where there are none"
     if smoke: return small(Path(where)/name)
     if d := photo_assets(): return d/'data'/name
     print(f'{name}: left out, TLCOURSE_ASSETS names no folder')
 
 def small(folder):
-    "24 JPEG files of two classes"
+    "60 JPEG files of three classes"
     from speed_training import photos
-    if not folder.exists(): photos(folder, 24, classes=2, side=(60, 50))
+    if not folder.exists(): photos(folder, 60, classes=3, side=(60, 50))
     return folder
 
 def sources(folder): # In turns from each class, so that a first part of them has all
@@ -243,7 +243,7 @@ def against_bare(name, folder, k, n, limit=None):
             row(f'{name}: stage 1 with imports and report, wall seconds', f'<= {limit}' if limit else '', mid, min(whole), max(whole),
                 mid <= limit if limit else None)]
     facts = dict(seconds={a: [dict(r['seconds'], whole=r['whole']) for r in o] for a,o in got.items()}, cells=got['stage1'][0]['cells'])
-    if not rows[0]['reached']: facts['profile'] = child('stage1', folder=folder, size=k['size'], profile=True)['profile']
+    if limit and not rows[0]['reached']: facts['profile'] = child('stage1', folder=folder, size=k['size'], profile=True)['profile']
     return rows, facts
 
 def read_once(folder):
@@ -252,7 +252,7 @@ def read_once(folder):
 def part_stage1(k, args, where, known):
     if not (folder := photos('flowers17', where, args.smoke)): return [], {}
     read_once(folder)
-    return against_bare('flowers17', folder, k, args.rounds, 60)
+    return against_bare('flowers17', folder, k, args.rounds, None if args.smoke else 60)
 
 def part_big(k, args, where, known):
     if not (folder := photos('flowers17', where, args.smoke)): return [], {}
