@@ -1,11 +1,13 @@
 """A real browser for the tests: chromium driven by playwright, JupyterLab in folders of its own, nothing that leaves the machine.
 
 Each wait is for a condition; the time-outs are generous because other work may share the cores."""
-import json, os, subprocess, sys, time
+import json, os, re, subprocess, sys, time
 from contextlib import contextmanager
 from urllib.parse import quote, urlsplit
 from playwright.sync_api import sync_playwright
-from conftest import chromium
+from tlcourse.course import _text
+from tlcourse.dev import cells
+from conftest import PAGES, chromium
 
 WAIT = 90 # seconds for one thing on a page
 RUN = 900 # seconds for all cells of a notebook
@@ -63,7 +65,8 @@ _panel = '''path => [...window.jupyterapp.shell.widgets('main')].find(w => w.con
 @contextmanager
 def lab(work, private):
     "JupyterLab on a free port of 127.0.0.1, in the folder `work`, with its own folders under `private`: its address."
-    env = {k:v for k,v in os.environ.items() if k not in ('MPLBACKEND', 'IN_TEST') and k.lower() != 'all_proxy'}
+    other = 'MPLBACKEND', 'IN_TEST', 'TLCOURSE_ASSETS' # a reader has none of them
+    env = {k:v for k,v in os.environ.items() if k not in other and k.lower() != 'all_proxy'}
     for k in ('JUPYTER_CONFIG_DIR', 'JUPYTER_DATA_DIR', 'JUPYTER_RUNTIME_DIR', 'JUPYTERLAB_SETTINGS_DIR',
               'JUPYTERLAB_WORKSPACES_DIR', 'IPYTHONDIR'): env[k] = str(private/k.lower())
     for k in ('http_proxy', 'https_proxy'): env[k] = env[k.upper()] = 'http://127.0.0.1:9' # closed: kernels stay inside too
@@ -195,3 +198,27 @@ def move(inputs, frame, what):
                 else: break
             back(el)
             wait_until(lambda: frame.inner_html() == start, f'{say}: and changes back')
+
+# --- what is asked of a page
+
+LESSONS = [p for p in PAGES if p.parent.name == 'lessons']
+# What the saved page of each kind of control holds
+KINDS = {'slider': 'type="range"', 'list': '<select data-n=', 'box': 'type="checkbox"', 'guesses': 'class="tlc tlc-guesses"',
+         'pictures': 'To try pictures of your own'}
+
+def shown(page):
+    "The HTML that a saved notebook shows."
+    data = (o.get('data', {}).get('text/html', '') for c in cells(page, 'code') for o in c['outputs'])
+    return '\n'.join(map(_text, data))
+
+def having(kind, pages): return [p for p in pages if KINDS[kind] in shown(p)]
+
+def names(snapshot, role): return re.findall(rf'- {role}(?: "(.*?)")?', snapshot)
+
+def answer(q):
+    "A guess by the keys alone: a word of a list, or a number."
+    q.focus()
+    if q.evaluate('o => o.matches("select")'):
+        q.press('Alt+ArrowDown')
+        return choose(q)
+    q.press_sequentially('50')

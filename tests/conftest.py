@@ -1,17 +1,20 @@
-"One thread, no window, and three reasons to skip: `gpu`, `no assets` and, outside `.ci/run`, `no browser`."
+"""One thread, no window, and three reasons to skip: `gpu`, `no assets` and, outside `.ci/run`, `no browser`.
+
+A whole run takes two processes (pytest-xdist), a run of named files one; `-n 0`, `-n 2` say it otherwise."""
 import os
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # before torch is imported; for the processes that tests start too
 os.environ.setdefault('MPLBACKEND', 'Agg')
 if os.environ.get('TLCOURSE_ASSETS'): os.environ['TLCOURSE_ASSETS'] = os.path.abspath(os.environ['TLCOURSE_ASSETS'])
-import shutil, subprocess, sys, tarfile
+import json, re, shutil, subprocess, sys, tarfile
 from pathlib import Path
 import pytest
+from filelock import FileLock
+from xdist.scheduler import LoadScopeScheduling
 from tlcourse.base import photo_assets
-from tlcourse.dev import execute_all, pages
+from tlcourse.dev import execute, pages
 
 ROOT = Path(__file__).parent.parent
 PAGES = pages(root=ROOT)
-_done = pytest.StashKey()
 
 def name(page): return page.relative_to(ROOT/'nbs').with_suffix('').as_posix()
 
@@ -26,6 +29,29 @@ def refused_skip(reason):
     if reason == 'no assets' and photo_assets(): return f"skipped for 'no assets', and they are in {photo_assets()}"
     if os.environ.get('TLCOURSE_CI') == '1' and reason not in ('gpu', 'no assets'):
         return f"skipped for {reason!r}: only 'gpu' and 'no assets' may skip"
+
+# --- two processes
+
+def together(nodeid):
+    "What one process runs, one after another: the tests of a notebook, wherever they are, or those of a file."
+    page = re.search(r'(?:test_notebooks|test_prose)\.py::.*\[(.*)\]$', nodeid)
+    return page[1] if page and page[1] in map(name, PAGES) else nodeid.partition('::')[0]
+
+class Together(LoadScopeScheduling):
+    "A free process takes the next group of tests."
+    def _split_scope(self, nodeid): return together(nodeid)
+
+def pytest_xdist_make_scheduler(config, log): return Together(config, log)
+
+def pytest_xdist_auto_num_workers(config):
+    return min(2, os.cpu_count() or 1) if config.args_source == config.ArgsSource.TESTPATHS else 0
+
+def pytest_collection_modifyitems(items):
+    "The pages come last, in reading order: what fails in seconds is known before."
+    order = {name(p): i for i,p in enumerate(PAGES, 1)}
+    items.sort(key=lambda i: order.get(together(i.nodeid), 0))
+
+# --- skipping
 
 def pytest_runtest_setup(item):
     if item.get_closest_marker('assets') and not photo_assets(): pytest.skip('no assets')
@@ -52,13 +78,14 @@ def tracked():
     r = subprocess.run(cmd, cwd=ROOT, capture_output=True, text=True, check=True)
     return [ROOT/o for o in r.stdout.splitlines() if (ROOT/o).is_file()]
 
+class Executions(dict):
+    "An execution in a fresh kernel of each notebook that a test asks for, once."
+    def __missing__(self, page):
+        self[page] = execute(page, reuse=True)
+        return self[page]
+
 @pytest.fixture(scope='session')
-def executed(request):
-    "One execution in a fresh kernel of each notebook that the chosen tests need, two kernels at a time."
-    wanted = {i.callspec.params['page'] for i in request.session.items if 'executed' in i.fixturenames}
-    res = execute_all([p for p in PAGES if p in wanted], reuse=True)
-    request.config.stash[_done] = res
-    return res
+def executed(): return Executions()
 
 @pytest.fixture(scope='session')
 def wheel(tmp_path_factory, tracked):
@@ -96,20 +123,35 @@ class Built(type(Path())):
 def _git_status():
     return subprocess.run(['git', 'status', '--porcelain'], cwd=ROOT, capture_output=True, text=True).stdout
 
+@pytest.fixture(scope='module') # not longer: while playwright is there, nothing else can start an event loop
+def chrome():
+    from browser import launch
+    with launch() as b: yield b
+
+def _build_site(folder):
+    before = _git_status()
+    cmd = [sys.executable, '-m', 'tlcourse.dev', 'docs', '--out', folder/'site']
+    r = subprocess.run(cmd, cwd=ROOT, capture_output=True, text=True)
+    assert not r.returncode, r.stderr
+    (folder/'git.json').write_text(json.dumps([before, _git_status()]))
+
 @pytest.fixture(scope='session')
 def site(tmp_path_factory):
-    "The static site, built once by the project's own command."
-    out = Built(tmp_path_factory.mktemp('built')/'site')
-    out.git_before = _git_status()
-    r = subprocess.run([sys.executable, '-m', 'tlcourse.dev', 'docs', '--out', out], cwd=ROOT, capture_output=True, text=True)
-    assert not r.returncode, r.stderr
-    out.git_after = _git_status()
+    "The static site, built once by the project's own command, for both processes."
+    alone = 'PYTEST_XDIST_WORKER' not in os.environ
+    d = tmp_path_factory.mktemp('built') if alone else tmp_path_factory.getbasetemp().parent/'built'
+    d.mkdir(exist_ok=True)
+    with FileLock(d/'lock'):
+        if not (d/'git.json').exists(): _build_site(d)
+    out = Built(d/'site')
+    out.git_before, out.git_after = json.loads((d/'git.json').read_text())
     return out
 
-def pytest_terminal_summary(terminalreporter, config):
-    "The seconds of each notebook."
-    if not (res := config.stash.get(_done, None)): return
-    terminalreporter.section('notebooks')
-    for p,e in res.items():
-        how = 'failed' if e.error else 'an earlier execution of the same state' if e.reused else ''
-        terminalreporter.write_line(f'{e.seconds:6.1f} s  {name(p)}  {how}'.rstrip())
+def pytest_terminal_summary(terminalreporter):
+    "What tests have to tell: the seconds of each notebook, the lessons that were run in JupyterLab."
+    told = {}
+    for rep in (o for k in ('passed', 'failed') for o in terminalreporter.stats.get(k, ())):
+        for k,v in rep.user_properties if rep.when == 'call' else (): told.setdefault(k, []).append(v)
+    for k,lines in told.items():
+        terminalreporter.section(k)
+        for l in lines: terminalreporter.write_line(l)

@@ -1,5 +1,5 @@
 "Decoded once: the pixels of a folder in a file that is mapped, never other pictures than the folder's, and memory that stays flat."
-import json, os, pickle, shutil, subprocess, sys, warnings
+import json, multiprocessing as mp, os, pickle, shutil, subprocess, sys, warnings
 from pathlib import Path
 import numpy as np
 import PIL, pytest, torch
@@ -237,17 +237,20 @@ def test_what_a_killed_process_left(tmp_path, store):
     target(make(tmp_path/'a'), size=32)
     assert not old.exists() and new.exists() # Another process may be writing the second
 
+def found(root, together, hashes):
+    warnings.simplefilter('error')
+    together.wait()
+    hashes.put(target(root, size=64).pixel_hash)
+
 def test_two_at_once(tmp_path, store):
+    "Three processes that begin in the same moment"
     root = make(tmp_path/'a', n=100)
-    code = f"""import sys, warnings
-from tlcourse.data import target
-warnings.simplefilter('error')
-sys.stdin.read(1)
-print(target({str(root)!r}, size=64).pixel_hash)"""
-    ps = [subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    for p in ps: p.stdin.write('x'); p.stdin.flush()
-    assert [p.communicate(timeout=120)[0].strip() for p in ps] == [fresh(root, size=64)['hash']]*3
-    assert [o.suffix for o in store.iterdir()] == ['.array']
+    together, hashes = mp.Barrier(3), mp.Queue()
+    ps = [mp.Process(target=found, args=(root, together, hashes)) for _ in range(3)]
+    for p in ps: p.start()
+    assert [hashes.get(timeout=120) for _ in ps] == [fresh(root, size=64)['hash']]*3
+    for p in ps: p.join(120)
+    assert [p.exitcode for p in ps] == [0]*3 and [o.suffix for o in store.iterdir()] == ['.array']
     assert target(root, size=64).pixel_hash == fresh(root, size=64)['hash']
 
 # Used
@@ -321,6 +324,7 @@ def use(root):
         xb.sum()
         if i % 4 == 0: gc.collect()
     return t
+gc.freeze() # The collector need not look through the libraries each time
 use(sys.argv[1]) # What is imported and allocated once
 gc.collect()
 start, peak, done = anon(), 0, False

@@ -4,9 +4,9 @@ import numpy as np, pytest, torch
 from torch import nn
 from tlcourse.backbones import arch, learner
 from tlcourse.base import BadInput, photo_assets
-from tlcourse.data import Part, kshot, target, weights_hash
+from tlcourse.data import Part, SealBroken, kshot, target, weights_hash
 from tlcourse.features import extract, head_learner, layers, pooled
-from tlcourse.probes import fit_probes
+from tlcourse.probes import NearestNeighbours, fit_probes
 from tlcourse.store import _Sink, _card_bytes, _read_card
 
 @pytest.fixture(scope='module')
@@ -138,6 +138,67 @@ def test_adapt_in_numbers():
 def test_adapt_needs_batchnorm():
     m = nn.Sequential(nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4))
     with pytest.raises(BadInput, match='has no BatchNorm'): raw(m, some(), bn='adapt', **STATS)
+
+# --- heads on the sealed test
+
+def same_score(a, b):
+    assert (a.pred != b.pred).sum() <= 1 # two classes with the same probability, to rounding
+    np.testing.assert_array_equal(a.y, b.y)
+    np.testing.assert_allclose(a.prob.astype(float), b.prob.astype(float), atol=2e-3)
+    assert [a.pred.dtype, a.prob.dtype, a.y.dtype] == [b.pred.dtype, b.prob.dtype, b.y.dtype] and [*a.shifts] == [*b.shifts]
+    for n in a.shifts: same_score(a.shifts[n], b.shifts[n])
+
+@pytest.mark.parametrize('how', ['plain', 'layer', 'adapted', 'random'])
+def test_heads_score_as_learners(digits, how):
+    "One pass for several heads, or a Learner for each: the same answers, under shifts too, and one seal for both"
+    body = arch('glyphnet', 'random') if how == 'random' else 'glyphnet'
+    kw = dict(layer=2 if how == 'layer' else -1, bn=digits.train if how in ('adapted', 'random') else 'eval', seed=3)
+    f = extract(body, digits.train, cache=False, **kw)
+    ps = fit_probes(f, [kshot(f.y, 5, s) for s in range(2)], (1e-2,))
+    t, one, shifts = digits.unopened(), digits.unopened(), ['noise', 'blur']
+    scores = t.score_heads(body, [ps.head(0), ps.head(1)], shifts, **kw)
+    assert t.openings == 2 and len({s.k for s in scores}) == 2
+    for i,s in enumerate(scores):
+        learn = head_learner(digits.dls(shots=5), body, ps.head(i), **kw)
+        same_score(s, one.score(learn, shifts))
+        with pytest.raises(SealBroken, match=f'opening {i+1}'): t.score(learn)
+        with pytest.raises(SealBroken, match=f'opening {i+1}'): one.score_heads(body, ps.head(i), **kw)
+    assert t.openings == one.openings == 2
+
+def test_heads_of_other_kinds(digits):
+    "The body of a Learner; neighbours; and another k, or another body, is another look"
+    learn = learner(digits.dls(shots=1), 'glyphnet')
+    f = extract(learn, digits.train, cache=False)
+    ids, t = kshot(f.y, 5, 0), digits.unopened()
+    near = [NearestNeighbours(f.x[ids], f.y[ids], f.classes, k) for k in (1, 5)]
+    one, five = t.score_heads(learn, near)
+    assert t.openings == 2 and five.accuracy > .8 and (one.prob == 1).all() and set(np.unique((five.prob*5).round())) <= {1, 2, 3, 4, 5}
+    with torch.no_grad(): learn.model[0][0][0].weight[0,0,0,0] += 1
+    t.score_heads(learn, near[0])
+    with pytest.raises(SealBroken, match='opening 3'): t.score_heads(learn, near[:1])
+    with pytest.raises(SealBroken, match='heads 0 and 1 are the same'): t.score_heads(learn, near[1:]*2)
+    assert t.openings == 3
+
+@pytest.mark.parametrize('head,how,says', [
+    (nn.Linear(191, 10), {}, 'head 0 does not take the 192 features'), (nn.Linear(192, 9), {}, '9 outputs.*10 classes'),
+    (nn.Sequential(nn.Linear(192, 10), nn.Flatten(0)), {}, '20 outputs|outputs'), (nn.Linear(192, 10), dict(bn='adapt'), "bn='adapt'"),
+    (nn.Linear(192, 10), dict(shifts='fog'), "shift 'fog'"), (nn.Linear(192, 10), dict(layer=[1]), 'one stage'),
+    (nn.Linear(192, 10), dict(layer=0), '24 features'), ([], {}, 'no heads'),
+    (NearestNeighbours(np.eye(3), [0, 1, 2], 'abc', 1), {}, '192 columns, the neighbours have 3')])
+def test_heads_that_do_not_fit(digits, head, how, says, monkeypatch):
+    "Refused before the seal is touched"
+    t = digits.unopened()
+    class Looked(Exception): pass
+    def look(self): raise Looked
+    monkeypatch.setattr(type(t), '_test_arrays', property(look))
+    with pytest.raises(BadInput, match=says): t.score_heads('glyphnet', head, **how)
+    with pytest.raises(Looked): t.score_heads('glyphnet', nn.Linear(192, 10))
+    assert not t.openings
+
+def test_heads_that_are_not_finite(digits):
+    t, bad = digits.unopened(), nn.Linear(192, 10)
+    with torch.no_grad(): bad.bias[0] = np.nan
+    with pytest.raises(BadInput, match='head 1 are not numbers'): t.score_heads('glyphnet', [nn.Linear(192, 10), bad])
 
 # --- the cache
 

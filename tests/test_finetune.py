@@ -1,17 +1,23 @@
 "The contract of the strategies: the budget, what is frozen when, seeds, rates; and fastai against plain torch."
 import math
 from copy import deepcopy
-import pytest, torch
+from types import SimpleNamespace
+import numpy as np, pytest, torch
 import torch.nn.functional as F
 from fastai.callback.core import Callback
 from fastai.callback.schedule import *
 from tlcourse.training import FusedAdam
 from fastai.torch_core import set_seed
 from torch import nn
-from tlcourse.backbones import learner
+from fastai.vision.all import Adam, accuracy, vision_learner
+from tlcourse import finetune
+from tlcourse.backbones import arch, learner
 from tlcourse.base import BadInput
-from tlcourse.data import target
-from tlcourse.finetune import STRATEGIES, strategy
+from tlcourse.data import Part, target, weights_hash
+from tlcourse.features import extract, pooled
+from tlcourse.finetune import STRATEGIES, feature_extraction, random_features, strategy
+from tlcourse.probes import fit_probes
+from tlcourse.records import lesson_records
 
 digits = target('digits')
 
@@ -23,10 +29,15 @@ def count(monkeypatch):
     monkeypatch.setattr(FusedAdam, 'step', counted)
     return n
 
-def test_every_strategy_has_a_rate(): assert all(0 < f.rate < 1 for f in STRATEGIES.values())
+FROZEN = [k for k,f in STRATEGIES.items() if f.rate is None]
+TRAINED = [k for k,f in STRATEGIES.items() if f.rate is not None and not f.untuned]
+
+def test_every_strategy_has_a_rate_or_a_weight_decay():
+    assert FROZEN == ['feature-extraction', 'random-features'] and {*STRATEGIES} - {*TRAINED, *FROZEN} == {'fine_tune'}
+    assert all((f.wd is None) != (f.rate is None) and 0 < (f.wd or f.rate) < 1 for f in STRATEGIES.values())
 
 @pytest.mark.parametrize('k', [1, 2, 5])
-@pytest.mark.parametrize('name', STRATEGIES)
+@pytest.mark.parametrize('name', TRAINED)
 def test_the_budget_is_kept(name, k, count):
     for steps in 1, 2, 7:
         count[0] = 0
@@ -40,7 +51,8 @@ def test_the_budget_is_kept(name, k, count):
 @pytest.mark.parametrize('name', STRATEGIES)
 def test_bad_budgets(name):
     dls = digits.dls(shots=1)
-    for bad,why in [({}, 'exactly one'), (dict(epochs=1, steps=1), 'exactly one'), (dict(steps=0), 'one step'), (dict(epochs=0), 'one epoch')]:
+    for bad,why in [(dict(epochs=1, steps=1), 'exactly one'), (dict(steps=0), 'one step'), (dict(epochs=0), 'one epoch'),
+                    *([] if name in FROZEN else [({}, 'exactly one')])]:
         with pytest.raises(BadInput, match=why): STRATEGIES[name](dls, 'glyphnet', progress=False, **bad)
 
 def state(learn): return {k: v.clone() for k,v in learn.model.state_dict().items()}
@@ -57,6 +69,143 @@ def test_a_run_depends_on_its_seed_alone(name):
     assert len(same(a, b)) == len(a)
     c = state(fit(digits.dls(shots=2), 'glyphnet', steps=6, seed=1, progress=False))
     assert len(same(a, c)) < len(a)
+
+# Frozen arms: a head that is fitted until it is done
+
+@pytest.mark.parametrize('name', FROZEN)
+def test_frozen_arms_use_no_budget(name, count):
+    "Without one, in steps or in epochs: the same weights, and one row for the recorder"
+    runs = [STRATEGIES[name](digits.dls(shots=2), 'glyphnet', progress=False, **b) for b in ({}, dict(steps=7), dict(epochs=2))]
+    assert len({weights_hash(l.model) for l in runs}) == 1
+    for l in runs:
+        r = l.recorder
+        assert len(r.losses) == len(r.lrs) == len(r.values) == 1 and r.iters == [1] and r.lrs == [0]
+        assert r.metric_names == ['epoch', 'train_loss', 'valid_loss', 'accuracy', 'time'] and len(r.values[0]) == 3
+        r.plot_loss()
+        row = r.values[0]
+        with l.no_bar(): np.testing.assert_allclose(row[1:], l.validate(), atol=1e-5)
+    with pytest.raises(BadInput, match='weight decay, as in wd=') as e: STRATEGIES[name](digits.dls(shots=2), 'glyphnet', lr=.1)
+    assert '\n' not in str(e.value)
+
+@pytest.mark.parametrize('augment', [False, True])
+def test_feature_extraction_is_the_probe(augment):
+    "The converged head on the features of the training pictures, in an ordinary Learner that predicts the same"
+    dls = digits.dls(shots=5, bs=32, augment=augment)
+    learn = feature_extraction(dls, 'glyphnet', progress=False)
+    f, v = extract('glyphnet', digits.train, ids=dls.train_ids, cache=False), extract('glyphnet', digits.valid, cache=False)
+    if augment: # the views that this seed drew
+        set_seed(0, reproducible=True)
+        again = learner(dls, 'glyphnet')
+        dl = again.dls.train.new(shuffle=False, drop_last=False)
+        f = SimpleNamespace(x=np.concatenate([pooled(again, dl)[0] for _ in range(4)]), y=f.y, views=4, classes=f.classes)
+    probe = fit_probes(f, [np.arange(len(f.y))], feature_extraction.wd)
+    assert probe.converged.all()
+    with learn.no_bar(): p, _ = learn.get_preds()
+    np.testing.assert_allclose(p, probe.probs(v)[0,0], atol=1e-4)
+    np.testing.assert_array_equal(p.argmax(1), probe.predict(v)[0,0])
+    assert weights_hash(learn.model[0]) == weights_hash(learner(dls, 'glyphnet').model[0]) # the body is as it was loaded
+    other = feature_extraction(dls, 'glyphnet', wd=1e-3, progress=False)
+    assert other.model[1][-1].weight.norm() > 2*learn.model[1][-1].weight.norm()
+
+def test_random_features_count_their_statistics():
+    "On the training pictures, without labels: as `extract` adapts a body to them"
+    dls = digits.dls(shots=5, bs=64, augment=False)
+    learn = random_features(dls, 'glyphnet', progress=False)
+    set_seed(0, reproducible=True)
+    body = learner(dls, 'glyphnet', pretrained=False).model[0]
+    some = Part('train', digits.train.x[dls.train_ids], digits.train.y[dls.train_ids], digits.classes)
+    kw = dict(stats=arch('glyphnet').stats, cache=False)
+    z, _ = pooled(learn, learn.dls.valid)
+    np.testing.assert_allclose(z, extract(body, digits.valid, bn=some, **kw).x, atol=1e-3) # the pictures are one batch
+    assert np.abs(z.numpy() - extract(body, digits.valid, **kw).x).max() > .1
+    weights = [k for k,_ in body.named_parameters()]
+    assert same({k: v for k,v in body.state_dict().items()}, learn.model[0].state_dict()) == weights
+    random_features(dls, arch('squeezenet1_1', 'random'), progress=False) # no BatchNorm, nothing to count
+
+@pytest.mark.parametrize('name', FROZEN)
+def test_stored_runs_by_steps_run_again(name):
+    "Records of frozen arms from before say what they said"
+    rows = lesson_records(9).rows(kind='report', strategy=name, shots=20, pixel_hash=digits.pixel_hash)
+    r, s = rows[0], rows[0].spec
+    dls = digits.dls(shots=s['shots'], seed=s['seed'], bs=s['bs'], augment=s['augment'], device='cpu')
+    learn = finetune._SGD[name](dls, s['backbone'], steps=s['steps'], lr=s['lr'], seed=s['seed'], progress=False,
+                                opt_func=Adam) # as `run_spec` has it for the oldest
+    assert (digits.unopened().score(learn).pred == r.result['pred']).mean() >= .97 and s['code'] <= 3
+
+# The last layers
+
+def plain(learn): return finetune.nullcontext()
+
+@pytest.mark.parametrize('precision', ['fp32', 'bf16'])
+def test_last_layers_with_and_without_storing(precision, monkeypatch):
+    "What is frozen runs once, and nothing else changes by that"
+    def run():
+        dls = digits.dls(shots=5, bs=10, augment=False)
+        return STRATEGIES['last-layers'](dls, 'glyphnet', steps=12, progress=False, precision=precision)
+    passes, old = [], finetune.stored_activations
+    monkeypatch.setattr(finetune, 'stored_activations', lambda learn: passes.append(1) or old(learn))
+    a = run()
+    monkeypatch.setattr(finetune, '_stored', plain)
+    b = run()
+    assert passes == [1] and isinstance(a.model[0][0], nn.Module) and len(a.dls.train_ids) == 50
+    rtol = 1e-5 if precision == 'fp32' else 1e-2
+    for k,v in a.model.state_dict().items(): torch.testing.assert_close(v, b.model.state_dict()[k], rtol=rtol, atol=rtol)
+    np.testing.assert_allclose(a.recorder.losses, b.recorder.losses, rtol=rtol)
+
+@pytest.mark.parametrize('name,first', [('glyphnet', '0.4.'), ('resnet18', '0.7.0.'), ('tf_efficientnet_lite0', '0.7.2.')])
+def test_last_layers_freeze_two_thirds(name, first):
+    "The first stages are as they were, statistics too; from `first` on everything moves"
+    size = 32 if name == 'glyphnet' else 48
+    a, t = arch(name, 'random'), target('digits', size=size)
+    set_seed(0, reproducible=True)
+    was = state(SimpleNamespace(model=learner(t.dls(shots=1), a).model))
+    learn = STRATEGIES['last-layers'](t.dls(shots=1), a, steps=2, progress=False) # augmented
+    keys = [*was]
+    i = next(i for i,k in enumerate(keys) if k.startswith(first))
+    assert same(was, learn.model.state_dict()) == keys[:i]
+    assert [round(h['lr']/learn.opt.hypers[-1]['lr'], 6) for h in learn.opt.hypers] == [.04, .2, 1]
+
+def test_last_layers_of_a_body_in_one_piece():
+    "A transformer's frozen blocks are no stages that could be stored: they run each time"
+    t = target('digits', size=224)
+    vit = arch('timm/vit_tiny_patch16_224', 'random')
+    learn = STRATEGIES['last-layers'](t.dls(shots=1, bs=10, valid_shots=1, augment=False), vit, steps=1, progress=False)
+    assert len(learn.recorder.losses) == 1
+
+# As fastai does it
+
+def test_fine_tune_is_what_a_user_of_fastai_calls():
+    "vision_learner and fine_tune, to the bit"
+    ours = STRATEGIES['fine_tune'](digits.dls(shots=2, bs=8), 'glyphnet', epochs=3, progress=False)
+    set_seed(0, reproducible=True)
+    theirs = vision_learner(digits.dls(shots=2, bs=8), arch('glyphnet'), metrics=accuracy)
+    theirs.model.to(memory_format=torch.channels_last)
+    with theirs.no_bar(), theirs.no_logging(): theirs.fine_tune(3)
+    a, b = state(ours), state(theirs)
+    assert same(a, b) == [*a] == [*b] and ours.head_name != learner(digits.dls(shots=2), 'glyphnet').head_name
+    assert STRATEGIES['fine_tune'].rate == 2e-3 and STRATEGIES['fine_tune'].untuned
+
+@pytest.mark.parametrize('steps,epochs', [(1, 1), (9, 2), (10, 2), (11, 3), (30, 9)])
+def test_fine_tune_turns_steps_into_epochs(steps, epochs):
+    "Three batches each; one epoch is the frozen one, which the recorder has forgotten"
+    learn = STRATEGIES['fine_tune'](digits.dls(shots=2, bs=8), 'glyphnet', steps=steps, progress=False)
+    assert len(learn.recorder.values) == epochs and len(learn.recorder.losses) == 3*epochs
+
+# A strategy of one's own
+
+def test_own_strategies():
+    try:
+        @strategy(wd=.5)
+        def mine(dls, backbone, epochs, steps, wd, seed, more=1): return wd, more
+        assert STRATEGIES['mine'] is mine and mine.wd == .5 and mine.rate is None and not mine.untuned
+        dls = digits.dls(shots=1)
+        assert mine(dls, 'glyphnet') == (.5, 1) and mine(dls, 'glyphnet', None, None, .1, more=2) == (.1, 2)
+        with pytest.raises(BadInput, match="wd=0.5, name='my-mine'"): strategy(wd=.5, name='mine')(lambda **kwargs: None)
+        with pytest.raises(BadInput, match='no learning rate'): mine(dls, 'glyphnet', lr=.1)
+        with pytest.raises(BadInput, match='lacks wd'): strategy(wd=.5)(lambda dls, backbone, epochs, steps, lr, seed: None)
+        for both in {}, dict(rate=.1, wd=.1):
+            with pytest.raises(BadInput, match='exactly one'): strategy(**both)
+    finally: STRATEGIES.pop('mine', None)
 
 # What stays where it is, phase by phase
 
@@ -84,7 +233,7 @@ def test_lp_ft_starts_from_the_probe(monkeypatch):
     "First the head alone, which is then better than nothing; then everything moves"
     dls = digits.dls(shots=5, bs=32)
     learn, s = watch(lambda: STRATEGIES['lp-ft'](dls, 'glyphnet', steps=60, progress=False), monkeypatch)
-    probe = STRATEGIES['feature-extraction'](dls, 'glyphnet', steps=20, progress=False)
+    probe = finetune._SGD['feature-extraction'](dls, 'glyphnet', steps=20, progress=False)
     assert len(s) == 2 and len(same(s[0], state(probe))) == len(s[0])
     stats = [k for k in s[0] if 'running' in k or 'num_batches' in k]
     assert same(s[0], s[1]) == stats # weights all move, BatchNorm's statistics do not

@@ -1,8 +1,8 @@
 "Every notebook passes in a fresh kernel, executed once; lessons keep their form."
 import re
 import pytest
-from tlcourse.dev import cells
-from conftest import PAGES, ROOT, name
+from tlcourse.dev import Executed, cells
+from conftest import PAGES, ROOT, name, together
 
 LESSONS = [p for p in PAGES if p.parent.name == 'lessons']
 SPINE = ['Question', 'Predict', 'Mechanism', 'Experiment', 'Reading the result', 'Break it', 'On real photos',
@@ -12,8 +12,10 @@ UNTOLD = 'still to be told'
 def told(p): return not any(UNTOLD in c['source'] for c in cells(p)[:3])
 
 @pytest.mark.parametrize('page', PAGES, ids=name)
-def test_passes(page, executed):
+def test_passes(page, executed, record_property):
     e = executed[page]
+    how = 'failed' if e.error else 'an earlier execution of the same state' if e.reused else ''
+    record_property('notebooks', f'{e.seconds:6.1f} s, {e.cpu:6.1f} s of CPU  {name(page)}  {how}'.rstrip())
     assert not e.error, f'\n{e.error}'
     assert not [o for c in cells(e.path, 'code') for o in c['outputs'] if o['output_type'] == 'error']
 
@@ -26,9 +28,21 @@ def test_saved_outputs(page, executed):
     assert not empty, f'saved without outputs; python -m tlcourse.dev run --inplace {name(page)}'
     assert not [c['source'] for c in cells(page, 'code') for o in c['outputs'] if o['output_type'] == 'error']
 
+def in_time(e):
+    "90 seconds; where the cores had other work too, its own processor time has them, and half as many may be waiting."
+    return e.seconds <= 90 or e.cpu <= 90 and e.seconds <= 135
+
 @pytest.mark.parametrize('page', LESSONS, ids=name)
-def test_lesson_time(page, executed):
-    assert executed[page].seconds <= 90
+def test_lesson_time(page, executed): assert in_time(executed[page]), executed[page]
+
+@pytest.mark.parametrize('seconds,cpu,good', [(89, 120, True), (91, 91, False), (134, 89, True), (136, 1, False)])
+def test_what_is_in_time(seconds, cpu, good): assert in_time(Executed(ROOT, seconds, '', cpu=cpu)) == good
+
+@pytest.mark.parametrize('page', PAGES, ids=name)
+def test_one_process_executes_a_page(page):
+    asked = [f'tests/{t}[{name(page)}]' for t in ('test_notebooks.py::test_passes', 'test_prose.py::test_executed')]
+    assert {*map(together, asked)} == {name(page)}
+    assert together(f'tests/test_lab.py::test_lesson_in_lab[{name(page)}]') == 'tests/test_lab.py'
 
 @pytest.mark.parametrize('page', LESSONS, ids=name)
 def test_lesson_form(page):

@@ -4,10 +4,11 @@ from types import SimpleNamespace
 import numpy as np, pytest, torch
 from scipy.optimize import linprog
 from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
 from tlcourse.base import BadInput
-from tlcourse.data import kshot, target
+from tlcourse.data import kshot, target, weights_hash
 from tlcourse.features import extract
-from tlcourse.probes import fit_probes
+from tlcourse.probes import NearestNeighbours, fit_probes
 from tlcourse.sweep import one_thread
 
 def made(n, d, c, views=1, spread=1., seed=0):
@@ -87,6 +88,65 @@ def test_heads_predict_as_probes():
         p = ps.head(i, j)(x).softmax(1).view(2, 150, 3).mean(0)
         np.testing.assert_allclose(p.detach().numpy(), ps.probs(f)[i,j], atol=1e-5)
     np.testing.assert_array_equal(ps.accuracy(f), (ps.predict(f) == f.y).mean(2))
+
+@pytest.mark.parametrize('n,views', [(150, 1), (90, 3), (4200, 1), (2100, 2)])
+def test_losses(n, views):
+    "By hand from the probabilities; of views their mean counts; more rows than one part of 4,096 too"
+    f = made(n, 20, 3, views, .5)
+    ps = fit_probes(f, [np.arange(60), np.arange(30, 90)], (1e-2, 1, 3))
+    got, p = ps.losses(f), ps.probs(f).numpy()
+    assert got.shape == (2, 3, n) and got.dtype == np.float64
+    np.testing.assert_allclose(got, -np.log(p[:,:,np.arange(n),f.y]), rtol=1e-9, atol=1e-12)
+
+def test_losses_where_a_probability_is_zero():
+    "Far on the wrong side: a finite loss, though the probability is 0 in float64"
+    f = made(60, 4, 3, spread=9)
+    ps = fit_probes(f, [np.arange(60)], (1e-4,))
+    f.x = f.x*np.float32(1e4)
+    f.y = (f.y + 1) % 3
+    assert (ps.probs(f)[0,0,np.arange(60),f.y] == 0).any() and np.isfinite(ps.losses(f)).all()
+
+# k nearest neighbours
+
+@pytest.mark.parametrize('k', [1, 3, 5, 8])
+def test_neighbours_against_sklearn(k):
+    "On stored features; wherever one class has most votes"
+    t = target('digits')
+    f, v = extract('glyphnet', t.train), extract('glyphnet', t.valid)
+    ids = kshot(f.y, 5, 0)
+    ref = KNeighborsClassifier(k, metric='cosine').fit(f.x[ids], f.y[ids]).predict_proba(v.x)
+    out = NearestNeighbours(f.x[ids], f.y[ids], f.classes, k)(torch.from_numpy(np.array(v.x)))
+    top = np.sort(ref)
+    clear = top[:,-1] > top[:,-2]
+    assert out.dtype == torch.float64 and clear.mean() > .7
+    np.testing.assert_array_equal(out.argmax(1).numpy()[clear], ref.argmax(1)[clear])
+    np.testing.assert_allclose(out.softmax(1).numpy(), ref, atol=1e-3)
+
+def test_neighbours_settle_ties_by_their_cosines():
+    "Among the classes with most votes the one with the larger sum; a vote is never outweighed"
+    rng = np.random.default_rng(0)
+    x, y, z = rng.normal(size=(40, 6)), rng.integers(0, 4, 40), rng.normal(size=(300, 6))
+    unit = lambda o: o/np.linalg.norm(o, axis=1, keepdims=True)
+    ties = 0
+    for k in 2, 4, 6, 40:
+        got = NearestNeighbours(x, y, 'abcd', k)(torch.from_numpy(z)).argmax(1)
+        for cos,g in zip(unit(z) @ unit(x).T, got):
+            near = np.argsort(-cos)[:k]
+            sums = [(int((y[near] == c).sum()), cos[near][y[near] == c].sum()) for c in range(4)]
+            ties += sorted(v for v,_ in sums)[-2:] == [max(sums)[0]]*2
+            assert sums[g] == max(sums)
+    assert ties > 100
+
+def test_neighbours_are_a_layer():
+    "Everything is in the state: another k, or another label, is another head"
+    x = np.eye(3)
+    a = [NearestNeighbours(x, y, 'abc', k) for y,k in (([0, 1, 2], 1), ([0, 1, 2], 2), ([0, 1, 1], 1), ([0, 1, 2], 1))]
+    h = [weights_hash(o) for o in a]
+    assert len(set(h)) == 3 and h[0] == h[3]
+    for k in 0, 4, 1.5, True:
+        with pytest.raises(BadInput, match='from 1 to 3'): NearestNeighbours(x, [0, 1, 2], 'abc', k)
+    with pytest.raises(BadInput, match='not finite'): NearestNeighbours(x*np.nan, [0, 1, 2], 'abc', 1)
+    with pytest.raises(BadInput, match='the same layer'): a[0](torch.zeros(2, 4))
 
 def test_choose():
     f = made(60, 10, 3, spread=9)

@@ -7,6 +7,7 @@ from tlcourse.base import BadInput, versions
 from tlcourse.comparison import Comparison
 from tlcourse.records import Records
 from tlcourse.report import report_html, write_report
+from staged import made_staged
 
 ACC = {'scratch': .5, 'feature-extraction': .8, 'fine-tuning': .82}
 ODD = ['<b>bold</b>', 'Möwe & Co', 'قطة', '猫', '"quoted" \x07\udcff']
@@ -146,3 +147,72 @@ def test_refused_and_nothing_half_written(made, tmp_path, monkeypatch):
     monkeypatch.setattr(os, 'replace', full)
     with pytest.raises(BadInput, match='No space left'): write_report(c, d)
     assert {n: (d/n).read_text() for n in os.listdir(d)} == {'curve.png': 'old', 'report.html': 'old'}
+
+
+# A study in stages
+
+def staged_page(d, **kw):
+    c = made_staged(d, **kw)
+    text = report_html(c)
+    return c, text, Page(text)
+
+def sub(text): return re.search(r'<p class="sub">(.*?)</p>', text)[1]
+
+@pytest.mark.parametrize('stage', [1, 2, 3])
+def test_staged_report(tmp_path, stage):
+    c, text, p = staged_page(tmp_path, stage=stage)
+    assert len(p.ids) == len(set(p.ids)) and '://' not in text
+    assert 0 < text.index('class="answer"') < text.index('<svg') < text.index('<table')
+    said = {1: 'So far (frozen features alone, stage 1 of 3). ', 2: 'So far (stage 2 of 3). ', 3: 'So far (1 cell left out by the budget). '}
+    assert sub(text).startswith(said[stage] + '6 classes, 300 test pictures, ')
+    steps = re.search(r'seeds, (?:(.*) steps a run)?', sub(text))[1]
+    assert steps == {1: None, 2: '255', 3: '80 to 255'}[stage] and '1, 5, 20 and all (816) labels' in sub(text)
+    for df in [c.table] + [c.differences]*bool(c.pairs):
+        assert [*df.columns] in p.rows
+        for r in df.itertuples(index=False): assert [str(v) for v in r] in p.rows
+    assert ('id="left-out"' in text) == (stage == 3) == ('would take about 7 more minutes' in text)
+    assert text.count('A random body, its statistics estimated') == 1 and 'in no comparison: k-nn and random-features' in text
+    assert ('draws no verdict' in text or 'nothing to compare it with yet' in text) == (stage == 1)
+    assert '5 passes or more, by the size' in text
+
+def test_nothing_left_out_no_section(tmp_path):
+    _, text, _ = staged_page(tmp_path, missing=(), arms=['feature-extraction', 'last-layers', 'fine-tuning'])
+    assert 'left-out' not in text and 'So far' not in text and '(2 comparisons)' in text
+
+def test_staged_rates(tmp_path):
+    _, text, p = staged_page(tmp_path, edges=[('last-layers', 'all')])
+    assert ['1', 'feature-extraction', 'weight decay', '0.01', 'fixed', '', ''] in p.rows
+    assert ['5', 'fine-tuning', 'learning rate', '0.003', 'taken over from all labels', '', 'no'] in p.rows
+    tried = '0.001:\xa00.500* · 0.003:\xa00.510* · 0.009:\xa00.700'
+    assert ['all (816)', 'last-layers', 'learning rate', '0.003', 'chosen', tried, 'the highest tried'] in p.rows
+    assert ['all (816)', 'fine-tuning', 'learning rate', '0.003', 'chosen, after a race over a third of the steps', tried, 'no'] in p.rows
+    assert 'nothing is claimed' in text
+
+def test_staged_cost_counts_the_runs_that_chose(tmp_path):
+    rows = staged_page(tmp_path)[2].rows
+    assert ['all (816)', 'last-layers', '82.0', '3', '246.0', '3', '9.0'] in rows
+    assert ['5', 'feature-extraction', '0.4', '20', '8.0', '4', '12.0'] in rows and ['5', 'fine-tuning', '82.0', '3', '246.0', '0', '0.0'] in rows
+
+def test_staged_without_choosing(tmp_path):
+    _, text, _ = staged_page(tmp_path, tune='none')
+    assert 'The rates are fixed' in text and 'tuning runs' not in text
+
+def test_staged_forecast(tmp_path):
+    c, text, p = staged_page(tmp_path)
+    f, b = c.forecast, c.forecast['back_test']
+    def row(what, x, *more): return [what, more[0], f"{100*x['mean']:.1f}", f"[{100*x['low']:.1f}, {100*x['high']:.1f}]", *more[1:]]
+    assert row('1,632 training pictures', f, '5, 20 and all', '', '') in p.rows
+    assert row('with all 816 labels', b, '5 and 20', f"{100*f['measured']:.1f}", f"{100*b['miss']:+.1f}") in p.rows
+
+def test_one_run_is_said_as_one(tmp_path):
+    text = staged_page(tmp_path, stage=1)[1]
+    assert '1 run on 300 test pictures' in text and 'of 1 runs' not in text and 'one run, whose interval' in text
+
+def test_others_see_better_by_their_own_number_of_runs(tmp_path):
+    acc = {'feature-extraction': {'all': .9}, 'fine-tuning': {'all': .91}}
+    plan = {1: [('feature-extraction', 'all')], 2: [('fine-tuning', 'all')], 3: []}
+    text = staged_page(tmp_path, acc=acc, plan=plan, shots=['all'], arms=['feature-extraction', 'fine-tuning'], missing=())[1]
+    assert 'Seen better by another strategy' in text and re.search(r'(fine-tuning: wrong in [01] of 3|feature-extraction: wrong in 0 of 1)', text)
+
+def test_report_before_any_strategy_ran(tmp_path):
+    assert 'No strategy has run yet' in staged_page(tmp_path, stage=1, plan={1: [('k-nn', 'all')]}, arms=['fine-tuning', 'last-layers'])[1]

@@ -20,7 +20,7 @@ from .base import BadInput, sha256, unknown, versions, writable_folder
 from .comparison import Comparison, _read_cell, labels, label_sizes, pct
 from .data import SHIFTS, Target, offline_targets
 from .finetune import STRATEGIES
-from .rates import Chosen, choose
+from .rates import Chosen, choose, grid
 from .records import Records, spec_hash
 from .runs import CODE, Heads, Task, TUNE_SEED, _glyphs, picture_seconds, run_spec, steps_for, task
 from .sweep import Workers, cores, sweep
@@ -296,8 +296,13 @@ def _choose_wd(self:Study, arm, k):
     if not self._tuned(k): return Chosen(table, 0, [], False, fixed=True)
     key = dict(self._common(arm, k, False), kind='choice', V=None if k == 'all' else self.V, views=self._views())
     if not self.records.has(key):
-        heads = self._heads(arm)
-        def run(asked): return heads.losses(k, [wd for _,wd,_ in asked], self._tune_seeds(k), None if k == 'all' else self.V)
+        heads, known = self._heads(arm), {}
+        def run(asked):
+            # Heads of several weight decays share most of the work: nine at once cost less than three and then one by one
+            new = [wd for _,wd,_ in asked if wd not in known]
+            if not known: new = list(dict.fromkeys([*new, *grid(table, -4, 4)]))
+            if new: known.update(zip(new, heads.losses(k, new, self._tune_seeds(k), None if k == 'all' else self.V)))
+            return [known[wd] for _,wd,_ in asked]
         self.records.add(key, dict(chosen=asdict(choose(run, {arm: table})[arm])), opened=False)
     return Chosen(**self.records.get(key)['chosen'])
 
@@ -315,7 +320,8 @@ def _frozen_cells(self:Study, arms):
     new = [s for c in todo.values() for s in c if not self.records.has(s)]
     if new:
         heads = self._heads(arms[0])
-        for s,r in zip(new, heads.run(new, picture_seconds(self.task, heads.net))): self.records.add(s, r)
+        # A random body takes as long as another
+        for s,r in zip(new, heads.run(new, self._picture())): self.records.add(s, r)
     for c in sorted(todo, key=lambda c: self.shots.index(c[1])): self._finish(c)
 
 # %% ../nbs/tools/03_compare.ipynb #co000010
@@ -398,7 +404,8 @@ def cell_seconds(self:Study,
         runs = [one*(not self.records.has(self.spec(arm, k, known.rate, i, 'report'))) for i in range(seeds)]
         return np.cumsum([0, *runs]).tolist()
     # Four rates is what a choice mostly takes; in a race a third of the steps, and two of them whole
-    if self._race(cell): tune = 4*self.run_seconds(cell, 'tune', 1/3) + 2*self.run_seconds(cell, 'tune')
+    if self._fixed(cell): tune = 0 # Its rate is chosen in another cell
+    elif self._race(cell): tune = 4*self.run_seconds(cell, 'tune', 1/3) + 2*self.run_seconds(cell, 'tune')
     else: tune = 4*self.run_seconds(cell, 'tune')
     tune *= len(self._tune_seeds(k))
     return [tune + one*n for n in range(seeds + 1)]
@@ -501,9 +508,9 @@ def choose(self:Study,
     for c in cells: self.rates[c] = self._rate(c, lambda asked: self._read_losses(self._tune_specs(asked)))
     for c in cells:
         r = self.rates[c]
-        if r.edge and r.at is None:
-            self.note(f"{_where(*c)[0].upper()}{_where(*c)[1:]}: the {'lowest' if r.edge < 0 else 'highest'} of {len(r.tried)} rates is as good as any: "
-                      "what is said of this cell is provisional.")
+        if r.provisional and r.at is None:
+            self.note(f"{_where(*c)[0].upper()}{_where(*c)[1:]}: the {'lowest' if r.edge < 0 else 'highest'} of {len(r.tried)} rates is as good as any, "
+                      "so a better one may lie beyond: what is said of this cell is provisional.")
     return self
 
 # %% ../nbs/tools/03_compare.ipynb #5ae8ff30
@@ -555,7 +562,7 @@ def _finish(self:Study, cell):
 def _rate_row(cell, r):
     arm, k = cell
     def plain(rows): return [[float(o) if math.isfinite(o) else None for o in x] for x in rows] # JSON knows no infinity
-    return dict(strategy=arm, shots=k, knob='wd' if arm in _frozen else 'lr', rate=r.rate, edge=r.edge, tried=plain(r.tried),
+    return dict(strategy=arm, shots=k, knob='wd' if arm in _frozen else 'lr', rate=r.rate, edge=r.edge if r.provisional else 0, touched=r.edge, tried=plain(r.tried),
                 whole=plain(r.whole), fixed=r.fixed, at=r.at, race=r.race)
 
 @patch

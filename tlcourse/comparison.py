@@ -78,13 +78,16 @@ def _open(p): return p['p_holm'] is None or p['p_holm'] > .05 # Not separated
 
 def _beside(c): return c.get('beside', c['seeds'] == 1) # Before stages, a cell of one seed was the one beside the others
 
-def _choice(cells, pairs, k, margin=.01):
+def _choice(cells, pairs, k):
     "(named strategy, highest mean, {strategy: its pair with the highest}) at `k` labels"
     rows = {c['strategy']: c for c in cells if c['shots'] == k and not _beside(c)}
     top = max(rows, key=lambda s: rows[s]['mean'])
     vs = {(p['b'] if p['a'] == top else p['a']): p for p in pairs if p['shots'] == k and top in (p['a'], p['b'])}
-    same = [s for s,p in vs.items() if _open(p) and abs(p['diff']) <= margin]
-    return min([top, *same], key=lambda s: rows[s]['seconds']), top, vs, rows
+    return min(_tied(top, vs), key=lambda s: rows[s]['seconds']), top, vs, rows
+
+def _tied(top, vs, margin=.01):
+    "The highest mean, and what is within a point of it and not separated"
+    return [top, *(s for s,p in vs.items() if _open(p) and abs(p['diff']) <= margin)]
 
 # %% ../nbs/tools/01_comparison.ipynb #93213e63
 def pct(x): return f'{100*x:.1f} %'
@@ -227,7 +230,9 @@ def _recommend_staged(c):
                                 stages=c.stages, provisional=False)
     pick, text = _take_staged(c, c.top)
     text = f"{text}{_elsewhere(c, pick)}{_forecast_text(c)}"
-    return dict(strategy=pick, shots=c.top, text=text.strip(), stage=c.stage, stages=c.stages,
+    _, top, vs, _ = _choice(c.cells, c.pairs, c.top)
+    tied = [s for s in _tied(top, vs) if s != pick]
+    return dict(strategy=pick, shots=c.top, text=text.strip(), stage=c.stage, stages=c.stages, tied=tied,
                 provisional=bool(_provisional(c, c.top)))
 
 # %% ../nbs/tools/01_comparison.ipynb #cmfor002
@@ -360,7 +365,8 @@ def _for_labels(c, own):
     place = {x['shots']: x.get('per_class', x['shots']) for x in c.cells}
     below = [k for k in c.sizes if place[k] <= own]
     if not below:
-        raise BadInput(f"nothing was measured with {own} labels per class or fewer: the smallest size is {c.sizes[0]}; run compare with --shots {own}")
+        least = f'the smallest size is {c.sizes[0]}; ' if c.sizes else ''
+        raise BadInput(f"nothing was measured with {own} labels per class or fewer: {least}run compare with --shots {own}")
     k = below[-1]
     _, text = _take_staged(c, k) if c.staged else _take(c.cells, c.pairs, c.name, k)
     if place[k] == own: return text.strip()
@@ -400,7 +406,7 @@ def _in_stages(self:Comparison, what):
         c['per_class'] = self.n_train/len(self.classes) if c['shots'] == 'all' else c['shots']
     place = {s: i for i,s in enumerate(self.arms)}
     self.cells.sort(key=lambda c: (_order(c['shots']), c['beside'], place.get(c['strategy'], 0)))
-    self.edges = {(r['strategy'], r['shots']) for r in self.rates if r['edge'] and not r['fixed']}
+    self.edges = {(r['strategy'], r['shots']) for r in self.rates if r['edge'] and not r['fixed'] and r['strategy'] in self.arms}
     self.families = _family_sizes(self, what['shots'])
     self.pairs = _against_best(self.correct, self.arms)
     _verdicts(self.pairs, self.top, self.families, self.edges, self.early)

@@ -229,6 +229,7 @@ class Executed:
     seconds:float # Wall time in the cells; the kernel's start is not in it
     error:str # The failing cell and its traceback; '' if all passed
     reused:bool=False # Taken from an earlier execution of the same state
+    cpu:float=0. # Seconds of processor time of the kernel and of the processes it started
 
 def executed_path(path:str|Path, # A notebook
                   out:str|Path|None=None # Folder for the copies; `_proc/executed` of the clone if None
@@ -261,6 +262,10 @@ def _spent(nb): # the seconds of each cell, as the client timed them
     at = lambda d, k: datetime.fromisoformat(d[f'iopub.{k}'].replace('Z', '+00:00')).timestamp()
     return sum(at(d, 'status.idle') - at(d, 'status.busy') for d in t if {'iopub.status.idle', 'iopub.status.busy'} <= set(d))
 
+_clock = "print(*__import__('os').times()[:4])" # as a last cell: user and system, of the kernel and of its children that ended
+
+def _cpu(cell): return sum(float(o) for o in ''.join(_text(o.get('text', '')) for o in cell['outputs']).split())
+
 # %% ../nbs/tools/09_dev.ipynb #c8b5841e
 def execute(path:str|Path, # A notebook
             out:str|Path|None=None, # Folder for the executed copy; `_proc/executed` of the clone if None
@@ -273,7 +278,7 @@ def execute(path:str|Path, # A notebook
     copy, d = executed_path(path, out), digest(path)
     if reuse and copy.is_file():
         meta = json.loads(copy.read_text(encoding='utf-8'))['metadata'].get('tlcourse', {})
-        if meta.get('digest') == d and not meta['error']: return Executed(copy, meta['seconds'], '', True)
+        if meta.get('digest') == d and not meta['error']: return Executed(copy, meta['seconds'], '', True, meta['cpu'])
     import nbformat
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, DeadKernelError, CellTimeoutError
@@ -284,11 +289,13 @@ def execute(path:str|Path, # A notebook
     client = NotebookClient(nb, timeout=timeout, kernel_name='python3', coalesce_streams=True,
                             extra_arguments=['--log-level=ERROR'],
                             resources={'metadata': {'path': str(path.parent)}})
+    nb.cells.append(nbformat.v4.new_code_cell(_clock))
     try: client.execute(env=env)
     except CellExecutionError as e: err = _failure(nb) or str(e)
     except (DeadKernelError, CellTimeoutError) as e: err = f'{type(e).__name__}: {e}'
-    res = Executed(copy, round(_spent(nb), 2), err)
-    nb.metadata['tlcourse'] = {'digest': d, 'seconds': res.seconds, 'error': err}
+    cpu = _cpu(nb.cells.pop())
+    res = Executed(copy, round(_spent(nb), 2), err, cpu=round(cpu, 2))
+    nb.metadata['tlcourse'] = {'digest': d, 'seconds': res.seconds, 'cpu': res.cpu, 'error': err}
     copy.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(nb, copy)
     if inplace and not err:

@@ -403,9 +403,9 @@ def single_rate(dls, # fastai DataLoaders
     return _fit(learn, epochs, steps, lr)
 
 # %% ../nbs/lessons/06_fine_tuning.ipynb #1astlay1
-def _last_quarter(m):
-    "Three layer groups: the first three quarters of the body's depth, its last quarter, the head"
-    *first, last, head = depth_split(5)(m)
+def _last_third(m):
+    "Three layer groups: the first two thirds of the body's depth, its last third, the head"
+    *first, last, head = depth_split(4)(m)
     return L(L(first).concat(), last, head)
 
 @strategy(rate=5e-3)
@@ -418,8 +418,8 @@ def last_layers(dls, # fastai DataLoaders
                 seed:int=0, # Of the head's weights, the order and the augmentation
                 **kwargs # `weights`, `progress`, `precision`, `opt_func`
                ) -> Learner: # Trained, its first layers truly frozen
-    "Train the head and the last quarter of the body; what comes before is frozen, and runs once if no picture is augmented."
-    learn = true_freeze(_learner(dls, backbone, seed, splitter=_last_quarter, **kwargs), -2)
+    "Train the head and the last third of the body; what comes before is frozen, and runs once if no picture is augmented."
+    learn = true_freeze(_learner(dls, backbone, seed, splitter=_last_third, **kwargs), -2)
     with _stored(learn): return _fit(learn, epochs, steps, slice(lr/25, lr))
 
 # %% ../nbs/lessons/06_fine_tuning.ipynb #fa1way02

@@ -69,8 +69,8 @@ def _shots_axis(ax, at): # at: each size, in order, to its place
     ax.set_xlim(xs[0]/1.35, xs[-1]*1.35)
     ax.xaxis.set_minor_locator(mpl.ticker.NullLocator())
     ax.grid(False, axis='x')
-    mean = f'; all: {xs[-1]:,.0f} on average' if shots[-1] == 'all' else ''
-    ax.set_xlabel(f'labelled images per class (log scale{mean})')
+    mean = f'\nall: {xs[-1]:,.0f} on average' if shots[-1] == 'all' else ''
+    ax.set_xlabel(f'labelled images per class (log scale){mean}')
 
 def _places(cells): # Each size, in order, to its number of labels per class
     res = {}
@@ -100,6 +100,7 @@ def plot_curves(cells, # Dicts with strategy, shots, mean, low, high (fractions)
     cells = _need(cells, ('strategy', 'shots', 'mean', 'low', 'high'), 'cells')
     names, at = list(dict.fromkeys(c['strategy'] for c in cells)), _places(cells)
     aside = list(dict.fromkeys(c['strategy'] for c in cells if c.get('beside')))
+    names.sort(key=lambda s: s in aside)
     with style():
         beside = len(names) > 4 # A legend beside many lines, not over them
         ax = _axes(ax, (size[0] + 1.5*beside, size[1]))
@@ -148,7 +149,8 @@ def plot_pairs(pairs, # Dicts with shots, a, b, diff, low, high (fractions; diff
                 y += 1
                 d, lo, hi = (100*p[k] for k in ('diff', 'low', 'high'))
                 kw = look(a, (a, b))
-                kw['mfc'] = kw['color'] if lo > 0 or hi < 0 else 'white'
+                clear = (lo > 0 or hi < 0) and p.get('p_holm', 0) is not None # None: no verdict is drawn
+                kw['mfc'] = kw['color'] if clear else 'white'
                 ax.errorbar(d, y, xerr=[[max(d-lo, 0)], [max(hi-d, 0)]], capsize=2, elinewidth=1.2, **kw)
                 ticks.append(y); texts.append(_size(p['shots']))
             y += 1

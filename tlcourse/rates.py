@@ -32,6 +32,13 @@ class Chosen:
     at:str|None=None # 'all': taken over from that size
     whole:list=() # After a race the two that were run with all steps, as in `tried`
 
+    @property
+    def provisional(self) -> bool:
+        "May a better rate lie beyond an end? The choice, or the smallest loss, is the lowest or the highest rate tried."
+        if not self.edge: return False
+        least = min(self.tried, key=lambda o: o[1])[0]
+        return bool({self.rate, least} & {self.tried[0][0], self.tried[-1][0]})
+
 # %% ../nbs/tools/02_rates.ipynb #rt000018
 def _checked(losses):
     "The losses in float64, and the same seeds and pictures at every rate"
@@ -40,7 +47,8 @@ def _checked(losses):
     if len(shapes) != 1:
         raise BadInput(f"the losses have {len(shapes)} different shapes: give each rate the same seeds and pictures")
     if not (one := shapes.pop()) or any(len(o) != 1 or o[0] < 2 for o in one):
-        raise BadInput(f"the losses of a rate have the shapes {list(one)}: give one or more seeds of two pictures or more")
+        raise BadInput(f"the losses of a rate have the shapes {list(one)}: give one or more seeds of two pictures "
+                       "or more")
     return res
 
 # %% ../nbs/tools/02_rates.ipynb #rt000019
@@ -68,14 +76,15 @@ def _touched(tried):
     return sorted((e for e in ends if ends[e] in near), key=lambda e: ends[e][1])
 
 # %% ../nbs/tools/02_rates.ipynb #rt000023
-def pick(losses:dict, # rate -> list over tuning seeds of (n,) validation losses; a seed has the same pictures at all rates
+def pick(losses:dict, # rate -> list over tuning seeds of (n,) validation losses; of the same pictures at all rates
          table:float # The strategy's usual rate
         ) -> Chosen: # Raises `BadInput` where losses do not match, or all diverged
     "Of the rates within one standard error of the smallest mean loss, the one nearest to `table`."
     if not losses: raise BadInput("there are no losses to choose by: run one rate or more")
     tried = _table(_checked(losses))
     if not (near := candidates(tried)):
-        raise BadInput(f"no rate from {tried[0][0]:g} to {tried[-1][0]:g} gives a finite loss: lower them, or look at the pictures")
+        raise BadInput(f"no rate from {tried[0][0]:g} to {tried[-1][0]:g} gives a finite loss: "
+                       "give a lower table rate, or look at the pictures")
     rate = min(near, key=lambda o: (_steps(o[0], table), o[1]))[0]
     return Chosen(rate, (_touched(tried) or [0])[0], tried)
 

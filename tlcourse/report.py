@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 from fastcore.basics import patch
 from .base import _esc, html_table, writable_folder
-from .comparison import _curve_table, _marked, _pairs_table, Comparison, labels
-from .plots import style
+from .comparison import (
+    _at, _beside, _control_text, _curve_table, _forecast_text, _marked, _missing_text, _pairs_table, _size, _so_far, Comparison, labels)
+from .plots import _order, style
 from .store import write_bytes, write_text
 
 # %% ../nbs/tools/02_report.ipynb #21eaf74f
@@ -64,13 +65,14 @@ def _curve_alt(cells):
     "The learning curve in words"
     by = {}
     for c in cells:
-        by.setdefault(c['strategy'], []).append(f"{_pc(c['mean'])} % [{_pc(c['low'])}, {_pc(c['high'])}] at {c['shots']}")
+        size = _at('all') if c['shots'] == 'all' else f"at {c['shots']}"
+        by.setdefault(c['strategy'], []).append(f"{_pc(c['mean'])} % [{_pc(c['low'])}, {_pc(c['high'])}] {size}")
     lines = [f"{s}: {', '.join(v)}." for s,v in by.items()]
     return ' '.join(['Accuracy against labels per class, with 95 % intervals.', *lines])
 
 def _pairs_alt(pairs):
     "The paired differences in words"
-    lines = [f"{p['a']} minus {p['b']} at {labels(p['shots'])}: "
+    lines = [f"{p['a']} minus {p['b']} {_at(p['shots'])}: "
              f"{100*p['diff']:+.1f} [{100*p['low']:+.1f}, {100*p['high']:+.1f}]." for p in pairs]
     return ' '.join(['Paired differences in points of accuracy, with 95 % intervals.', *lines])
 
@@ -122,34 +124,89 @@ def _strip(items): # (picture, alt, lines of the caption, already HTML)
 
 # %% ../nbs/tools/02_report.ipynb #e317c82b
 def _bdi(x): return f'<bdi>{_esc(x)}</bdi>'
-def _many(c): return [x for x in c.cells if x['seeds'] > 1]
-def _curve(c):
+def _many(c): return [x for x in c.cells if not _beside(x)] # That take part in comparisons
+
+def _chosen_by(c):
+    "What the pictures that chose the rates cost, as part of a sentence"
     s = c.settings
-    more = f"; {s['V']} more per class chose the learning rates" if s['tune'] == 'valid' else ''
-    text = (f'<figure>{_svg(_draw(c.plot, 3.9, 3.2), "curve", _curve_alt(c.cells))}<figcaption>Accuracy on the test pictures '
+    if s['tune'] != 'valid': return ''
+    if not c.staged: return f"; {s['V']} more per class chose the learning rates"
+    return f"; {s['V']} validation pictures more per class chose the rates, with all labels the whole validation part"
+
+def _curve_figure(c):
+    wide = 4.9 if len({x['strategy'] for x in c.cells}) > 4 else 3.9 # The legend stands beside many lines
+    return (f'<figure>{_svg(_draw(c.plot, wide, 3.2), "curve", _curve_alt(c.cells))}<figcaption>Accuracy on the test pictures '
             'against labelled pictures per class. Bars: 95 % intervals.</figcaption></figure>\n')
-    text += _curve_table(c)
-    text += (f'<p class="small"><b>labels</b>: labelled pictures per class to train on{more}. '
-             '<b>training</b>: accuracy on the training pictures when a run ends, in %. '
-             '<b>CPU s</b>: processor seconds of one run. The row of the recommendation is set off.</p>\n')
+
+def _curve(c):
+    text = _curve_figure(c) + _curve_table(c)
+    text += (f'<p class="small"><b>labels</b>: labelled pictures per class to train on{_chosen_by(c)}. '
+             + '<b>tries</b>: values of its rate that a row chose among. '*c.staged
+             + '<b>training</b>: accuracy on the training pictures when a run ends, in %. '*('training' in c.table)
+             + '<b>CPU s</b>: processor seconds of one run. The row of the recommendation is set off.</p>\n')
+    if c.staged: return text + _rows_beside(c)
     if len(_many(c)) < len(c.cells):
         text += ('<p class="small">A row with one seed is there to show whether longer training helps; '
                  'it is in no comparison.</p>\n')
     return text
 
+def _rows_beside(c):
+    "What the rows without a part in verdicts are, and those of one run"
+    aside, text = list(dict.fromkeys(x['strategy'] for x in c.cells if x['beside'])), ''
+    if aside: text += f'<p class="small">Beside the strategies, in grey and in no comparison: {_esc(_and(aside))}.</p>\n'
+    if any(x['seeds'] == 1 for x in _many(c)):
+        text += ('<p class="small">The head of a frozen body, trained to its end on all labels, comes out the same each time: '
+                 'one run, whose interval is of the test pictures alone.</p>\n')
+    return text + f'<p>{_esc(_control_text(c))}</p>\n'*bool(c.control)
+
 # %% ../nbs/tools/02_report.ipynb #d7153b22
+def _verdict_text(c):
+    "How many comparisons were made, and how they were corrected"
+    n, sure = len(c.pairs), sum(p['p_holm'] is not None and p['p_holm'] <= .05 for p in c.pairs)
+    made = f"{n} comparison{' was' if n == 1 else 's were'} made; "
+    end = f"{sure} of {n} {'is' if sure == 1 else 'are'} at or below .05. "
+    if not c.staged: return f"{made}the p-values are Holm-corrected over all of them, and {end}"
+    if c.early: return f"{made}a first stage corrects nothing and draws no verdict. "
+    last = _at(c.top, c.n_train)
+    text = (f"{made}they answer two questions, fixed before anything ran, and the p-values are Holm-corrected within each: is the best "
+            f"strategy {last} ahead of each other one ({c.families['decision']} comparisons), and is the best at each smaller size "
+            f"above two labels ahead of each other one there ({c.families['curve']} comparisons)? Comparisons that were asked for "
+            f"and have not run are counted. {end}At one or two labels per class no verdict is drawn. ")
+    if any(p['provisional'] for p in c.pairs):
+        text += "Provisional: the rate of one of the two is still at the edge of what was tried, and nothing is claimed. "
+    return text
+
 def _differences(c):
-    if not c.pairs: return '<p>Only one strategy was run: there is nothing to compare it with.</p>\n'
-    n, rows = len(c.pairs), len(c.pairs) + len({(p['a'], p['b']) for p in c.pairs})
-    sure = sum(p['p_holm'] <= .05 for p in c.pairs)
+    if not c.pairs:
+        return ('<p>Only one strategy was run so far: there is nothing to compare it with yet.</p>\n' if c.staged and c.stage < c.stages
+                else '<p>Only one strategy was run: there is nothing to compare it with.</p>\n')
+    rows = len(c.pairs) + len({(p['a'], p['b']) for p in c.pairs})
     text = ("<p>Two strategies are compared on the same seeds and the same test pictures, so what makes a draw or a picture easy "
             "for both falls out. Above zero, the first one named is ahead. "
-            f"{n} comparison{' was' if n == 1 else 's were'} made; the p-values are Holm-corrected over all of them, "
-            f"and {sure} of {n} {'is' if sure == 1 else 'are'} at or below .05. "
-            "The intervals are not corrected: each covers its own difference.</p>\n")
+            f"{_verdict_text(c)}The intervals are not corrected: each covers its own difference.</p>\n")
     text += (f'<figure>{_svg(_draw(c.plot_differences, 3.9, .8 + .22*rows), "pairs", _pairs_alt(c.pairs))}'
              '<figcaption>Paired differences in points of accuracy. Bars: 95 % intervals.</figcaption></figure>\n')
     return text + _pairs_table(c)
+
+# %% ../nbs/tools/02_report.ipynb #repfc001
+def _further(c):
+    "What twice the labels would bring, and how well such a forecast does; '' for studies that were not made in stages"
+    if not c.staged: return ''
+    f, text = c.forecast, f'<p>{_esc(_forecast_text(c))}</p>\n'
+    if f is None: return text
+    def row(what, x, sizes): return {'forecast': what, 'from the sizes': _and(sizes), 'accuracy': _pc(x['mean']),
+                                     '95 % interval': f"[{_pc(x['low'])}, {_pc(x['high'])}]"}
+    rows = [{**row(f"{f['pictures']:,} training pictures", f, f['sizes']), 'measured': '', 'miss in points': ''}]
+    if b := f['back_test']:
+        rows.append({**row(_at(c.top, c.n_train), b, b['sizes']), 'measured': _pc(f['measured']), 'miss in points': f"{100*b['miss']:+.1f}"})
+    return (text + html_table(pd.DataFrame(rows), f"Accuracy of {f['strategy']} in %, forecast by a power law of its error", 1)
+            + '<p class="small">The line through the logarithms of error and number of pictures is found by least squares (Hestness et '
+              'al. 2017, arXiv 1712.00409). The interval covers the draw of seeds and test pictures, and not that the line may bend: '
+              'the miss says more about that.</p>\n')
+
+def _left_out(c):
+    "The cells that the budget left out; '' where it left out none"
+    return f"<ul>{''.join(f'<li>{_esc(o)}</li>' for o in _missing_text(c))}</ul>\n" if c.missing else ''
 
 # %% ../nbs/tools/02_report.ipynb #134d3e43
 def _notes(c):
@@ -162,7 +219,7 @@ def _notes(c):
 def _confusions(names, y, pred, most=6):
     "The most frequent pairs of true and predicted class"
     said = Counter((int(y[i]), int(p)) for r in pred for i,p in enumerate(r) if p != y[i]).most_common(most)
-    df = pd.DataFrame([{'true class': names[a], 'taken for': names[b], f'times (in {len(pred)} runs)': t,
+    df = pd.DataFrame([{'true class': names[a], 'taken for': names[b], f'times (in {len(pred)} run{"s"*(len(pred) > 1)})': t,
                         'test pictures of the class': int((y == a).sum())} for (a,b),t in said])
     return '<h3>What is taken for what</h3>\n' + html_table(df, 'Most frequent mistakes', 2)
 
@@ -170,34 +227,39 @@ def _confusions(names, y, pred, most=6):
 def _errors(c, most=12):
     "The pictures that the recommended strategy gets wrong, what it takes for what, and who sees better"
     pick, k = c.recommendation['strategy'], c.recommendation['shots']
+    if pick is None: return '<p>No strategy has run yet.</p>\n'
     y, names = c.records.labels(c.settings['pixel_hash']).astype(int), c.classes
     pred, prob = _runs(c, (pick, k))
     m, n = pred.shape
     rows, always = _mistakes(pred, prob, y), int((pred != y).all(0).sum())
-    text = (f'<p>{_esc(pick)} at {labels(k)}, {m} runs on {n:,} test pictures: {n - len(rows):,} pictures are right '
-            f'in every run, {len(rows) - always:,} in some, {always:,} in none.</p>\n')
+    text = f'<p>{_esc(pick)} {_at(k, c.n_train)}, {m} run{"s"*(m > 1)} on {n:,} test pictures: {n - len(rows):,} pictures are right '
+    text += 'in it.</p>\n' if m == 1 else f'in every run, {len(rows) - always:,} in some, {always:,} in none.</p>\n'
     if not rows: return text
     said = _confusions(names, y, pred)
     if c.target is None: return f'{text}<p>The pictures themselves are not at hand where this report was written.</p>\n{said}'
     x = c.target._test_arrays[0] # the runs are over and nothing here trains: the seal has done its work
     def item(i, said, p, times, *more):
-        cap = [f'{_bdi(names[y[i]])}, taken for <b>{_bdi(names[said])}</b>', f'probability {p:.2f}', f'wrong in {times} of {m} runs']
+        cap = [f'{_bdi(names[y[i]])}, taken for <b>{_bdi(names[said])}</b>', f'probability {p:.2f}', *[f'wrong in {times} of {m} runs']*(m > 1)]
         return x[i], f'Test picture {i}: {names[y[i]]}, taken for {names[said]}', [*cap, *more]
     text += ('<h3>Wrong most often</h3>\n<p>True class, the class it was most often taken for, and the mean probability '
              'of that answer.</p>\n') + _strip([item(*r) for r in rows[:most]])
     wrong = {s['strategy']: (_runs(c, (s['strategy'], k))[0] != y).mean(0) for s in _many(c) if s['shots'] == k}
+    runs = {s['strategy']: s['seeds'] for s in c.cells if s['shots'] == k}
     if len(wrong) > 1:
         better = _seen_better(wrong[pick], {s: w for s,w in wrong.items() if s != pick})
         by = {r[0]: r for r in rows}
         text += '<h3>Seen better by another strategy</h3>\n'
-        if better: text += _strip([item(*by[i], f'{_esc(s)}: wrong in {round(wrong[s][i]*m)} of {m}') for i,s in better])
+        if better: text += _strip([item(*by[i], f'{_esc(s)}: wrong in {round(wrong[s][i]*runs[s])} of {runs[s]}') for i,s in better])
         else: text += (f'<p>No picture is wrong in more than half of the runs of {_esc(pick)} '
                        'and in fewer than half of those of another strategy.</p>\n')
     return text + said + ('<p class="small">Who changes something because of these pictures has seen the test set: '
                           'the next comparison then needs test pictures of its own.</p>\n')
 
 # %% ../nbs/tools/02_report.ipynb #7b9d36d8
+_edge_text = {-1: 'the lowest tried', 0: 'no', 1: 'the highest tried'}
+
 def _rates(c):
+    if c.staged: return _rates_staged(c)
     s = c.settings
     rates = sorted(c.rates, key=lambda r: r['shots'])
     rows = [{'labels': r['shots'], 'strategy': r['strategy'], 'learning rate': f"{r['lr']:g}"} for r in rates]
@@ -206,7 +268,7 @@ def _rates(c):
                 "so no picture of this one had a say.</p>\n" + html_table(pd.DataFrame(rows), 'Learning rates', 2))
     for row,r in zip(rows, rates):
         row['rate: validation accuracy in %'] = ' · '.join(f'{lr:g}:\u00a0{_pc(v)}' for lr,v in sorted(r['tried']))
-        row['at the edge'] = {-1: 'the lowest tried', 0: 'no', 1: 'the highest tried'}[r['edge']]
+        row['at the edge'] = _edge_text[r['edge']]
     df = pd.DataFrame(rows).rename(columns={'learning rate': 'chosen'})
     return ("<p>Each strategy had the same number of tries at each number of labels, three times apart, on seeds that are not "
             f"reported. The rate with the highest accuracy on {s['V']} validation pictures per class was taken; these pictures "
@@ -214,21 +276,60 @@ def _rates(c):
             "the one in the table of tlcourse.finetune. Where the winner was the lowest or highest rate tried, every strategy "
             "got more tries; what still is at the edge is named.</p>\n" + html_table(df, 'Learning rates tried and chosen', 2))
 
+def _tried_text(tried):
+    "Each rate with its validation loss; a star where that is within one standard error of the smallest"
+    least = min((loss for _,loss,_ in tried), default=0)
+    return ' · '.join(f"{x:g}:\u00a0{loss:.3f}{'*' if loss - least <= se else ''}" for x,loss,se in sorted(tried))
+
+def _how_chosen(r):
+    "Where a rate comes from, in words"
+    if r['at']: return f"taken over from {labels(r['at'])}"
+    if r['fixed']: return 'fixed'
+    return 'chosen' + ', after a race over a third of the steps'*bool(r['race'])
+
+def _rates_staged(c):
+    s, knobs = c.settings, {'lr': 'learning rate', 'wd': 'weight decay'}
+    rates = sorted(c.rates, key=lambda r: _order(r['shots']))
+    rows = [{'labels': _size(c, r['shots']), 'strategy': r['strategy'], 'of': knobs[r['knob']], 'value': f"{r['rate']:g}",
+             'how': _how_chosen(r)} for r in rates]
+    head = 'Learning rates and weight decays'
+    if s['tune'] == 'none':
+        return ("<p>The rates are fixed: they come from the tables of tlcourse.finetune and were chosen on other targets, "
+                "so no picture of this one had a say.</p>\n" + html_table(pd.DataFrame(rows), head, 2))
+    for row,r in zip(rows, rates):
+        row['value: validation loss'] = _tried_text(r['tried'])
+        row['at the edge'] = '' if r['fixed'] else _edge_text[r['edge']]
+    return ("<p>What trains a body has a learning rate, the head of a frozen body a weight decay; one rule chooses both. Each strategy "
+            "has values of its own, three times apart, and their mean loss on validation pictures decides, over seeds that are not "
+            f"reported: {s['V']} pictures per class, another draw for each seed, and with all labels the whole validation part, one seed. "
+            "These pictures are labels too, so a cell costs both counts. Among the values whose loss lies within one standard error of "
+            "the smallest (of the paired difference; starred) the one nearest the table of tlcourse.finetune is taken. While a starred "
+            "value is the lowest or highest tried, more are tried, up to nine; what still is at the edge makes its differences "
+            "provisional. At one or two labels per class the rates are fixed: they were chosen on other targets.</p>\n"
+            + html_table(pd.DataFrame(rows), f'{head}, tried and chosen', 2))
+
 # %% ../nbs/tools/02_report.ipynb #9e8ef05a
+_apart = 'kind', 'seed', 'steps', 'lr', 'wd', 'V', 'shifts' # In these a run that chose a rate may differ from a reported one
+
+def _same_cell(a, b): return all(v == b[k] for k,v in a.items() if k in b and k not in _apart)
+
 def _tuning(c, cell):
     "CPU seconds of the stored runs that chose the rate of a cell (strategy, shots)"
-    lrs = [lr for r in c.rates if (r['strategy'], r['shots']) == cell for lr,_ in r['tried']]
-    if not lrs: return []
-    key = {**c.specs[cell][0], 'kind': 'tune', 'lr': lrs}
-    for k in 'seed', 'shifts': key.pop(k, None) # Of report runs alone
-    return [r.result['seconds'] for r in c.records.rows(**key)]
+    r = next((r for r in c.rates if (r['strategy'], r['shots']) == cell), None)
+    values = [t[0] for t in r['tried']] if r else []
+    if not values: return []
+    spec, knob = c.specs[cell][0], r.get('knob', 'lr')
+    rows = c.records.rows(kind='tune', pixel_hash=spec['pixel_hash'], shots=spec['shots'], **{knob: values})
+    if c.staged: return [o.result['seconds'] for o in rows if _same_cell(spec, o.spec)]
+    key = {k: v for k,v in spec.items() if k not in ('kind', 'lr', 'seed', 'shifts')} # The last two are of report runs alone
+    return [o.result['seconds'] for o in rows if all(k in o.spec and o.spec[k] == v for k,v in key.items())]
 
 def _cost(c):
     rows, total = [], 0
     for x in c.cells:
         t = _tuning(c, (x['strategy'], x['shots']))
         total += x['seconds']*x['seeds'] + sum(t)
-        rows.append({'labels': x['shots'], 'strategy': x['strategy'], 'a run': f"{x['seconds']:.1f}", 'runs': x['seeds'],
+        rows.append({'labels': _size(c, x['shots']), 'strategy': x['strategy'], 'a run': f"{x['seconds']:.1f}", 'runs': x['seeds'],
                      'all runs': f"{x['seconds']*x['seeds']:.1f}",
                      **({} if c.settings['tune'] == 'none' else {'tuning runs': len(t), 'tuning': f'{sum(t):.1f}'})})
     text = (f'<p>Processor seconds on {_esc(c.settings["device"])}, {total/60:.1f} minutes in all. They depend on the machine and on '
@@ -258,6 +359,16 @@ _words = dict(target='Target', classes='Classes', size='Side of a picture in pix
               steps='Optimiser steps of a run', bs='Batch size, at most', tune='Choice of rates',
               V='Validation pictures per class', augment='Augmentation', device='Device', precision='Precision of training', openings='Looks at the test set')
 
+def _steps(c):
+    "Optimiser steps as the settings say them, or as the runs that train had them"
+    if c.settings['steps'] is not None: return f"{c.settings['steps']:,}"
+    return _range({sp['steps'] for specs in c.specs.values() for sp in specs if sp.get('steps')})
+
+def _range(xs):
+    "The smallest and the largest of whole numbers, as text; '' of none"
+    ends = sorted({min(xs), max(xs)}) if xs else []
+    return ' to '.join(f'{x:,}' for x in ends)
+
 def _value(v):
     if isinstance(v, (list, tuple)): return _and([_value(o) for o in v]) or 'none'
     return f'{v:,}' if isinstance(v, int) else str(v)
@@ -268,17 +379,25 @@ def _settings(c):
     at = sorted(c.records.run(sp).at for specs in c.specs.values() for sp in specs)
     text = f"<p>The test set was opened {here:,} times for this comparison: one look for each finished run. "
     if looks > here: text += f"The store holds {looks - here:,} more looks at it, by runs with other settings. "
-    text += 'Learning rates were chosen without it.</p>\n'
+    text += 'Rates were chosen without it.</p>\n'
     keys = [*(k for k in _words if k in s), *(k for k in s if k not in _words)]
-    rows = [*((_words.get(k, k), _value(s[k])) for k in keys), ('Runs finished', f'{at[0]} to {at[-1]} UTC')]
+    said = {**s, 'steps': s['steps'] or ': '.join(o for o in ('5 passes or more, by the size', _steps(c)) if o)}
+    if c.staged: said['seeds'] = f"{s['seeds']} of what trains; the table has each row's"
+    rows = [*((_words.get(k, k), _value(said[k])) for k in keys), ('Runs finished', f'{at[0]} to {at[-1]} UTC')]
     return (text + html_table(pd.DataFrame(rows, columns=['setting', 'value']), 'Settings')
             + html_table(pd.DataFrame(c.versions.items(), columns=['package', 'version']), 'Versions'))
 
 # %% ../nbs/tools/02_report.ipynb #35c9dfd6
 _parts = {'curve': ('How accuracy grows with labels', _curve), 'differences': ('Who is ahead, and how sure that is', _differences),
+          'further': ('What twice the labels would bring', _further), 'left-out': ('What was left out', _left_out),
           'announced': ('Announced on the way', _notes), 'mistakes': ('Mistakes of the recommended strategy', _errors),
-          'rates': ('How the learning rates were chosen', _rates), 'cost': ('What it cost', _cost),
+          'rates': ('How the rates were chosen', _rates), 'cost': ('What it cost', _cost),
           'intervals': ('How the intervals are made', _intervals), 'settings': ('Settings and versions', _settings)}
+
+def _sections(c):
+    "The parts that have something to say: id to (heading, HTML)"
+    every = {k: (head, f(c)) for k,(head,f) in _parts.items()}
+    return {k: o for k,o in every.items() if o[1]}
 
 # %% ../nbs/tools/02_report.ipynb #89bdc67f
 _css = '''
@@ -336,23 +455,34 @@ _page = '''<!doctype html>
 '''
 
 # %% ../nbs/tools/02_report.ipynb #c5c48430
+def _sub(c):
+    "The line below the title: how far the study has come, and its size"
+    s = c.settings
+    text = f"{s['classes']} classes, {c.cells[0]['n_test']:,} test pictures, "
+    if not c.staged:
+        return (f"{text}{s['seeds']} seeds, {s['steps']:,} steps a run for every strategy, {_and(s['shots'])} labels per class. "
+                f"Measured with tlcourse {c.versions.get('tlcourse', '')}.")
+    stage = _so_far(c).removesuffix(': ')
+    steps = _steps(c)
+    return (f"{stage}. "*bool(stage) + f"{text}{_range({x['seeds'] for x in c.cells})} seeds, "
+            + f"{steps} steps a run of what trains, "*bool(steps)
+            + f"{_and([_size(c, k) for k in s['shots']])} labels per class. Measured with tlcourse {c.versions.get('tlcourse', '')}.")
+
 def report_html(comparison # What `compare` measured
                ) -> str:
     "The report as one HTML text."
-    c, s = comparison, comparison.settings
+    c, parts = comparison, _sections(comparison)
     title = f"{c.name}: which transfer strategy, with {c.backbone}?"
-    sub = (f"{s['classes']} classes, {c.cells[0]['n_test']:,} test pictures, {s['seeds']} seeds, {s['steps']:,} steps a run for "
-           f"every strategy, {_and(s['shots'])} labels per class. Measured with tlcourse {c.versions.get('tlcourse', '')}.")
-    nav = ''.join(f'<li><a href="#{k}">{_esc(h)}</a></li>' for k,(h,_) in _parts.items())
-    body = '\n'.join(f'<section aria-labelledby="{k}">\n<h2 id="{k}">{_esc(h)}</h2>\n{f(c)}</section>' for k,(h,f) in _parts.items())
-    return _page.format(title=_esc(title), css=_css, sub=_esc(sub), answer=_esc(c.recommend()), nav=nav, body=body)
+    nav = ''.join(f'<li><a href="#{k}">{_esc(h)}</a></li>' for k,(h,_) in parts.items())
+    body = '\n'.join(f'<section aria-labelledby="{k}">\n<h2 id="{k}">{_esc(h)}</h2>\n{text}</section>' for k,(h,text) in parts.items())
+    return _page.format(title=_esc(title), css=_css, sub=_esc(_sub(c)), answer=_esc(c.recommend()), nav=nav, body=body)
 
 # %% ../nbs/tools/02_report.ipynb #bbd59450
 def write_report(comparison, # What `compare` measured
                  folder # Where to; made if it is missing
                 ) -> list: # Paths written: `curve.png`, `report.html`
     "Write the report, each file whole or not at all; raises `BadInput` where the folder cannot be written."
-    text, png = report_html(comparison), _png(_draw(comparison.plot, 6, 4))
+    text, png = report_html(comparison), _png(_draw(comparison.plot, 6 + 1.2*(len({x['strategy'] for x in comparison.cells}) > 4), 4))
     folder = writable_folder(folder)
     write_bytes(folder/'curve.png', png)
     write_text(folder/'report.html', text)
