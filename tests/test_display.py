@@ -6,7 +6,8 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 from tlcourse.base import Bar, BadInput, html_table, watched
-from tlcourse.plots import okabe_ito, picture_grid, style
+from tlcourse.finetune import STRATEGIES
+from tlcourse.plots import look, okabe_ito, picture_grid, style
 from conftest import written_to
 
 # --- bars
@@ -239,6 +240,15 @@ def test_comparison_draws_in_the_style(digits, learn):
     ax = plt.subplots()[1]
     assert c.plot(ax) is ax and c.plot_differences(ax) is ax
     plt.close('all')
+
+def test_each_strategy_has_a_look_of_its_own():
+    "The same in every figure, whatever else is drawn; an augmented arm is its base, dashed"
+    names = [*STRATEGIES, 'k-nn', 'scratch-4x']
+    seen = {(look(n)['color'], look(n)['marker']) for n in names}
+    assert len(seen) == len(names) and all(look(n) == look(n, ['resnet18', 'some other']) for n in names)
+    plain = {n: look(n) for n in names}
+    assert all({**look(f'{n}+aug'), **plain[n]} == look(f'{n}+aug') != plain[n] for n in names)
+    assert look('resnet18', ['scratch', 'resnet34', 'resnet18']) != look('resnet18') # A name without one takes what is free
 
 def unstyled(src):
     "Calls in a module that make a figure outside of `with style()`: the function's name and the line."

@@ -125,7 +125,7 @@ def study(tmp_path, **kwargs):
 def costs(monkeypatch, picture=0., **by):
     "Runs that cost what `by` says, arm to (seconds besides the steps, seconds a step)"
     monkeypatch.setattr(Study, 'timings', lambda self: {k.replace('_', '-'): dict(once=a, step=b) for k,(a,b) in by.items()})
-    monkeypatch.setattr(Study, '_picture', lambda self: picture)
+    monkeypatch.setattr(Study, '_picture', lambda self: (picture, picture))
 
 def planned(st): return [c for s in st.todo for c in s]
 
@@ -231,6 +231,14 @@ def test_all_is_one_run_of_heads_and_no_draw(tmp_path):
     assert (by[2]['seeds'], by['all']['seeds']) == (20, 1)
     t = target(d, size=32)
     assert c.specs['feature-extraction', 'all'][0]['shots'] == 'all' and sum(n[0] for n in c.parts.values()) == len(t.train)
+
+def test_every_draw_is_the_same_where_all_pictures_are_drawn(tmp_path):
+    "20 seeds of a class's last picture are 20 times one head, which the seal sees once"
+    d = pictures(tmp_path/'pics', 12)
+    t = target(d, size=32)
+    assert set(t.train.counts.values()) == {t.max_shots}
+    c = compare(t, **{**quick, 'shots': [t.max_shots], 'size': None})
+    assert c.cells[0]['seeds'] == 20 and (c.correct['feature-extraction', t.max_shots] == c.correct['feature-extraction', t.max_shots][0]).all()
 
 def test_the_control_gets_its_statistics_from_the_training_pictures(digits):
     job = task('digits', 'glyphnet', device='cpu')

@@ -321,14 +321,14 @@ def _frozen_cells(self:Study, arms):
     if new:
         heads = self._heads(arms[0])
         # A random body takes as long as another
-        for s,r in zip(new, heads.run(new, self._picture())): self.records.add(s, r)
+        for s,r in zip(new, heads.run(new, self._picture()[1])): self.records.add(s, r)
     for c in sorted(todo, key=lambda c: self.shots.index(c[1])): self._finish(c)
 
 # %% ../nbs/tools/03_compare.ipynb #co000010
 @patch
 def frozen(self:Study) -> 'Study':
     "Stage 1: the heads on the pretrained body."
-    n, per = sum(map(len, (self.target.train, self.target.valid, self.target.test))), self._picture()
+    n, per = sum(map(len, (self.target.train, self.target.valid, self.target.test))), self._picture()[0]
     need = per*(n + (self._views() - 1)*len(self.target.train))
     self.say(f"Stage 1, frozen features: {n:,} pictures at {1/per:.0f} a second, about {_time(need)} if none is stored yet.")
     self.clock[1] = [need, time.monotonic()]
@@ -345,7 +345,7 @@ def control(self:Study) -> 'Study':
 
 @patch
 def _picture(self:Study):
-    "Seconds that a picture takes through the body"
+    "(wall, CPU) seconds of a picture's pass through the body"
     if not hasattr(self, '_per'): self._per = picture_seconds(self.task)
     return self._per
 
@@ -376,7 +376,7 @@ def run_seconds(self:Study,
     passes = valid + len(t._sealed)*(1 + len(self.shifts))*(kind == 'report') + n*(_strategy(arm) == 'scratch')
     if _strategy(arm) == 'last-layers' and not self.augment: passes += n + valid # What is stored of them
     steps = self.steps_of(k)*part*(4 if arm.endswith('-4x') else 1)
-    return cost['once'] + cost['step']*steps*min(1, n/self.bs) + passes*self._picture()
+    return cost['once'] + cost['step']*steps*min(1, n/self.bs) + passes*self._picture()[0]
 
 # %% ../nbs/tools/03_compare.ipynb #co000012
 @patch

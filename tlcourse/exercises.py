@@ -190,7 +190,7 @@ def _letters(s):
     from tlcourse.data import Score
     if not isinstance(s, Score): return "give the Score that `target.score(learn)` returns"
     if s.n != 1000: return f"a Score on {s.n} images: the letters target has 1000 test images, is it that one?"
-    if s.accuracy < .9: return f"{s.accuracy:.3f} is lower than a linear head on glyphnet's features reaches; is it pretrained, and did it take 100 steps or more?"
+    if s.accuracy < .9: return f"{s.accuracy:.3f} is lower than a linear head on glyphnet's features reaches; is it pretrained, and is it the score of feature extraction?"
 
 # %% ../nbs/tools/04_exercises.ipynb #cdc73690
 @exercise(1, 4)

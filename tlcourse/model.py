@@ -28,7 +28,7 @@ from .backbones import _cols, _read_weights, _row, arch, heads, linear_head
 from .base import (BadInput, html_block, html_table, pick_device, sha256, unknown, user_path, versions,
                            writable_folder)
 from .compare import _inside, _root, _source_hash, _strategy, compare, default_out
-from .comparison import Comparison, labels, pct
+from .comparison import Comparison, _at, pct
 from .data import Part, PicImage, _store, _whole
 from .finetune import STRATEGIES
 from .pictures import Unreadable, _array, _class_files, _threads, _try
@@ -439,7 +439,7 @@ def _plan(c, t, strategy):
     # Without a study, drawn glyphs are changed at random and photos are not
     if not rates: return _Plan(name, knob, f.wd if knob == 'wd' else f.rate, own, _glyphs(t) or aug), why
     s = c.settings
-    how = own if rates[0]['fixed'] else f'chosen on validation pictures, {labels(k)}'
+    how = own if rates[0]['fixed'] else f'chosen on validation pictures {_at(k)}'
     return _Plan(name, knob, rates[0]['rate'], how, aug or s['augment'] or False, s['bs'], s.get('precision', 'fp32'),
                  _measured(c, name, strategy == 'auto')), why
 
@@ -474,7 +474,7 @@ def _licences(t, a, pretrained):
     of_weights = 'of a file: not stated' if a.from_file else str(_row(a)[_cols.index('licence')])
     return {'pictures': _pictures_licence(t), **({'pretrained weights': of_weights} if pretrained else {})}
 
-def _fit(job, plan, seed):
+def _fit(job, plan, seed, progress):
     "(trained Learner, steps, pictures of each class); a head that is fitted to its end has no steps"
     t = _with_validation(job.target)
     # The Learner wants a validation part, though nothing is chosen by it any more: as few pictures as will do
@@ -483,7 +483,7 @@ def _fit(job, plan, seed):
     fit, how = STRATEGIES[_strategy(plan.arm)], {plan.knob: plan.rate}
     steps = steps_for(job.target, len(t.train), plan.bs) if plan.knob == 'lr' else None
     if steps: how['steps'] = steps
-    if _source_hash(fit) is None: how.update(progress=False, precision=plan.precision)
+    if _source_hash(fit) is None: how.update(progress=progress, precision=plan.precision)
     return fit(dls, job.arch, seed=seed, **how), steps, t.train.counts
 
 # %% ../nbs/tools/04_model.ipynb #mo000050
@@ -533,7 +533,7 @@ def _train(job, plan, why, c, place, seed, say):
         say(f"The study in {where}: {c.recommend()}{why}")
     say(f"Training {plan.arm} with {a.name} on the {len(t.train) + len(t.valid):,} training and validation pictures "
         f"of {t.name}; its {len(t.test):,} test pictures stay out.")
-    learn, steps, counts = _fit(job, plan, seed)
+    learn, steps, counts = _fit(job, plan, seed, say is not _silent)
     pretrained = getattr(learn, 'weights_id', None) not in (None, 'random')
     augment = list(t.augments) if plan.augment is True else list(plan.augment or [])
     rates = dict({plan.knob: plan.rate}, chosen=plan.chosen, steps=steps, bs=plan.bs, seed=seed, augment=augment,
@@ -546,8 +546,7 @@ def _train(job, plan, why, c, place, seed, say):
 def _accuracy_said(a):
     if not a: return 'not known: no study measured this strategy on these pictures'
     low, high = a['interval']
-    at = labels(a['labels']) if isinstance(a['labels'], int) else f"{a['labels']} labels"
-    return f"{pct(a['value'])} [{100*low:.1f}, {100*high:.1f}] of {a['n']:,} test pictures at {at}; {a['of']}"
+    return f"{pct(a['value'])} [{100*low:.1f}, {100*high:.1f}] of {a['n']:,} test pictures {_at(a['labels'])}; {a['of']}"
 
 @patch
 def _facts(self:Model):

@@ -19,7 +19,7 @@ okabe_ito = dict(black='#000000', orange='#E69F00', sky='#56B4E9', green='#009E7
 
 _looks = {'scratch': ('black', 's'), 'scratch-4x': ('grey', 'D'), 'feature-extraction': ('blue', 'o'),
           'fine-tuning': ('vermillion', '^'), 'lp-ft': ('green', 'v'), 'gradual': ('orange', 'P'),
-          'single-rate': ('purple', 'X'), 'random-features': ('sky', 'd'), 'last-layers': ('green', 'p'), 'k-nn': ('grey', '*')}
+          'single-rate': ('purple', 'X'), 'fine_tune': ('purple', 'h'), 'random-features': ('sky', 'd'), 'last-layers': ('green', 'p'), 'k-nn': ('grey', '*')}
 _more = [(c, m) for m in '<>hp*' for c in ('blue', 'orange', 'green', 'purple', 'sky', 'vermillion', 'grey')]
 
 def look(name:str, # Of a strategy, or of anything else that is drawn as a line

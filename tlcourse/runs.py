@@ -68,6 +68,8 @@ def steps_for(t:Target, # Whose pictures
     return max(150 if _glyphs(t) else 80, 5*math.ceil(n/bs))
 
 # %% ../nbs/tools/02_runs.ipynb #25c70880
+def _clock(device): return time.process_time if device == 'cpu' else time.perf_counter # A GPU's work is not CPU time
+
 def _data(t, spec, device):
     "The DataLoaders that a spec asks for"
     k = None if spec['shots'] == 'all' else spec['shots']
@@ -90,7 +92,7 @@ def run_spec(task:Task, # Whose target has the pixels that the spec names
     t = task.target.unopened()
     dls, fit = _data(t, spec, task.device), _fit_of(task, spec)
     if spec['kind'] == 'timing': return _timed(fit, dls, spec['steps'])
-    clock = time.process_time if task.device == 'cpu' else time.perf_counter # A GPU's work is not CPU time
+    clock = _clock(task.device)
     t0 = clock()
     learn = fit(dls, spec['steps'])
     res = dict(seconds=clock()-t0)
@@ -154,8 +156,11 @@ class Heads:
         self.how = dict(bn=self.bn, device=task.device, precision=precision, progress=progress)
         self._kept = {}
 
-    def features(self, part, views=1):
-        "The features of the training or the validation part, extracted when they are first asked for"
+    def features(self,
+                 part, # `target.train` or `target.valid`
+                 views:int=1 # Augmented passes
+                ):
+        "The `Features` of a part, extracted when they are first asked for."
         if (part.name, views) not in self._kept: self._kept[part.name, views] = extract(self.net, part, views=views, **self.how)
         return self._kept[part.name, views]
     train = property(lambda self: self.features(self.task.target.train, self.views))
@@ -163,17 +168,17 @@ class Heads:
 
 # %% ../nbs/tools/02_runs.ipynb #ru000014
 def picture_seconds(task:Task # Pictures, network, device
-                   ) -> float: # Seconds a picture
-    "What a pass through the body takes, measured on a batch."
-    def wall(n):
-        t0 = time.perf_counter()
+                   ) -> tuple: # (wall seconds, CPU seconds; on a GPU wall seconds twice)
+    "What a picture's pass through the body takes, measured on a batch."
+    def one_pass(n):
+        t0 = np.array([time.perf_counter(), _clock(task.device)()])
         extract(task.arch, task.target.train, ids=np.arange(n), device=task.device, cache=False, progress=False)
-        return time.perf_counter() - t0
+        return np.array([time.perf_counter(), _clock(task.device)()]) - t0
     n = min(64, len(task.target.train))
     with one_thread():
-        wall(1)
-        one, most = wall(1), wall(n) # Making the network takes its time once
-    return max(most - one, most/10)/n
+        one_pass(1)
+        few, many = one_pass(1), one_pass(n) # Making the network takes its time once
+    return tuple((np.maximum(many - few, many/10)/n).tolist())
 
 # %% ../nbs/tools/02_runs.ipynb #ru000015
 @patch
@@ -220,16 +225,20 @@ def _fit(self:Heads, specs, picture):
 @patch
 def run(self:Heads,
         specs:list, # Report specs of heads on this body
-        picture:float=0. # Seconds that a picture takes through the body, as `picture_seconds` measures
+        picture:float=0. # CPU seconds of a picture's pass, as `picture_seconds` measures
        ) -> list: # Results, as of `run_spec`; `seconds` counts the pass of the labelled pictures too
     "Fit all heads, and look at the test with all of them in one pass: one opening for each."
     if not specs: return []
-    heads, res = self._fit(specs, picture)
+    # Where a class has no more pictures than are asked for, every draw is the same, and so is the head
+    kinds = [(s['strategy'], s['shots'], s['wd'], self._ids(s['shots'], s['seed']).tobytes()) for s in specs]
+    one = list(dict(zip(kinds, specs)).values())
+    heads, res = self._fit(one, picture)
     shifts, t = specs[0].get('shifts', {}), self.task.target.unopened()
-    order = [heads[i] for i in range(len(specs))]
-    for i,s in enumerate(t.score_heads(self.net, order, [n for n in shifts if n in SHIFTS], bn=self.bn)):
+    order, how = [heads[i] for i in range(len(one))], dict(bn=self.bn, device=self.task.device)
+    for i,s in enumerate(t.score_heads(self.net, order, [n for n in shifts if n in SHIFTS], **how)):
         res[i].update(pred=s.pred, prob=s.prob, **{f'pred {n}': o.pred for n,o in s.shifts.items()})
     for n,o in self.task.shifts.items():
         if n not in shifts: continue
-        for i,s in enumerate(o.unopened().score_heads(self.net, order, bn=self.bn)): res[i][f'pred {n}'] = s.pred
-    return [res[i] for i in range(len(specs))]
+        for i,s in enumerate(o.unopened().score_heads(self.net, order, **how)): res[i][f'pred {n}'] = s.pred
+    place = {k: i for i,k in enumerate(dict.fromkeys(kinds))}
+    return [dict(res[place[k]]) for k in kinds]
