@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # The course on a machine with an NVIDIA card and without a network: its gpu tests, the throughput of training, `compare` on digits and on a
-# folder of pictures, and every lesson. One part after another, so that no timed row runs beside other work, each with a clock of its own; a
-# part that fails or runs over its clock does not stop the next.
+# folder of pictures, every lesson, and digits on two cores of the same machine. One part after another, so that no timed row runs beside
+# other work, each with a clock of its own; a part that fails or runs over its clock does not stop the next.
 #
 #   bash benchmarks/card.sh [--smoke] [--skip PART,PART] [--clock PART=SECONDS]...
 #
-# PART is one of tests, throughput, digits, study, lessons. --smoke takes tiny sizes and needs no card: it only shows that the parts run.
+# PART is one of tests, throughput, digits, study, lessons, cores. --smoke takes tiny sizes and needs no card: it only shows that the parts run.
 # From the environment:
 #   OUT     the folder for results (default: tlcourse-out/card): card.txt is the table, card.json what the speed page reads, and a log of each part
 #   WHEELS  a folder of wheels that the machine lacks, installed without a network; packages lie unpacked in its folder `site` (default: none)
@@ -14,8 +14,8 @@
 set -uo pipefail
 usage() { echo "card.sh: $1; parts: ${parts[*]}" >&2; exit 2; }
 
-parts=(tests throughput digits study lessons)
-declare -A clock=([tests]=60 [throughput]=60 [digits]=90 [study]=150 [lessons]=120)
+parts=(tests throughput digits study lessons cores)
+declare -A clock=([tests]=60 [throughput]=60 [digits]=120 [study]=240 [lessons]=120 [cores]=300)
 smoke= skip=
 while (($#)); do
     case $1 in
@@ -88,8 +88,12 @@ part() { # PART COMMAND...: by its clock, as if Ctrl-C were pressed when it is o
 }
 gpu=("$py" -W ignore "$here/gpu.py" --rounds 3 ${smoke:+--device cpu --smoke})
 compare=("$py" -c 'import sys; from tlcourse.cli import main; sys.exit(main())' compare)
-if [ -n "$smoke" ]; then few=(--shots 1 --seeds 3 --steps 2 --tune none --strategies feature-extraction --device cpu)
-else few=(--workers 8 --device cuda); fi
+# The study of the folder is what the target on a card is set for: three arms at every size, five seeds, rates chosen, no budget
+arms=(--strategies feature-extraction,last-layers,fine-tuning)
+if [ -n "$smoke" ]; then
+    few=(--shots 1 --seeds 3 --tune none --device cpu) two=("${few[@]}" --workers 2 --strategies feature-extraction)
+    few+=(--strategies feature-extraction) arms=()
+else few=(--workers 8 --device cuda --budget none) two=(--workers 2 --device cpu --budget none); fi
 
 part tests "$py" -m pytest -m gpu "$root/tests/test_gpu.py" --rootdir "$root" -q -p no:cacheprovider --durations=5
 part throughput "${gpu[@]}" --parts throughput,waits,precision,heads --out "$OUT/card.json"
@@ -98,9 +102,10 @@ if [ -z "${PHOTOS:-}" ] && ! left_out study; then
     "$py" -c "import sys; from tlcourse.data import target; target('emoji').to_folder(sys.argv[1])" "$tmp/emoji" 2>"$tmp/why" && PHOTOS=$tmp/emoji
 fi
 if [ -n "${PHOTOS:-}" ] || left_out study; then
-    part study "${compare[@]}" "${PHOTOS:-}" "${few[@]}" --out "$tmp/study" --json "$tmp/study.json"
+    part study "${compare[@]}" "${PHOTOS:-}" "${few[@]}" "${arms[@]}" --out "$tmp/study" --json "$tmp/study.json"
 else note study 0 0 "left out: PHOTOS names no folder, and emoji cannot be written here ($(tail -n 1 "$tmp/why"))"; fi
 part lessons "${gpu[@]}" --parts lessons --at-once 4 ${smoke:+--lessons 09} --out "$tmp/lessons.json"
+part cores "${compare[@]}" digits "${two[@]}" --out "$tmp/cores" --json "$tmp/cores.json"
 cp "$tmp/study/report.html" "$OUT/study.html" 2>/dev/null
 
 # --- the table, and one JSON file of all of it
@@ -132,8 +137,18 @@ for line in (tmp/'parts.tsv').read_text().splitlines():
 card = {'date': time.strftime('%Y-%m-%d'), 'device': {}, **{k: v for k,v in lessons.items() if k not in ('rows', 'seconds', 'sizes')}, **card}
 card['rows'] = card.get('rows', []) + lessons.get('rows', [])
 card['facts'] = (out/'card.txt').read_text(encoding='utf-8').splitlines()
-card['compared'] = {n: {k: j.get(k) for k in ('target', 'backbone', 'settings', 'cells', 'recommendation')} for n in ('digits', 'study')
-                    if (j := stored(tmp/f'{n}.json'))}
+studies = {n: j for n in ('digits', 'study', 'cores') if (j := stored(tmp/f'{n}.json'))}
+card['compared'] = {n: {k: j.get(k) for k in ('target', 'backbone', 'settings', 'cells', 'rates', 'missing', 'clock', 'recommendation')}
+                    for n,j in studies.items()}
+def row(name, target, v, reached, note=''): card['rows'].append(dict(name=name, target=target, value=v, low=v, high=v, reached=reached, note=note))
+whole = {p['part']: p['seconds'] for p in parts if p['part'] in studies and p['how'] == 'ended'}
+if 'study' in whole: row('compare on a folder of pictures, three arms, all sizes: seconds', '<= 180', whole['study'], whole['study'] <= 180)
+if {'digits', 'cores'} <= set(whole):
+    r = whole['cores']/max(1, whole['digits'])
+    row('compare digits: seconds on two cores / on the card', '>= 2', r, r >= 2, f"{whole['cores']} s and {whole['digits']} s")
+for n in whole.keys() - {'cores'}:
+    for stage,(said,true) in (studies[n].get('clock') or {}).items():
+        if said and true: row(f'{n}, stage {stage}: true / announced seconds', '1/2 to 2', true/said, .5 <= true/said <= 2, f'{true:.1f} s, announced {said:.1f}')
 (out/'card.json').write_text(json.dumps(card, indent=1) + '\n', encoding='utf-8')
 for r in card['rows']: print(f"{r['name']}: {r['value']:.4g} ({r['low']:.4g} to {r['high']:.4g}) {r['target']} {dict([(True, 'reached'), (False, 'MISSED')]).get(r['reached'], '')} {r['note']}")
 print(f"\n{'part':<11} {'s':>4} {'clock':>5}  result")

@@ -84,10 +84,10 @@ def test_absent_peer_is_announced(capsys):
     assert timing.peer('no_such_package') is None
     assert len(capsys.readouterr().out.splitlines()) == 1 and timing.peer('json') is json
 
-def smoke(name, tmp_path):
+def smoke(name, tmp_path, *args):
     "One tiny run of a script; -> its output and its JSON"
     before = sorted((ROOT/'benchmarks').glob('*.json'))
-    cmd = [sys.executable, ROOT/'benchmarks'/f'{name}.py', '--smoke', '--out', tmp_path/'out.json']
+    cmd = [sys.executable, ROOT/'benchmarks'/f'{name}.py', '--smoke', '--out', tmp_path/'out.json', *args]
     r = subprocess.run(cmd, capture_output=True, text=True, cwd=tmp_path)
     assert not r.returncode, r.stderr
     assert sorted((ROOT/'benchmarks').glob('*.json')) == before
@@ -140,3 +140,93 @@ def test_floor_is_the_pass_that_extract_makes(tmp_path):
     mine, theirs = torch.cat(seen).flatten(1).numpy(), np.concatenate([tr.x, va.x])
     near = np.abs(mine[:,None] - theirs[None]).max(2)
     assert (near.min(1) < 1e-3*np.abs(theirs).max()).all() and len(set(near.argmin(1))) == 20
+
+# --- speed_decision
+
+DECISION = dict(stage1=2, big=2, hand=3, digits=1, budget=3, announced=6) # Rows of each part
+
+@pytest.mark.slow
+@pytest.mark.parametrize('part', DECISION)
+def test_speed_decision(part, tmp_path):
+    "Each part runs alone, and leaves the rows of the others where they are"
+    (tmp_path/'out.json').write_text(json.dumps(dict(rows=[dict(name='old', part=p) for p in DECISION], parts={p: dict(date='old') for p in DECISION})))
+    out, got = smoke('speed_decision', tmp_path, '--parts', part)
+    mine = [r for r in got['rows'] if r['part'] == part]
+    assert len(mine) == DECISION[part] and all(r['name'] in out for r in mine), out
+    assert all(np.isfinite([r['value'], r['low'], r['high']]).all() for r in mine)
+    assert [r['part'] for r in got['rows'] if r['name'] == 'old'] == [p for p in DECISION if p != part]
+    assert {p: o['date'] == 'old' for p,o in got['parts'].items()} == {p: p != part for p in DECISION}
+    facts = got['parts'][part]
+    if part == 'hand':
+        assert all(o['seconds']['process'] > 0 for o in facts['fastai'].values())
+        assert {(o['strategy'], o['shots']) for o in facts['cells']['ours']} >= {('feature-extraction', 'all'), ('last-layers', 'all'), ('fine-tuning', 2)}
+    if part == 'announced':
+        assert {n: set(o) for n,o in facts['clock'].items()} == {n: {'1', '2'} for n in ('digits', 'flowers17', 'ants_bees')}
+
+def test_a_part_that_there_is_not():
+    r = subprocess.run([sys.executable, ROOT/'benchmarks/speed_decision.py', '--smoke', '--parts', 'stage'], capture_output=True, text=True)
+    assert r.returncode == 1 and "'stage' is none of stage1" in r.stderr
+
+@pytest.fixture
+def enlarged(tmp_path):
+    "24 pictures made of three, one of each class"
+    import speed_decision as sd
+    from speed_training import photos
+    photos(tmp_path/'few', 6, classes=3, side=(60, 50))
+    return sd.enlarge(tmp_path/'big', sd.sources(tmp_path/'few'), 24, (400, 300))
+
+def test_enlarged_pictures_lie_in_eight_ways(enlarged):
+    fs = sorted(enlarged.rglob('*.jpg'))
+    assert len(fs) == 24 and len({f.parent for f in fs}) == 3 and len({f.read_bytes() for f in fs}) == 24
+    assert all([Image.open(f).getexif()[0x0112] for f in fs[i:i+8]] == [*range(1, 9)] and Image.open(fs[i]).size == (400, 300) for i in (0, 8, 16))
+
+def test_bare_pass_of_a_decision_is_what_stage_1_does(enlarged, tmp_path, monkeypatch):
+    "The same pixels, turned upright, and the same features"
+    import speed_decision as sd
+    from tlcourse.data import target
+    from tlcourse.features import extract
+    monkeypatch.setenv('TLCOURSE_CACHE', str(tmp_path/'cache'))
+    t, parts = target(enlarged, size=64), sd.listed(enlarged, 64)
+    assert sorted(f for p in parts.values() for f,_ in p) == sorted(str(f.relative_to(enlarged)) for f in enlarged.rglob('*.jpg'))
+    assert all({l for _,l in p} == set(t.classes) for p in parts.values()) and [str(enlarged/f) for f,_ in parts['train']] == list(map(str, t.train.paths))
+    assert all((sd.picture(f, 64).transpose(2, 0, 1) == x.numpy()).all() for f,x in zip(t.train.paths, t.train.x))
+    ours, bare = extract(sd.NET, t.train, device='cpu', cache=False, progress=False), sd.forward(sd.network(), t.train.paths, 64, bs=5)
+    assert np.abs(bare - ours.x).max() < 1e-3*np.abs(ours.x).max()
+
+def test_what_the_budget_must_leave_is_looked_for():
+    from speed_decision import MUST, trimmed
+    def study(): return dict(settings=dict(shots=[1, 5, 20, 'all']),
+                             cells=[dict(strategy='feature-extraction', shots=k, seeds=1 if k == 'all' else 20) for k in (1, 5, 20, 'all')]
+                                   + [dict(strategy=a, shots=k, seeds=3) for a,k in MUST],
+                             rates=[dict(strategy=a, shots=k, fixed=False) for a,k in MUST])
+    assert trimmed(study()) == []
+    for i in range(7):
+        c = study()
+        c['cells'][i]['seeds'] -= 1
+        assert len(trimmed(c)) == 1 and str(c['cells'][i]['shots']) in trimmed(c)[0]
+        c['cells'].pop(i)
+        assert len(trimmed(c)) == 1
+    for i in range(3):
+        c = study()
+        c['rates'][i]['fixed'] = True
+        assert trimmed(c) == [f'{MUST[i][0]} at {MUST[i][1]}: its rate was not chosen']
+
+def test_the_way_by_hand_decides(monkeypatch):
+    "On points that a head can tell apart it is right, on noise it is not; its C is chosen on the validation part"
+    import speed_decision as sd
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import log_loss
+    from sklearn.preprocessing import normalize
+    n, seen, rng = dict(train=60, valid=30, test=40), [], np.random.default_rng(0)
+    parts = {p: [[f'{p}{i}', 'ab'[i % 2]] for i in range(k)] for p,k in n.items()}
+    def decided(apart):
+        x = {p: rng.normal(size=(k, 5)) + apart*np.array([1, 0, 0, 0, 0])*(-1.)**np.arange(k)[:,None] for p,k in n.items()}
+        monkeypatch.setattr(sd, 'forward', lambda m, files, size: x[files[0].name.rstrip('0123456789')])
+        def head(C, max_iter): return seen.append(C) or LogisticRegression(C=C, max_iter=max_iter)
+        return sd.decide(None, 'd', 64, parts, (2, 'all'), 4, head, log_loss, normalize)
+    few, all_ = decided(9)
+    assert (few['seeds'], all_['seeds'], few['shots'], all_['shots']) == (4, 1, 2, 'all') and all_['mean'] == 1
+    assert len(seen) == 6*3 + 4 + 6 + 1 and len(set(seen)) == 6
+    assert few['C'] == all_['C'] == max(seen)
+    few, all_ = decided(0)
+    assert .2 < few['mean'] < .8 and few['low'] < few['mean'] < few['high'] and all_['C'] < max(seen)

@@ -19,7 +19,7 @@ def run(script, *args, **env):
 
 # --- the scripts
 
-ROWS = dict(speed_training=24, speed_compare=3, speed_start=3, speed_growth=10, speed_predict=3)
+ROWS = dict(speed_training=24, speed_compare=2, speed_start=3, speed_growth=10, speed_predict=3)
 
 @pytest.mark.slow
 @pytest.mark.parametrize('script', ROWS)
@@ -105,20 +105,24 @@ def test_three_stages_are_frozen(net):
 
 # --- speed_compare
 
+def spec(s, k, n=None): return dict(strategy=s, shots=k, bs=32, **({} if n is None else dict(steps=n)))
+
 def test_total_of_the_steps():
-    from speed_compare import total
-    step = {('scratch', 10): [1., 2.], ('scratch', 32): [3., 4.], ('feature-extraction', 10): [.5, .25]}
-    pas = {('feature-extraction', 1): [7., 8.]}
-    spec = lambda s, k, n: dict(strategy=s, shots=k, steps=n, bs=32)
-    specs = [spec('scratch', 1, 10), spec('scratch', 5, 100), spec('feature-extraction', 1, 4)]
-    assert [total(specs, step, pas, i) for i in (0, 1)] == [10 + 300 + 2 + 7, 20 + 400 + 1 + 8]
+    "Steps by their batch, and each frozen body once, however many heads stand on it"
+    from speed_compare import digits, total
+    step = {('scratch', 10): [1., 2.], ('scratch', 32): [3., 4.]}
+    pas = {'feature-extraction': [7., 8.], 'random-features': [50., 60.]}
+    specs = [spec('scratch', 1, 10), spec('scratch', 5, 100), spec('scratch', 'all', 1), *[spec('feature-extraction', k) for k in (1, 1, 5)], spec('k-nn', 1)]
+    assert len(digits().train) > 32
+    assert [total(specs, step, pas, i) for i in (0, 1)] == [10 + 300 + 3 + 7, 20 + 400 + 4 + 8]
 
 def test_costs_add_up():
     from speed_compare import costs
-    runs = [SimpleNamespace(spec=dict(strategy='scratch', shots=k, steps=10, bs=32), result=dict(seconds=2.)) for k in (1, 5)]
-    arm, rest = costs(runs, {('scratch', 10): [.1], ('scratch', 32): [.2]}, {}, 7.)
+    runs = [SimpleNamespace(spec=spec('scratch', k, 10), result=dict(seconds=2.)) for k in (1, 5)]
+    runs += [SimpleNamespace(spec=spec('feature-extraction', 1), result=dict(seconds=9.))]*2
+    arm, frozen, rest = costs(runs, {('scratch', 10): [.1], ('scratch', 32): [.2]}, {'feature-extraction': [.5]}, 7.)
     assert (arm['runs'], arm['steps'], arm['seconds'], arm['alone']) == (2, 20, 4., pytest.approx(3.))
-    assert rest['seconds'] == 3.
+    assert (frozen['runs'], frozen['alone']) == (2, .5) and rest['seconds'] == 3.
 
 # --- speed_start
 
@@ -178,14 +182,14 @@ def card(tmp_path, *args, **env):
 
 @pytest.mark.slow
 def test_card_goes_on_after_a_part_that_fails_and_one_that_runs_over(tmp_path):
-    args = ['--smoke', '--skip', 'tests,throughput', '--clock', 'digits=1', '--clock', 'lessons=1']
+    args = ['--smoke', '--skip', 'tests,throughput', '--clock', 'digits=1', '--clock', 'lessons=1', '--clock', 'cores=1']
     code, parts, res, err = card(tmp_path, *args, PHOTOS=str(tmp_path/'no photos'))
-    assert code == 1 and list(parts) == ['tests', 'throughput', 'digits', 'study', 'lessons'], err
+    assert code == 1 and list(parts) == ['tests', 'throughput', 'digits', 'study', 'lessons', 'cores'], err
     assert parts['tests']['how'] == parts['throughput']['how'] == 'left out'
-    for p in 'digits', 'lessons': assert parts[p]['how'] == 'stopped by its clock' and parts[p]['seconds'] < 9
+    for p in 'digits', 'lessons', 'cores': assert parts[p]['how'] == 'stopped by its clock' and parts[p]['seconds'] < 9
     assert parts['study']['code'] == 2 and 'no photos' in parts['study']['result']
     assert any('fastai imports in' in o for o in res['facts']) and (tmp_path/'out'/'study.log').exists()
-    table = (tmp_path/'out'/'card.txt').read_text().splitlines()[-5:]
+    table = (tmp_path/'out'/'card.txt').read_text().splitlines()[-6:]
     assert [l.split()[0] for l in table] == list(parts)
 
 @pytest.mark.slow
@@ -203,12 +207,14 @@ def test_card_on_a_cpu(tmp_path):
     "Each part runs."
     from speed_training import photos
     photos(tmp_path/'photos', 60, classes=3)
-    code, parts, res, err = card(tmp_path, '--smoke', *(o for p in ('tests', 'throughput', 'digits', 'study', 'lessons') for o in ('--clock', f'{p}=300')),
+    code, parts, res, err = card(tmp_path, '--smoke', *(o for p in ('tests', 'throughput', 'digits', 'study', 'lessons', 'cores') for o in ('--clock', f'{p}=300')),
                                  PHOTOS=str(tmp_path/'photos'))
     assert code == 0 and {p['how'] for p in parts.values()} == {'ended'}, parts
     assert 'skipped' in parts['tests']['result']
     assert 'targets reached' in parts['throughput']['result'] and parts['lessons']['result'] == '1 of 1 passed'
-    for p in 'digits', 'study': assert parts[p]['result'] == res['compared'][p]['recommendation']['text']
+    for p in 'digits', 'study', 'cores': assert parts[p]['result'] == res['compared'][p]['recommendation']['text']
+    names = [r['name'] for r in res['rows']]
+    assert any('two cores / on the card' in n for n in names) and any('digits, stage 1: true / announced' in n for n in names)
     assert any('share that passes' in r['name'] for r in res['rows']) and len(list((tmp_path/'out').iterdir())) <= 8
 
 def test_a_lesson_that_fails_is_seen(tmp_path):
