@@ -119,7 +119,7 @@ bad = [(['digit'], "did you mean 'digits'"), (['--backbone', 'glyphnett'], "'gly
        (['unreadable'], "class 'light' has no picture that can be read"), (['whole', '--shots', '500'], 'has 18 training pictures: lower --shots, or say all'),
        (['whole', '--valid-pct', '.9', '--test-pct', '.3'], 'leave nothing to train on'), (['whole', '--valid-pct', '2'], 'between 0 and 1'),
        (['whole', '--strategies', 'feature-extraction', '--seeds', '2'], '3 or more'), (['whole', '--split-seed', '-1'], 'whole number'),
-       (['digits', '--valid-pct', '.3'], 'valid_pct'), (['whole', '--strategies', ''], 'name one of'), (['whole', '--shots', ''], 'no shots'),
+       (['digits', '--valid-pct', '.3'], 'digits comes with its parts'), (['whole', '--strategies', ''], 'name one of'), (['whole', '--shots', ''], 'no shots'),
        (['--backbone', 'squeezenet1_0', '--weights', 'damaged.pth'], 'cannot be read')]
 
 def photos(d):

@@ -49,7 +49,11 @@ def task(name, # A target's name, a folder, or a `Target`
         given = [k for k,v in dict(size=size, **kwargs).items() if v is not None and v is not False]
         if given: raise BadInput(f"{', '.join(given)}: this target is made already; give these to target() instead")
         t = name
-    else: t = target(name, size=size, **{k: v for k,v in kwargs.items() if v is not None})
+    else:
+        given = [k for k in ('valid_pct', 'test_pct') if kwargs.get(k) is not None]
+        if given and isinstance(name, str) and name in offline_targets():
+            raise BadInput(f"{', '.join(given)}: {name} comes with its parts; leave it out, or give a folder")
+        t = target(name, size=size, **{k: v for k,v in kwargs.items() if v is not None})
     if isinstance(backbone, Arch):
         if weights is not None: raise BadInput("weights: this backbone has its own already; give them to arch() instead")
         net = backbone
