@@ -27,7 +27,8 @@ if __name__ == '__main__':
     cells, acc = [(s, lr, k) for s in arms for lr in rates for k in shots if mean[s][lr] is None], {}
     for name in targets:
         st = study(name)
-        for (s,lr,_),r in zip(cells, st.sweep([st.spec(s, k, lr, TUNE_SEED) for s,lr,k in cells])): acc.setdefault((s, lr), []).append(r['valid_acc'])
+        with st.pool: runs = st.sweep([st.spec(s, k, lr, TUNE_SEED) for s,lr,k in cells])
+        for (s,lr,_),r in zip(cells, runs): acc.setdefault((s, lr), []).append(r['valid_acc'])
     for (s,lr),a in acc.items(): mean[s][lr] = round(float(np.mean(a)), 4)
     middle = math.sqrt(rates[0]*rates[-1])
     chosen = {s: max(a, key=lambda lr: (a[lr], -abs(math.log(lr/middle)))) for s,a in mean.items()}

@@ -119,3 +119,20 @@ def test_bar_on_a_terminal(tmp_path):
     text = written_to(ours)
     p.wait(10)
     assert f'{N}/{N} runs' in text and 'left' in text and '\n' not in text
+
+def test_workers_that_nobody_lets_go(tmp_path):
+    "The process ends all the same"
+    code = """
+import sys
+from tlcourse.records import Records
+from tlcourse.sweep import Workers, sweep
+def run(spec): return dict(loss=1.)
+if __name__ == '__main__':
+    ws = Workers(run, 2)
+    sweep([dict(kind='report', seed=i) for i in range(4)], Records('records.db'), ws, progress=False)
+    assert ws._ws
+    print('done', flush=True)
+"""
+    (tmp_path/'script.py').write_text(code)
+    r = subprocess.run([sys.executable, 'script.py'], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (r.returncode, r.stdout) == (0, 'done\n'), r.stderr

@@ -8,7 +8,7 @@ Docs: https://tlcourse.github.io/tlcourse/core/sweep.html.md"""
 __all__ = ['one_thread', 'SweepFailed', 'Workers', 'cores', 'sweep']
 
 # %% ../nbs/core/07_sweep.ipynb #01bf2c89
-import multiprocessing as mp, os, pickle, signal, sys, threading, traceback, warnings
+import atexit, multiprocessing as mp, os, pickle, signal, sys, threading, traceback, warnings
 from contextlib import closing, contextmanager
 from multiprocessing.connection import wait
 from .base import Bar, BadInput, unknown
@@ -120,6 +120,7 @@ class Workers:
 
     def close(self):
         "Let them go; a later sweep starts new ones."
+        atexit.unregister(self.close)
         for w in self._ws: w.give(None)
         for w in self._ws: w.proc.join(5)
         self._end(self._ws)
@@ -133,6 +134,7 @@ class Workers:
 
     def _give(self, i, spec, ctx):
         "The worker at place `i`, begun if need be, gets something to do"
+        if not self._ws: atexit.register(self.close) # Python would wait for ever for workers that wait for work
         if i == len(self._ws): self._ws.append(_Worker(ctx, self.run, [w.conn for w in self._ws]))
         self._ws[i].give(spec)
         return self._ws[i]
