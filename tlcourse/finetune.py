@@ -408,7 +408,7 @@ def _last_third(m):
     *first, last, head = depth_split(4)(m)
     return L(L(first).concat(), last, head)
 
-@strategy(rate=5e-3)
+@strategy(rate=1e-2)
 @_options
 def last_layers(dls, # fastai DataLoaders
                 backbone, # Name, or a callable from `arch`
