@@ -41,7 +41,7 @@ def all_strategies():
             learn = fit(dls(device, augment=augment), 'glyphnet', steps=4, progress=False)
             assert device.type == 'cpu' or there(learn), name
             return [float(o) for o in learn.recorder.losses], weights_hash(learn.model)
-        for augment in (True, False) if name == 'gradual' else (True,): on_both(partial(run, augment=augment))
+        for augment in (True, False) if name in ('gradual', 'last-layers') else (True,): on_both(partial(run, augment=augment))
 
 @part
 def true_freeze_and_audit():
@@ -96,6 +96,34 @@ def scores():
     on_both(partial(run, name='')), on_both(partial(run, name='cpu')), run(DEV, 'fastai')
 
 @part
+def heads_on_the_test():
+    "In one pass through the body of a Learner, wherever the heads lie; and as Learners; neighbours too"
+    def run(device):
+        learn = learner(dls(device), 'glyphnet')
+        z = extract(learn, digits.train, device=device, ids=np.arange(60), cache=False)
+        heads = [h.to(device) for h in (fit_probes(z, [np.arange(60)], .1).head(), NearestNeighbours(z.x, z.y, z.classes, 3))]
+        got = digits.unopened().score_heads(learn, heads, ['blur'], device=device)
+        for h,s in zip(heads, got):
+            whole = learner(dls(device), 'glyphnet')
+            whole.model[1][-1] = h
+            assert device.type == 'cpu' or there(whole)
+            same(digits.unopened().score(whole, ['blur']).pred.tolist(), s.pred.tolist())
+        return [(s.pred.tolist(), s.prob.tolist(), s.shifts['blur'].k) for s in got]
+    on_both(run)
+
+@part
+def heads_of_a_study():
+    "The losses by which a weight decay is chosen, the test and the shifts of both bodies are those of a CPU"
+    spec = dict(strategy='feature-extraction', shots=2, seed=0, wd=.1, shifts=dict(noise=None))
+    def run(device, control):
+        heads = Heads(task(digits, 'glyphnet', device=str(device)), control, progress=False)
+        losses = heads.losses(2, [.1, 1.], [0], 1) + heads.losses('all', [1.], [0], None)
+        res = heads.run([spec, {**spec, 'shots': 'all'}, {**spec, 'strategy': 'k-nn', 'wd': None, 'neighbours': 2}])
+        return [o.tolist() for l in losses for o in l], [{k: np.array(v).tolist() for k,v in r.items() if k != 'seconds'} for r in res]
+    for control in (False, True): on_both(partial(run, control=control))
+    assert picture_seconds(task(digits, 'glyphnet')) > 0
+
+@part
 def lint_of_learners():
     "It finds what it finds on a CPU, before and after a fit, with and without the target"
     def found(device):
@@ -106,8 +134,19 @@ def lint_of_learners():
 
 @part
 def comparing():
-    c = compare('digits', strategies='feature-extraction,fine-tuning', shots=5, seeds=3, steps=2, tune='none', say=None)
-    assert c.settings['device'] == str(DEV) and len(c.cells) == 2 and len(c.table) == 2
+    "All stages, rates chosen; and runs that come after others on the same device"
+    c = compare('digits', strategies='feature-extraction,random-features,last-layers,fine_tune', shots=[2, 5], seeds=3, steps=1, V=1, say=None)
+    assert c.settings['device'] == str(DEV) and len(c.cells) == 8 and len(c.table) == 8 and c.stage == c.stages == 3
+    assert {s['device'] for specs in c.specs.values() for s in specs} == {pretend.NAME}
+    assert {r['strategy'] for r in c.rates if len(r['tried']) > 2} == {'feature-extraction', 'random-features', 'last-layers'}
+
+@part
+def a_model_to_use():
+    "Trained, stored, loaded and asked; the same model on a CPU gives the same answers"
+    with tempfile.TemporaryDirectory() as d:
+        train(digits, Path(d)/'model', 'last-layers', say=None)
+        for i in range(3): Image.fromarray(digits.valid.x[i].permute(1, 2, 0).numpy()).save(Path(d)/f'{i}.png')
+        on_both(lambda device: [(p.label, p.probability) for p in load(Path(d)/'model', device=str(device)).predict(sorted(Path(d).glob('*.png')))])
 
 @part
 def pretraining():

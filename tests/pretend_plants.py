@@ -31,6 +31,14 @@ LIBRARY = [
           'activations stored'),
     Plant("the benchmark's unmoved model", [unmoved, Change('gpu:mine', '    learn.model.to(dev) #', '    #')], 'graphs of the benchmark'),
     Plant("the score of a model on the CPU, its pictures normalised on the device", [stats_left], 'scores'),
+    Plant('features of the test on the device, heads on the CPU', [Change('tlcourse.features:_Frozen.features', 'z.float().cpu()', 'z.float()')],
+          'heads of a study'),
+    Plant('heads that stay where they lie', [Change('tlcourse.data:Target.score_heads', 'deepcopy(h).cpu().eval()', 'deepcopy(h).eval()')], 'heads on the test'),
+    Plant('the votes of neighbours on the CPU', [Change('tlcourse.probes:NearestNeighbours.forward', ', device=self.x.device)', ')')], 'heads on the test'),
+    Plant('pictures on the CPU that a random body counts its statistics on',
+          [Change('tlcourse.finetune:_count_stats', 'x.as_subclass(torch.Tensor) for', 'x.as_subclass(torch.Tensor).cpu() for')], 'all strategies'),
+    Plant('features that numpy gets from the device', [Change('tlcourse.finetune:_converged_head', 'z.view(v*n, d).cpu()', 'z.view(v*n, d)')], 'all strategies'),
+    Plant('pictures for a model that was loaded', [Change('tlcourse.model:Model.logits', '.to(self.device)', '')], 'a model to use'),
     Plant("pictures for a widget where the model is not", [Change('tlcourse.widgets:_probs', 'b[0].to(dev)', 'b[0]')], 'scores'),
 ]
 LESSONS = [
@@ -53,9 +61,9 @@ def _changed(c):
     *path, name = names.split('.')
     for o in path: home = getattr(home, o)
     f = inspect.unwrap(getattr(home, name))
-    src, made = textwrap.dedent(inspect.getsource(f)), {}
+    src, made = textwrap.dedent(inspect.getsource(f)).removeprefix('@patch\n'), {}
     assert src.count(c.now) == 1, f'{c.where} has no longer the text {c.now!r}: plant its mistake anew'
-    exec(compile(src.replace(c.now, c.then), inspect.getsourcefile(f), 'exec'), vars(module), made)
+    exec(compile(src.replace(c.now, c.then), inspect.getsourcefile(f), 'exec'), f.__globals__, made)
     return home, name, made[name]
 
 @contextlib.contextmanager

@@ -47,10 +47,13 @@ def test_json_and_report(whole):
     assert len(re.findall(r'CPU s a run', out)) >= 10
 
 def test_each_stage_has_a_table(whole):
-    "The first says that it is not the last word; a random body is spoken of after the table"
+    "All but the last say that they are not the last word; a random body is spoken of after the table"
     d, out = whole
     first, rest = out.split('Stage 2 takes')
-    assert 'So far' in first and 'So far' not in rest and '-4x' not in first and 'fine-tuning' in rest
+    assert '-4x' not in first and 'fine-tuning' in rest
+    assert re.findall(r'So far \((?:frozen features alone, )?stage (\d) of 3\): at 5 labels', out) == ['1', '2']
+    tables = re.split(r'labels +strategy +accuracy', out)[1:]
+    assert len(tables) == 3 and 'So far' not in tables[2] and 'So far' in first
     assert first.index('So far') < first.index('random-features')
 
 def test_second_start_reads_the_records(whole):

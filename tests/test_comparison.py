@@ -234,6 +234,13 @@ def test_few_labels_give_no_verdict(stages):
     assert c.differences.iloc[0, -1] == 'no verdict' and 'at 1 label per class it would be feature-extraction (no verdict at so few labels)' in c.recommend()
     assert 'no verdict at so few labels' in c.recommend(1) and 'Holm' not in c.recommend(1)
 
+def test_verdicts_begin_at_three_labels(tmp_path):
+    acc = {a: {**ACC[a], 2: ACC[a][1], 3: ACC[a][5]} for a in ('feature-extraction', 'fine-tuning')}
+    plan = {1: [('feature-extraction', k) for k in (2, 3, 20)], 2: [('fine-tuning', 20)], 3: [('fine-tuning', 3), ('fine-tuning', 2)]}
+    c = made_staged(tmp_path, acc=acc, plan=plan, shots=(2, 3, 20), arms=['feature-extraction', 'fine-tuning'], missing=())
+    assert [(p['shots'], p['family'], p['p_holm'] is None) for p in c.pairs] == [(2, None, True), (3, 'curve', False), (20, 'decision', False)]
+    assert c.families == dict(decision=1, curve=1) and c.differences.iloc[0, -1] == 'no verdict'
+
 def test_rows_beside_take_no_part(tmp_path):
     acc = {**ACC, 'k-nn': dict.fromkeys((1, 5, 20, 'all'), .999)}
     c = made_staged(tmp_path, acc=acc)

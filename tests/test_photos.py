@@ -63,7 +63,7 @@ def test_default_arms_in_three_stages(flowers, tmp_path):
 def test_a_budget_leaves_cells_out_and_more_minutes_go_on(flowers, tmp_path):
     "Stage 1 is whole whatever the minutes; what is left out is named with its minutes; the second call takes up the same runs"
     folder, _ = flowers
-    args = [folder, '--shots', '5,all', '--steps', '4', '--strategies', 'feature-extraction,last-layers,scratch']
+    args = [folder, '--workers', '1', '--shots', '5,all', '--steps', '4', '--strategies', 'feature-extraction,last-layers,scratch']
     j, out = compare(tmp_path, *args, '--budget', '.01')
     assert {*by(j)} == {('feature-extraction', 5), ('feature-extraction', 'all')}
     left = [(m['strategy'], m['shots']) for m in j['missing']]

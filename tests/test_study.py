@@ -8,7 +8,7 @@ from tlcourse.backbones import arch, learner
 from tlcourse.base import BadInput
 from tlcourse.compare import Study, _budget, compare
 from tlcourse.comparison import stored_comparison
-from tlcourse.data import target
+from tlcourse.data import Target, target
 from tlcourse.finetune import STRATEGIES, stepped, strategy
 from tlcourse.runs import Heads, run_spec, task
 
@@ -244,6 +244,21 @@ def test_the_control_gets_its_statistics_from_the_training_pictures(digits):
     job = task('digits', 'glyphnet', device='cpu')
     plain, random = Heads(job), Heads(job, control=True)
     assert plain.bn == 'eval' and random.bn is job.target.train and random.net.weights_id == 'random'
+
+def test_a_control_without_statistics(digits):
+    "A network without BatchNorm has none to count: its random body is taken as it is"
+    from tlcourse.runs import Task
+    heads = Heads(Task(target('digits', size=64), arch('squeezenet1_1', 'random')), control=True, progress=False)
+    spec = dict(strategy='random-features', shots=1, seed=0, wd=1.)
+    assert heads.bn == 'eval' and heads.run([spec])[0]['pred'].shape == (500,)
+
+def test_heads_are_scored_on_the_device_of_the_task(digits, monkeypatch):
+    "And not on the default one, as the features they were fitted to"
+    seen, real = [], Target.score_heads
+    def scored(self, *args, **kwargs): seen.append(kwargs['device']); return real(self, *args, **kwargs)
+    monkeypatch.setattr(Target, 'score_heads', scored)
+    Heads(task('digits', 'glyphnet', device='cpu'), progress=False).run([dict(strategy='feature-extraction', shots=1, seed=0, wd=1.)])
+    assert seen == ['cpu']
 
 def test_heads_are_what_the_strategy_trains(digits, tmp_path):
     "A head of a study and a Learner by `feature_extraction` give the same answers"

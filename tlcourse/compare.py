@@ -433,7 +433,8 @@ def plan(self:Study,
     two, three = (sum(self.cell_seconds(c, self.n[c])[-1] for c in s)/self._at_a_time() for s in self.todo)
     self.clock[2] = [two, 0]
     for cell,need in self.missing: self.note(f"Not run within {minutes:g} minutes: {_where(*cell)}, which takes about {_time(need)} more.")
-    self.say(f"Stage 2 takes about {_time(two)} on {self._at_a_time()} x {self.device}, stage 3 about {_time(three)}, less what is stored.")
+    for i,(cells,s) in enumerate(zip(self.todo, (two, three)), 2): # None of a stage that the budget left empty
+        if cells: self.say(f"Stage {i} takes about {_time(s)} on {self._at_a_time()} x {self.device}, less what is stored.")
     return self
 
 @patch

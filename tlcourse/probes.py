@@ -372,6 +372,6 @@ class NearestNeighbours(nn.Module):
                            "extract both from the same layer")
         k = int(self.k)
         near, who = (nn.functional.normalize(z.to(self.x)) @ self.x.T).topk(k)
-        votes = torch.zeros(len(z), self.n_out, dtype=torch.float64, device=z.device)
+        votes = torch.zeros(len(z), self.n_out, dtype=torch.float64, device=self.x.device)
         votes.scatter_add_(1, self.y[who], 1 + near.double()/(1000*k))
         return (votes/votes.sum(1, keepdim=True)).log()

@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from .backbones import Arch, arch
 from .base import BadInput, pick_device
 from .data import SHIFTS, Target, kshot, offline_targets, target
-from .features import extract
+from .features import _norms, extract
 from .finetune import _SGD, STRATEGIES
 from .probes import NearestNeighbours, fit_probes
 from .sweep import one_thread
@@ -152,7 +152,7 @@ class Heads:
                 ):
         self.task, self.views = task, views
         self.net = arch(f'timm/{task.arch.name}' if task.arch.kind == 'timm' else task.arch.name, 'random') if control else task.arch
-        self.bn = task.target.train if control else 'eval'
+        self.bn = task.target.train if control and _norms(self.net(pretrained=False)) else 'eval'
         self.how = dict(bn=self.bn, device=task.device, precision=precision, progress=progress)
         self._kept = {}
 
