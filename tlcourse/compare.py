@@ -14,16 +14,18 @@ import numpy as np
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from fastcore.basics import patch
 from .backbones import Arch
 from .base import BadInput, sha256, unknown, versions, writable_folder
 from .comparison import Comparison, _read_cell, labels, label_sizes, pct
 from .data import SHIFTS, Target, offline_targets
 from .finetune import STRATEGIES
+from .probes import fit_probes
 from .rates import Chosen, choose, grid
 from .records import Records, spec_hash
 from .runs import CODE, Heads, Task, TUNE_SEED, _glyphs, picture_seconds, run_spec, steps_for, task
-from .sweep import Workers, cores, sweep
+from .sweep import Workers, cores, one_thread, sweep
 from .training import pick_precision
 
 # %% ../nbs/tools/03_compare.ipynb #53eed0ea
@@ -329,7 +331,7 @@ def _frozen_cells(self:Study, arms):
 def frozen(self:Study) -> 'Study':
     "Stage 1: the heads on the pretrained body."
     n, per = sum(map(len, (self.target.train, self.target.valid, self.target.test))), self._picture()[0]
-    need = per*(n + (self._views() - 1)*len(self.target.train))
+    need = per*(n + (self._views() - 1)*len(self.target.train)) + self._heads_seconds()
     self.say(f"Stage 1, frozen features: {n:,} pictures at {1/per:.0f} a second, about {_time(need)} if none is stored yet.")
     self.clock[1] = [need, time.monotonic()]
     self._frozen_cells(['feature-extraction', *(a for a in self.beside if a == 'k-nn')])
@@ -348,6 +350,18 @@ def _picture(self:Study):
     "(wall, CPU) seconds of a picture's pass through the body"
     if not hasattr(self, '_per'): self._per = picture_seconds(self.task)
     return self._per
+
+@patch
+def _heads_seconds(self:Study):
+    "What fitting all heads of `feature-extraction` is expected to take, by one head on made-up features"
+    n, top, classes = self._labels(self.shots[-1])*self._views(), self._labels(self.shots[-1]), self.target.classes
+    made = np.random.default_rng(0).standard_normal((n, self.arch.nf), dtype=np.float32)
+    t0 = time.perf_counter()
+    with one_thread(): fit_probes(SimpleNamespace(x=made, y=np.arange(n) % len(classes), views=1, classes=classes), [np.arange(n)], (.1,))
+    one = time.perf_counter() - t0
+    # The heads of a choice, nine for each of its seeds, share most of their work
+    heads = {k: (1 if k == 'all' else _seeds_of_heads) + 2*len(self._tune_seeds(k))*self._tuned(k) for k in self.shots}
+    return one*sum(m*self._labels(k)/top for k,m in heads.items())
 
 def _time(seconds):
     return f"{max(1, round(seconds))} s" if seconds < 100 else f"{math.ceil(seconds/60)} min"
@@ -520,9 +534,10 @@ def stage(self:Study,
           cells:list # (arm, shots)
          ) -> 'Study':
     "Run these cells; a `scratch` that ends below 95 % training accuracy gets one run of four times the steps beside it."
-    if not cells: return self
-    self.choose(cells)
-    self._run_cells({c: self.n[c] for c in cells})
+    # On photos a choice takes long: what needs none goes first
+    known = [c for c in cells if self._race(c) and (isinstance(f := self._fixed(c), Chosen) or f in self.rates)]
+    for part in known, [c for c in cells if c not in known]:
+        if part: self.choose(part)._run_cells({c: self.n[c] for c in part})
     weak = [c['shots'] for c in self.cells if c['strategy'] == 'scratch' and c['train_acc'] < .95 and ('scratch-4x', c['shots']) not in self.specs]
     if weak:
         self._run_cells({('scratch-4x', k): 1 for k in weak})
