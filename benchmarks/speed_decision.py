@@ -337,6 +337,12 @@ def part_budget(k, args, where, known):
             row('and other cells left out', '', len(more), len(more), len(more), None, ', '.join(more))
            ], dict(printed=c['printed'], clock=c['clock'], cells=c['cells'], rates=c['rates'], missing=c['missing'])
 
+def kept_word(name, announced, true, limit=1.5):
+    "A row of true seconds over announced ones; of a stage that did not run it is 0, which is missed"
+    r = true/announced if announced else 0
+    note = f'{true:.1f} s, announced {announced:.1f}' if announced else 'no cell of it ran'
+    return row(f'{name}: true / announced seconds', f'1/{limit:g} to {limit:g}', r, r, r, 1/limit <= r <= limit, note)
+
 def part_announced(k, args, where, known):
     rows, facts = [], {}
     for name in 'digits', 'flowers17', 'ants_bees':
@@ -348,9 +354,7 @@ def part_announced(k, args, where, known):
             times = child('clock', where=target, size=size, options=(TINY if name == 'digits' else k['options']) if args.smoke else {})['clock']
         facts[name] = times
         for stage in '1', '2':
-            said_, true = times[stage]
-            r = true/said_
-            rows.append(row(f'{name}, stage {stage}: true / announced seconds', '1/1.5 to 1.5', r, r, r, 1/1.5 <= r <= 1.5, f'{true:.1f} s, announced {said_:.1f}'))
+            rows.append(kept_word(f'{name}, stage {stage}', *times.get(stage, (0, 0))))
     return rows, dict(clock=facts)
 
 # --- all --------------------------------------------------------------------------------------------------------------------

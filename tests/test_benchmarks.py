@@ -230,3 +230,8 @@ def test_the_way_by_hand_decides(monkeypatch):
     assert few['C'] == all_['C'] == max(seen)
     few, all_ = decided(0)
     assert .2 < few['mean'] < .8 and few['low'] < few['mean'] < few['high'] and all_['C'] < max(seen)
+
+def test_a_word_is_kept_both_ways():
+    from speed_decision import kept_word
+    got = [kept_word('x', 10, t) for t in (6, 7, 15, 16)] + [kept_word('x', 0, 0)]
+    assert [o['reached'] for o in got] == [False, True, True, False, False] and got[0]['value'] == .6
