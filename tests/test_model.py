@@ -305,7 +305,9 @@ def test_auto_takes_what_the_study_recommends(studied):
     assert (a['value'], a['n'], a['interval']) == (cell['mean'], cell['n_test'], [cell['low'], cell['high']])
     assert a['of'] == 'models trained the same way on the training part alone; the arm was chosen among 2 on this test'
     r = next(o for o in c['rates'] if (o['strategy'], o['shots']) == (pick, 4))
-    assert m.card['rates']['lr'] == r['lr'] and m.card['rates']['steps'] == 80 and m.card['weights']['pretrained'].startswith('sha256:')
+    rates = m.card['rates']
+    assert rates[r['knob']] == r['rate'] and 'chosen on validation pictures' in rates['chosen'] and m.card['weights']['pretrained'].startswith('sha256:')
+    assert rates.get('steps') == (None if r['knob'] == 'wd' else 80), 'a head that is fitted to its end has no steps'
     assert sum(m.card['trained_on']['counts'].values()) == 32 and pick in out and 'wrote model' in out
     assert m.card['licences']['pretrained weights'] == 'Apache-2.0'
 
@@ -330,6 +332,8 @@ def test_a_named_strategy(studied, tmp_path):
     other = next(s for s in ('feature-extraction', 'fine-tuning') if s != c['recommendation']['strategy'])
     m = train(target(d/'pictures', size=32), tmp_path/'m', strategy=other, study=next((d/'tlcourse-out').iterdir()), say=None)
     assert m.card['strategy'] == other and m.card['accuracy']['of'].endswith('the arm was named, not chosen on this test')
+    r = next(o for o in c['rates'] if (o['strategy'], o['shots']) == (other, 4))
+    assert m.card['rates'][r['knob']] == r['rate'] and m.card['rates'].get('steps') == (None if r['knob'] == 'wd' else 80)
     m = train(target(d/'pictures', size=32), tmp_path/'m', strategy='single-rate', backbone='glyphnet', say=None)
     assert m.card['accuracy'] is None and m.card['rates']['lr'] == STRATEGIES['single-rate'].rate and 'not chosen' in m.card['rates']['chosen']
 
