@@ -137,14 +137,29 @@ def test_a_budget_leaves_out_cells_from_the_end(tmp_path, monkeypatch):
     st = study(tmp_path, bs=2) # Full batches at every size
     for seconds,cells,seeds in (60, 6, 6), (30, 6, 5), (20, 6, 3), (13, 4, 3), (16, 5, 3):
         monkeypatch.setattr('time.monotonic', lambda: st.began)
-        st.missing, st.notes = [], []
+        st.missing, st.notes, st._left_out = [], [], []
         st.plan(seconds/60)
         assert planned(st) == order[:cells], seconds
-        assert set(st.n.values()) == {seeds} and set(st.n) == set(order[:cells])
+        assert {st.n[c] for c in order[:cells]} == {seeds}
         assert [c for c,_ in st.missing] == order[cells:] and all(s == pytest.approx(3) for _,s in st.missing)
         assert any(f'{seeds} seeds instead of 6' in n for n in st.notes) == (seeds < 6)
         assert sum('takes about 3 s more' in n for n in st.notes) == 6 - cells
     with pytest.raises(BadInput, match='even scratch at 20 labels per class takes about 3 s: raise --budget'): st.plan(1/60)
+
+def test_the_rest_is_planned_anew(tmp_path, monkeypatch):
+    "Stage 2 was to take 6 s of 13 and took one: all cells fit; it took 12: none does"
+    costs(monkeypatch, scratch=(0, .01), fine_tuning=(0, .01))
+    order = [c for s in study(tmp_path).later() for c in s]
+    for took,more in (1, 4), (6, 2), (12, 0):
+        st = study(tmp_path, bs=2, seeds=3)
+        monkeypatch.setattr('time.monotonic', lambda: st.began)
+        st.plan(13/60)
+        assert st.todo == [order[:2], order[2:4]] and len(st.missing) == 2
+        st.cells = [dict(strategy=a, shots=k) for a,k in order[:2]]
+        monkeypatch.setattr('time.monotonic', lambda: st.began + took)
+        st.replan()
+        assert st.todo[1] == order[2:2+more] and [c for c,_ in st.missing] == order[2+more:]
+        assert sum('Not run within' in n for n in st.notes) == 4 - more
 
 def test_stored_runs_cost_nothing(tmp_path, monkeypatch):
     costs(monkeypatch, scratch=(0, .01), fine_tuning=(0, .01))

@@ -109,7 +109,7 @@ class Study:
         if {_strategy(a) for a in self.arms} - {'scratch', 'random-features'}: self.arch(pretrained=True)
         for line in self._found(): self.note(line)
         self.shots, self.V = self._sizes(shots), self._choosers(V)
-        self.rates, self.specs, self.cells, self.missing, self.clock, self._bodies = {}, {}, [], [], {}, {}
+        self.rates, self.specs, self.cells, self.missing, self.clock, self._bodies, self._left_out = {}, {}, [], [], {}, {}, []
         self.shifts = self._shift_hashes(shifts)
         self._open(out)
         if self.precision != 'fp32': self.note(f"Trained in {self.precision} (autocast); scored in fp32.")
@@ -439,14 +439,18 @@ def plan(self:Study,
          budget=None # Minutes for the whole study, 'none', or None: 10 for photos on a CPU
         ) -> 'Study':
     "Say how long stages 2 and 3 will take, and leave out what does not fit into `budget` minutes."
-    self.todo, minutes = self.later(), _budget(budget, self.target, self.device)
+    self.todo, self.minutes = self.later(), _budget(budget, self.target, self.device)
     self.n = dict.fromkeys([c for s in self.todo for c in s], self.seeds)
-    if not self.n or minutes is None and self.quiet: return self # Nobody asks
+    if not self.n or self.minutes is None and self.quiet: return self # Nobody asks
     self.cost = self.timings()
-    if minutes is not None: self._trim(minutes*60 - (time.monotonic() - self.began))
+    if self.minutes is not None:
+        self.todo = self._trim(self.todo)
+        if not any(self.todo) and not self.heads:
+            cell, need = self.missing[0]
+            raise BadInput(f"even {_where(*cell)} takes about {_time(need)}: raise --budget")
+        self._say_missing()
     two, three = (sum(self.cell_seconds(c, self.n[c])[-1] for c in s)/self._at_a_time() for s in self.todo)
     self.clock[2] = [two, 0]
-    for cell,need in self.missing: self.note(f"Not run within {minutes:g} minutes: {_where(*cell)}, which takes about {_time(need)} more.")
     for i,(cells,s) in enumerate(zip(self.todo, (two, three)), 2): # None of a stage that the budget left empty
         if cells: self.say(f"Stage {i} takes about {_time(s)} on {self._at_a_time()} x {self.device}, less what is stored.")
     return self
@@ -457,21 +461,40 @@ def _at_a_time(self:Study): return max(self.workers, 1)
 def _where(arm, k): return f"{arm} {'with all labels' if k == 'all' else 'at ' + labels(k)}"
 
 @patch
-def _trim(self:Study, left):
-    "Fewer seeds, then fewer cells, so that the rest takes no more than `left` seconds"
-    cells, n = list(self.n), self.seeds
+def _say_missing(self:Study):
+    lines = [f"Not run within {self.minutes:g} minutes: {_where(*cell)}, which takes about {_time(need)} more." for cell,need in self.missing]
+    self.notes = [o for o in self.notes if o not in self._left_out]
+    if lines != self._left_out:
+        for line in lines: self.say(line)
+    self.notes += lines
+    self._left_out = lines
+
+@patch
+def _trim(self:Study, todo): # Lists of cells; -> what of them is run
+    "Fewer seeds, then fewer cells, so that they take no more than what is left of the minutes"
+    left = self.minutes*60 - (time.monotonic() - self.began)
+    cells, n = [c for s in todo for c in s], self.seeds
     cost = {c: [s/self._at_a_time() for s in self.cell_seconds(c, n)] for c in cells}
     def need(cells, n): return sum(cost[c][n] for c in cells)
     while n > 3 and need(cells, n) > left: n -= 1
     keep = list(cells)
     while keep and need(keep, n) > left: keep.pop()
-    if not keep and not self.heads:
-        raise BadInput(f"even {_where(*cells[0])} takes about {_time(cost[cells[0]][n])}: raise --budget")
     while keep and n < self.seeds and need(keep, n + 1) <= left: n += 1
-    if n < self.seeds and keep: self.note(f"To fit the budget: {n} seeds instead of {self.seeds} in the cells that train.")
+    fewer = f"To fit the budget: {n} seeds instead of {self.seeds} in the cells that train."
+    if n < self.seeds and keep and fewer not in self.notes: self.note(fewer)
     self.missing = [(c, cost[c][n]) for c in cells if c not in keep]
-    self.n = dict.fromkeys(keep, n)
-    self.todo = [[c for c in s if c in keep] for s in self.todo]
+    self.n.update(dict.fromkeys(keep, n))
+    return [[c for c in s if c in keep] for s in todo]
+
+@patch
+def replan(self:Study) -> 'Study':
+    "After stage 2: more of the rest fits into the minutes where it took less time than was announced, or less of it."
+    done = {(c['strategy'], c['shots']) for c in self.cells}
+    rest = [c for s in self.later() for c in s if c not in done]
+    if self.minutes is not None and rest:
+        self.todo[1], = self._trim([rest])
+        self._say_missing()
+    return self
 
 # %% ../nbs/tools/03_compare.ipynb #4638cfd9
 @patch
@@ -627,11 +650,12 @@ def run(self:Study,
     self.control()
     self.plan(budget)
     if not any(self.todo): return told(1)
-    for i,cells in enumerate(self.todo, 2):
-        if not cells: continue
+    for i in 2, 3:
+        if not (cells := self.todo[i-2]): continue
         start = time.monotonic()
         self.stage(cells)
         if i in self.clock: self.clock[i][1] = time.monotonic() - start
+        if i == 2: self.replan()
         res = told(i)
     return res
 
