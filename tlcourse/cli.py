@@ -18,6 +18,7 @@ def _write_json(path, data, say=True):
     from tlcourse.store import write_text
     write_text(path, json.dumps(data, indent=1, ensure_ascii=False) + '\n')
     if say: print(f'wrote {path}')
+    return path
 
 def _check_json(path): # before any work is done
     from tlcourse.store import writable_file
@@ -106,17 +107,17 @@ def _compare(a):
     job = task(a.target, a.backbone, a.size, a.weights, a.device, drop_duplicates=a.drop_duplicates, valid_pct=a.valid_pct,
                test_pct=a.test_pct, seed=a.split_seed)
     out = a.out if a.out is not None else default_out(job, a.target)
-    def told(c): # After each stage, so that stopping early loses nothing
+    wrote = []
+    def told(c): # After each stage, the last one too, so that stopping early loses nothing
         print(f'\n{c!r}\n', flush=True)
-        c.report(out)
-        if a.json: _write_json(a.json, c.to_dict(), say=False)
-    try: c = compare(job.target, job.arch, a.strategies, a.shots, a.seeds, a.steps, a.tune, augment=a.augment, out=out, device=a.device,
-                     workers=a.workers, budget=a.budget, say=lambda s: print(s, flush=True), on_stage=told, precision=a.precision)
+        wrote[:] = c.report(out)
+        if a.json: wrote.append(_write_json(a.json, c.to_dict(), say=False))
+    try: compare(job.target, job.arch, a.strategies, a.shots, a.seeds, a.steps, a.tune, augment=a.augment, out=out, device=a.device,
+                 workers=a.workers, budget=a.budget, say=lambda s: print(s, flush=True), on_stage=told, precision=a.precision)
     except SweepFailed as e:
         print(f'tlcourse: {e}', file=sys.stderr)
         return 1
-    for f in c.report(out): print(f'wrote {f}')
-    if a.json: _write_json(a.json, c.to_dict())
+    for f in wrote: print(f'wrote {f}')
 
 # %% ../nbs/tools/08_cli.ipynb #train001
 def _add_train(sub):

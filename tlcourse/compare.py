@@ -18,7 +18,7 @@ from types import SimpleNamespace
 from fastcore.basics import patch
 from .backbones import Arch
 from .base import BadInput, sha256, unknown, versions, writable_folder
-from .comparison import Comparison, _read_cell, labels, label_sizes, pct
+from .comparison import Comparison, _at, _read_cell, labels, label_sizes, pct
 from .data import SHIFTS, Target, offline_targets
 from .finetune import STRATEGIES
 from .probes import fit_probes
@@ -385,12 +385,11 @@ def run_seconds(self:Study,
                ) -> float: # On one worker
     "What a run is expected to take."
     arm, k = cell
-    t, n, cost = self.target, self._labels(k), self.cost.get(arm.removesuffix('-4x'), dict(once=0, step=0))
+    t, n, cost = self.target, self._labels(k), self.cost[arm]
     valid = len(t.valid) if kind == 'report' or k == 'all' else self.V*len(t.classes)
     passes = valid + len(t._sealed)*(1 + len(self.shifts))*(kind == 'report') + n*(_strategy(arm) == 'scratch')
     if _strategy(arm) == 'last-layers' and not self.augment: passes += n + valid # What is stored of them
-    steps = self.steps_of(k)*part*(4 if arm.endswith('-4x') else 1)
-    return cost['once'] + cost['step']*steps*min(1, n/self.bs) + passes*self._picture()[0]
+    return cost['once'] + cost['step']*self.steps_of(k)*part*min(1, n/self.bs) + passes*self._picture()[0]
 
 # %% ../nbs/tools/03_compare.ipynb #co000012
 @patch
@@ -419,7 +418,7 @@ def cell_seconds(self:Study,
         return np.cumsum([0, *runs]).tolist()
     # Four rates is what a choice mostly takes; in a race a third of the steps, and two of them whole
     if self._fixed(cell): tune = 0 # Its rate is chosen in another cell
-    elif self._race(cell): tune = 4*self.run_seconds(cell, 'tune', 1/3) + 2*self.run_seconds(cell, 'tune')
+    elif self._race: tune = 4*self.run_seconds(cell, 'tune', 1/3) + 2*self.run_seconds(cell, 'tune')
     else: tune = 4*self.run_seconds(cell, 'tune')
     tune *= len(self._tune_seeds(k))
     return [tune + one*n for n in range(seeds + 1)]
@@ -458,7 +457,7 @@ def plan(self:Study,
 @patch
 def _at_a_time(self:Study): return max(self.workers, 1)
 
-def _where(arm, k): return f"{arm} {'with all labels' if k == 'all' else 'at ' + labels(k)}"
+def _where(arm, k): return f"{arm} {_at(k)}"
 
 @patch
 def _say_missing(self:Study):
@@ -497,8 +496,8 @@ def replan(self:Study) -> 'Study':
     return self
 
 # %% ../nbs/tools/03_compare.ipynb #4638cfd9
-@patch
-def _race(self:Study, cell): return not _glyphs(self.target)
+@patch(as_prop=True)
+def _race(self:Study): return not _glyphs(self.target)
 
 @patch
 def _tune_specs(self:Study, asked):
@@ -520,7 +519,7 @@ def _fixed(self:Study, cell):
     arm, k = cell
     f, top = STRATEGIES[_strategy(arm)], self.shots[-1]
     if not self._tuned(k) or getattr(f, 'untuned', False): return Chosen(f.rate, 0, [], False, fixed=True)
-    if self._race(cell) and k != top == 'all': return (arm, top)
+    if self._race and k != top == 'all': return (arm, top)
 
 @patch
 def _rate(self:Study, cell, run):
@@ -530,20 +529,19 @@ def _rate(self:Study, cell, run):
     if got is not None:
         c = self._rate(got, run)
         return replace(c, at='all')
-    return choose(run, {cell: STRATEGIES[_strategy(cell[0])].rate}, race=self._race(cell))[cell]
+    return choose(run, {cell: STRATEGIES[_strategy(cell[0])].rate}, race=self._race)[cell]
 
 @patch
 def choose(self:Study,
            cells:list # (arm, shots)
           ) -> 'Study':
     "Fix the learning rate of these cells."
-    own = {}
-    for c in cells:
-        got = self._fixed(c)
-        if not isinstance(got, Chosen) and (got or c) not in self.rates: own[got or c] = None
-    own = list(own) # All of them in one race: the workers are never idle for long
-    if own: self.rates.update(choose(self._run_losses, {c: STRATEGIES[_strategy(c[0])].rate for c in own}, race=self._race(own[0])))
-    for c in cells: self.rates[c] = self._rate(c, lambda asked: self._read_losses(self._tune_specs(asked)))
+    fixed = {c: self._fixed(c) for c in cells}
+    own = dict.fromkeys(f or c for c,f in fixed.items() if not isinstance(f, Chosen) and (f or c) not in self.rates)
+    # All of them in one race: the workers are never idle for long
+    if own: self.rates.update(choose(self._run_losses, {c: STRATEGIES[_strategy(c[0])].rate for c in own}, race=self._race))
+    for c,f in fixed.items():
+        if f: self.rates[c] = f if isinstance(f, Chosen) else replace(self.rates[f], at='all')
     for c in cells:
         r = self.rates[c]
         if r.provisional and r.at is None:
@@ -558,7 +556,7 @@ def stage(self:Study,
          ) -> 'Study':
     "Run these cells; a `scratch` that ends below 95 % training accuracy gets one run of four times the steps beside it."
     # On photos a choice takes long: what needs none goes first
-    known = [c for c in cells if self._race(c) and (isinstance(f := self._fixed(c), Chosen) or f in self.rates)]
+    known = [c for c in cells if self._race and (isinstance(f := self._fixed(c), Chosen) or f in self.rates)]
     for part in known, [c for c in cells if c not in known]:
         if part: self.choose(part)._run_cells({c: self.n[c] for c in part})
     weak = [c['shots'] for c in self.cells if c['strategy'] == 'scratch' and c['train_acc'] < .95 and ('scratch-4x', c['shots']) not in self.specs]

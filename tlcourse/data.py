@@ -358,6 +358,8 @@ def _batch(dl, x):
         if f.split_idx in (None, 1): b = f(b, split_idx=1)
     return b.as_subclass(Tensor)
 
+def _shifted(x, shift): return (SHIFTS[shift](x.float()/255)*255).round().to(torch.uint8) # uint8 (n,3,size,size)
+
 def _predict(learn, x, bs, shift=None):
     "Predicted class uint16 and its probability float16, in eval mode, through the learner's validation transforms."
     model,dl = learn.model,learn.dls.valid
@@ -368,7 +370,7 @@ def _predict(learn, x, bs, shift=None):
     try:
         with torch.no_grad():
             for xb in x.split(bs):
-                if shift is not None: xb = (SHIFTS[shift](xb.float()/255)*255).round().to(torch.uint8)
+                if shift is not None: xb = _shifted(xb, shift)
                 probs.append(act(model(_batch(dl, xb).to(dev))).float().cpu())
     finally:
         for m,t in mods: m.training = t
@@ -513,15 +515,20 @@ def _check_fit(t, learn):
     if n != len(t.classes): raise BadInput(f"the model predicts {n} classes, and target {t.name!r} has {len(t.classes)}")
 
 # %% ../nbs/core/02_data.ipynb #45fae9fb
+def _check_shifts(names):
+    "Names of `SHIFTS` as a tuple"
+    names = (names,) if isinstance(names, str) else tuple(names)
+    for s in names:
+        if s not in SHIFTS: raise unknown('shift', s, SHIFTS)
+    return names
+
 @patch
 def score(self:Target,
     learn, # A finished fastai `Learner`
     shifts=() # Names from `SHIFTS`, scored in the same opening
 ) -> Score: # Raises `SealBroken` at a second look, `BadInput` for a learner of other classes or sizes
     "Open the sealed test for this learner, once."
-    shifts = (shifts,) if isinstance(shifts, str) else tuple(shifts)
-    for s in shifts:
-        if s not in SHIFTS: raise unknown('shift', s, SHIFTS)
+    shifts = _check_shifts(shifts)
     _check_fit(self, learn)
     key = weights_hash(learn.model)
     if key in self._log:

@@ -17,8 +17,8 @@ from fastcore.basics import patch
 from torch import nn
 from torch.nn import functional as F
 from .backbones import _own_dl, _Vectors, arch, learner, linear_head
-from .base import Bar, BadInput, pick_device, unknown
-from .data import BatchAugment, Part, Score, SealBroken, SHIFTS, Target, check_augments, weights_hash
+from .base import Bar, BadInput, pick_device
+from .data import BatchAugment, Part, Score, SealBroken, Target, _check_shifts, _shifted, check_augments, weights_hash
 from .layers import _eval_frozen, true_freeze
 from .store import Store
 from .training import _autocast, pick_precision
@@ -551,8 +551,7 @@ def head_learner(
 # %% ../nbs/lessons/05_feature_extraction.ipynb #5c0reh02
 def _under(part, shift):
     "The pictures of a part under a shift, batch by batch as `Target.score` makes them"
-    def one(x): return (SHIFTS[shift](x.float()/255)*255).round().to(torch.uint8)
-    return Part(part.name, torch.cat([one(x) for x in part.x.split(_bs(part))]), part.y, part.classes)
+    return Part(part.name, torch.cat([_shifted(x, shift) for x in part.x.split(_bs(part))]), part.y, part.classes)
 
 class _Frozen:
     "A frozen body up to one stage: from pictures of a target to features, and its place in the log of the seal"
@@ -619,9 +618,7 @@ def score_heads(self:Target,
     precision:str='fp32' # Of the body, as for `extract`
 ) -> list: # A `Score` for each head; raises `SealBroken` at a second look, `BadInput` for a head that does not fit
     "Open the sealed test for heads on one frozen body, which the pictures go through once; each head is one opening."
-    shifts = (shifts,) if isinstance(shifts, str) else tuple(shifts)
-    for s in shifts:
-        if s not in SHIFTS: raise unknown('shift', s, SHIFTS)
+    shifts = _check_shifts(shifts)
     heads = [copy.deepcopy(h).cpu().eval() for h in ([heads] if isinstance(heads, nn.Module) else heads)]
     if not heads: raise BadInput("there are no heads to score: give a list such as [probes.head(0, j)]")
     b = _Frozen(self, body, layer, bn, seed, stats, device, precision)

@@ -115,11 +115,13 @@ def _quietly(fit):
         with redirect_stdout(io.StringIO()): return fit(*args, **kwargs)
     return f
 
+def _seen(s):
+    "What a record keeps of a `Score`"
+    return dict(pred=s.pred, prob=s.prob, **{f'pred {n}': o.pred for n,o in s.shifts.items()})
+
 def _opened(task, t, learn, shifts):
     "What a finished run says of the test pictures of `t`, in one opening, and under shift"
-    s = t.score(learn, [n for n in shifts if n in SHIFTS])
-    res = dict(pred=s.pred, prob=s.prob)
-    for n,o in s.shifts.items(): res[f'pred {n}'] = o.pred
+    res = _seen(t.score(learn, [n for n in shifts if n in SHIFTS]))
     for n,o in task.shifts.items():
         if n in shifts: res[f'pred {n}'] = o.unopened().score(learn).pred
     return res
@@ -240,7 +242,7 @@ def run(self:Heads,
     shifts, t = specs[0].get('shifts', {}), self.task.target.unopened()
     order, how = [heads[i] for i in range(len(one))], dict(bn=self.bn, device=self.task.device)
     for i,s in enumerate(t.score_heads(self.net, order, [n for n in shifts if n in SHIFTS], **how)):
-        res[i].update(pred=s.pred, prob=s.prob, **{f'pred {n}': o.pred for n,o in s.shifts.items()})
+        res[i].update(_seen(s))
     for n,o in self.task.shifts.items():
         if n not in shifts: continue
         for i,s in enumerate(o.unopened().score_heads(self.net, order, **how)): res[i][f'pred {n}'] = s.pred
