@@ -553,6 +553,7 @@ def _under(part, shift):
     "The pictures of a part under a shift, batch by batch as `Target.score` makes them"
     return Part(part.name, torch.cat([_shifted(x, shift) for x in part.x.split(_bs(part))]), part.y, part.classes)
 
+# %% ../nbs/lessons/05_feature_extraction.ipynb #5c0reh2b
 class _Frozen:
     "A frozen body up to one stage: from pictures of a target to features, and its place in the log of the seal"
     def __init__(self, t, body, layer, bn, seed, stats, device, precision):
@@ -585,6 +586,7 @@ def _check_heads(heads, z, t):
             raise BadInput(f"head {i} gives {' x '.join(map(str, got[1:]))} outputs, and target {t.name!r} has "
                            f"{len(t.classes)} classes: fit it on the pictures of this target")
 
+# %% ../nbs/lessons/05_feature_extraction.ipynb #5c0reh3b
 def _check_seal(t, keys):
     "Has none of these been on the test before, and none twice?"
     for i,k in enumerate(keys):
@@ -593,6 +595,7 @@ def _check_seal(t, keys):
                              f"{list(t._log).index(k) + 1}, at {t._log[k]}; use that score, or look at target.valid to choose")
         if k in keys[:i]: raise SealBroken(f"heads {keys.index(k)} and {i} are the same: give each head once")
 
+# %% ../nbs/lessons/05_feature_extraction.ipynb #5c0reh3c
 def _read(heads, batches, y):
     "What each head says of the features in `batches`, as a `Score`"
     probs = zip(*([h(z).softmax(1) for h in heads] for z in batches))
@@ -602,6 +605,21 @@ def _read(heads, batches, y):
         prob, pred = p.max(1)
         return Score(pred.numpy().astype(np.uint16), prob.numpy().astype(np.float16), y.copy())
     return [one(i, p) for i,p in enumerate(probs)]
+
+def _own_heads(heads):
+    "Copies that nobody else changes, on the CPU and in eval mode"
+    heads = [heads] if isinstance(heads, nn.Module) else list(heads)
+    if not heads: raise BadInput("there are no heads to score: give a list such as [probes.head(0, j)]")
+    return [copy.deepcopy(h).cpu().eval() for h in heads]
+
+# %% ../nbs/lessons/05_feature_extraction.ipynb #5c0reh3d
+def _scored(t, body, heads, shifts, keys):
+    "A `Score` for each head: the sealed part goes through the body once, and once more under each shift"
+    (_, y), ids, parts = t._test_arrays, np.arange(len(t.test)), [t._sealed]
+    plain, *shifted = [_read(heads, body.features(p, ids), y) for p in parts + [_under(*parts, s) for s in shifts]]
+    t._log.update(dict.fromkeys(keys, time.strftime('%Y-%m-%d %H:%M:%S'))) # Written once the look has happened
+    for i,s in enumerate(plain): s.shifts = {n: o[i] for n,o in zip(shifts, shifted)}
+    return plain
 
 # %% ../nbs/lessons/05_feature_extraction.ipynb #5c0reh04
 @patch
@@ -618,15 +636,8 @@ def score_heads(self:Target,
     precision:str='fp32' # Of the body, as for `extract`
 ) -> list: # A `Score` for each head; raises `SealBroken` at a second look, `BadInput` for a head that does not fit
     "Open the sealed test for heads on one frozen body, which the pictures go through once; each head is one opening."
-    shifts = _check_shifts(shifts)
-    heads = [copy.deepcopy(h).cpu().eval() for h in ([heads] if isinstance(heads, nn.Module) else heads)]
-    if not heads: raise BadInput("there are no heads to score: give a list such as [probes.head(0, j)]")
+    shifts, heads = _check_shifts(shifts), _own_heads(heads)
     b = _Frozen(self, body, layer, bn, seed, stats, device, precision)
     _check_heads(heads, next(b.features(self.valid, np.arange(min(2, len(self.valid))))), self)
-    keys = [b.key(h) for h in heads]
-    _check_seal(self, keys)
-    (_, y), ids, parts = self._test_arrays, np.arange(len(self.test)), [self._sealed]
-    plain, *shifted = [_read(heads, b.features(p, ids), y) for p in parts + [_under(*parts, s) for s in shifts]]
-    self._log.update(dict.fromkeys(keys, time.strftime('%Y-%m-%d %H:%M:%S'))) # Written once the look has happened
-    for i,s in enumerate(plain): s.shifts = {n: o[i] for n,o in zip(shifts, shifted)}
-    return plain
+    _check_seal(self, keys := [b.key(h) for h in heads])
+    return _scored(self, b, heads, shifts, keys)

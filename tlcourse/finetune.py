@@ -22,6 +22,8 @@ from fastcore.basics import GetAttr
 from fastcore.foundation import L
 from fastcore.meta import delegates
 from functools import partial, wraps
+
+# %% ../nbs/lessons/06_fine_tuning.ipynb #b452e6b8
 from inspect import Parameter, signature
 from torch import nn
 from types import SimpleNamespace
@@ -71,6 +73,7 @@ def _check_strategy(f, name, knob, value):
         how = f"{'rate' if knob == 'lr' else knob}={value}"
         raise BadInput(f"there is a strategy {name!r} already: give yours another name, as in @strategy({how}, name='my-{name}')")
 
+# %% ../nbs/lessons/06_fine_tuning.ipynb #741ec4b2
 def _by_rate(f, rate):
     "`f` with its budget checked, and its rate filled in"
     @wraps(f)
@@ -156,6 +159,7 @@ def _learner(dls, # fastai DataLoaders
     learn.precision, learn.shows = precision, progress
     return learn
 
+# %% ../nbs/lessons/06_fine_tuning.ipynb #a53d8eb2
 _fixed = 'pretrained', 'head', 'splitter'
 _options = delegates(_learner, but=[*_fixed]) # What every strategy of the course takes besides
 
@@ -242,6 +246,7 @@ def _frozen_learner(dls, backbone, seed, pretrained=True, **kwargs):
     "A truly frozen body, pretrained or not, and a head that nobody has trained"
     return true_freeze(_learner(dls, backbone, seed, pretrained=pretrained, **kwargs))
 
+# %% ../nbs/lessons/06_fine_tuning.ipynb #5d88b8b2
 # Chosen as the page says: lowest mean validation loss on letters, hues and emoji
 _table_wd = .27
 
@@ -269,6 +274,7 @@ def _count_stats(learn):
     body.load_state_dict(counted.state_dict())
     return learn
 
+# %% ../nbs/lessons/06_fine_tuning.ipynb #3dbd57b2
 @strategy(wd=_table_wd)
 @_options
 def random_features(dls, # fastai DataLoaders
