@@ -7,10 +7,12 @@ from tlcourse import compare as module
 from tlcourse.backbones import arch, learner
 from tlcourse.base import BadInput
 from tlcourse.compare import Study, _budget, compare
-from tlcourse.comparison import stored_comparison
+from tlcourse.comparison import Comparison, stored_comparison
 from tlcourse.data import Target, target
 from tlcourse.finetune import STRATEGIES, stepped, strategy
 from tlcourse.runs import Heads, run_spec, task
+from staged import ACC, made_staged
+from types import SimpleNamespace
 
 quick = dict(backbone='glyphnet', shots=[2], seeds=3, steps=2, tune='none', strategies='feature-extraction', size=32, say=None, device='cpu')
 
@@ -283,6 +285,45 @@ def test_heads_are_what_the_strategy_trains(digits, tmp_path):
     learn = feature_extraction(digits.dls(shots=5, seed=3, augment=False, device='cpu'), 'glyphnet', wd=spec['wd'], progress=False)
     pred = digits.unopened().score(learn).pred
     assert (pred == c.records.get(spec)['pred']).mean() > .995
+
+# looks: more seeds where the decision is open
+
+@pytest.mark.parametrize('bad', ['2', '5,4', '5,5', [5, 10, 8], '', 'many', [2, 5], 4.5])
+def test_looks_that_are_none(bad):
+    with pytest.raises(BadInput, match='seeds'): compare('digits', **{**quick, 'seeds': bad})
+
+def looked(tmp_path, monkeypatch, settled, seeds='3,5,7', budget=None):
+    "A study of two arms whose decision is settled once its rows have so many seeds, and what it said"
+    monkeypatch.setattr(Comparison, 'settled', lambda self, p: len(self.correct['fine-tuning', 5]) >= settled)
+    lines = []
+    st = Study(task('digits', 'glyphnet', device='cpu'), ['single-rate', 'fine-tuning'], [1, 5], seeds, 2, 'none', out=tmp_path, workers=1, say=lines.append)
+    st._undecided = lambda c: {(a, 5) for a in ('single-rate', 'fine-tuning')} if not c.settled(None) else set()
+    with st.pool: return st.run(budget), st, lines
+
+def test_seeds_come_until_the_decision_is_settled(tmp_path, monkeypatch):
+    for settled,want in (3, 3), (4, 5), (6, 7), (99, 7):
+        c, st, lines = looked(tmp_path/str(settled), monkeypatch, settled)
+        assert {(x['strategy'], x['shots']): x['seeds'] for x in c.cells} == {('single-rate', 1): 3, ('fine-tuning', 1): 3,
+                                                                             ('single-rate', 5): want, ('fine-tuning', 5): want}
+        assert c.settings['looks'] == [3, 5, 7] and c.settings['seeds'] == 3 and c.looks == 3
+        assert sum('The decision is open' in o for o in lines) == {3: 0, 5: 1, 7: 2}[want]
+        assert stored_comparison(st.records).correct['single-rate', 5].shape[0] == want
+
+def test_looks_end_with_the_minutes(tmp_path, monkeypatch):
+    costs(monkeypatch, single_rate=(1., 0.), fine_tuning=(1., 0.))
+    c, st, lines = looked(tmp_path, monkeypatch, 99, '3,900', 60/60)
+    assert {x['seeds'] for x in c.cells} == {3} and any('900 seeds of single-rate and fine-tuning would take about' in n for n in c.notes)
+
+def test_which_cells_are_undecided(tmp_path):
+    "The arms of open differences at the last size that train; an edge of a grid is not settled by seeds"
+    def of(**kw):
+        d = tmp_path/str(len(list(tmp_path.glob('*'))))
+        d.mkdir()
+        return Study._undecided(SimpleNamespace(trained=['last-layers', 'fine-tuning']), made_staged(d, looks=[5, 10, 20], **kw))
+    near = {**ACC, 'last-layers': {'all': .975}}
+    assert of(acc={**ACC, 'last-layers': {'all': .8}}) == set()
+    assert of(acc=near) == {('last-layers', 'all'), ('fine-tuning', 'all')}
+    assert of(acc=near, edges=[('last-layers', 'all')]) == set()
 
 # notes
 

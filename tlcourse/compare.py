@@ -45,6 +45,13 @@ def _whole(x, what, least=1):
         raise BadInput(f"{what} is {x!r}: it must be a whole number, {least} or more")
     return v
 
+def _looks(seeds):
+    "Numbers of seeds, from the first look at the decision to the last"
+    if isinstance(seeds, str): seeds = [s.strip() for s in seeds.split(',') if s.strip()]
+    res = [_whole(n, 'seeds', 3) for n in (seeds if isinstance(seeds, (list, tuple)) else [seeds])]
+    if not res or res != sorted(set(res)): raise BadInput(f"seeds is {seeds!r}: give one number, or several that grow, as in 5,10,20")
+    return res
+
 # %% ../nbs/tools/03_compare.ipynb #0547d08f
 def _root(t):
     "The folder that all pictures of a target lie in; None where they are drawn"
@@ -82,7 +89,7 @@ class Study:
                  task:Task, # Pictures, network, device
                  strategies=None, # This and the rest as in `compare`
                  shots=None, # Labels per class, and 'all'
-                 seeds:int=5, # Runs of each trained cell
+                 seeds=5, # Runs of each trained cell; several numbers: at each look
                  steps:int|None=None, # Optimiser steps; None: by the size of the cell
                  tune:str='valid', # 'valid' or 'none'
                  V:int=5, # Validation pictures per class
@@ -98,7 +105,8 @@ class Study:
         self.task, self.target, self.arch, self.device = task, task.target, task.arch, task.device
         self.augment = _glyphs(task.target) if augment is None else bool(augment)
         self._arms(strategies)
-        self.seeds, self.bs = _whole(seeds, 'seeds', 3), _whole(bs, 'bs', 2)
+        self.looks, self.bs = _looks(seeds), _whole(bs, 'bs', 2)
+        self.seeds = self.looks[0]
         self.steps = None if steps is None else _whole(steps, 'steps')
         if tune not in ('valid', 'none'): raise unknown('way to tune', tune, ['valid', 'none'])
         self.backbone, self.tune, self.precision = self.arch.name, tune, pick_precision(precision, self.device)
@@ -288,7 +296,7 @@ def _heads(self:Study, arm):
     "The body of a frozen arm, made once"
     control = arm == 'random-features'
     if control not in self._bodies:
-        self._bodies[control] = Heads(self.task, control, self._views(), self.precision, progress=not self.quiet)
+        self._bodies[control] = Heads(self.task, control, self._views(), self.precision, not self.quiet, self._at_a_time())
     return self._bodies[control]
 
 @patch
@@ -361,7 +369,7 @@ def _heads_seconds(self:Study):
     one = time.perf_counter() - t0
     # The heads of a choice, nine for each of its seeds, share most of their work
     heads = {k: (1 if k == 'all' else _seeds_of_heads) + 2*len(self._tune_seeds(k))*self._tuned(k) for k in self.shots}
-    return one*sum(m*self._labels(k)/top for k,m in heads.items())
+    return one*sum(m*self._labels(k)/top for k,m in heads.items())/self._at_a_time()
 
 def _time(seconds):
     return f"{max(1, round(seconds))} s" if seconds < 100 else f"{math.ceil(seconds/60)} min"
@@ -589,7 +597,8 @@ def sweep(self:Study,
 
 @patch
 def _finish(self:Study, cell):
-    "Add a cell whose runs are all stored, and say its line"
+    "Add a cell whose runs are all stored, in place of one of fewer seeds, and say its line"
+    self.cells = [c for c in self.cells if (c['strategy'], c['shots']) != cell]
     self.cells.append(_read_cell(self.records, cell, self.specs[cell])[0])
     c = self.cells[-1]
     self.say(f"{labels(c['shots']):>22}  {c['strategy']:<20} {pct(c['mean']):>7} [{100*c['low']:.1f}, {100*c['high']:.1f}]"
@@ -613,6 +622,7 @@ def finish(self:Study,
                 tune=self.tune, V=self.V, augment=list(t.augments) if self.augment else [], device=self.device, code=CODE)
     if self.shifts: what['shifts'] = self.shifts
     if self.precision != 'fp32': what['precision'] = self.precision
+    if len(self.looks) > 1: what['looks'] = self.looks
     def place(c): return self.shots.index(c['shots']), self._place(c['strategy'])
     cells = [[c['strategy'], c['shots'], self.specs[c['strategy'], c['shots']]] for c in sorted(self.cells, key=place)]
     missing = [dict(strategy=a, shots=k, minutes=s/60) for (a,k),s in self.missing]
@@ -630,6 +640,32 @@ def _place(self:Study, arm):
 @patch(as_prop=True)
 def stages(self:Study): # How many there are: some have no cell
     return 1 + sum(map(bool, getattr(self, 'todo', None) or self.later()))
+
+# %% ../nbs/tools/03_compare.ipynb #looks002
+@patch
+def _undecided(self:Study, c):
+    "The cells that train, of the differences at the last size that are open; an edge of a grid is not settled by seeds"
+    open_ = [p for p in c.pairs if p['family'] == 'decision' and not p['provisional'] and not c.settled(p)]
+    return {(a, c.top) for p in open_ for a in (p['a'], p['b']) if a in self.trained}
+
+@patch
+def look_again(self:Study,
+               c:Comparison # After all stages
+              ) -> Comparison: # After the last look
+    "Run more seeds of the last row while its decision is open and the minutes last."
+    for n in self.looks[1:]:
+        cells = sorted(self._undecided(c), key=lambda x: self._place(x[0]))
+        if not cells: break
+        names = ' and '.join(a for a,_ in cells)
+        if self.minutes is not None:
+            need = sum(self.cell_seconds(x, n)[-1] for x in cells)/self._at_a_time()
+            if need > self.minutes*60 - (time.monotonic() - self.began):
+                self.note(f"The decision is open; {n} seeds of {names} would take about {_time(need)} more: raise --budget.")
+                return self.finish(c.stage)
+        self.say(f"The decision is open: {names} {_at(c.top)} get {n} seeds.")
+        self._run_cells(dict.fromkeys(cells, n))
+        c = self.finish(c.stage)
+    return c
 
 # %% ../nbs/tools/03_compare.ipynb #co000014
 @patch
@@ -655,14 +691,16 @@ def run(self:Study,
         if i in self.clock: self.clock[i][1] = time.monotonic() - start
         if i == 2: self.replan()
         res = told(i)
-    return res
+    last = self.look_again(res)
+    if last is not res and on_stage: on_stage(last)
+    return last
 
 # %% ../nbs/tools/03_compare.ipynb #615a614f
 def compare(target='digits', # A target's name, the path of a folder of pictures, or a `Target`
             backbone=None, # A name in `backbones()`, or an `Arch`; None: the target's own
             strategies=None, # Names in `STRATEGIES`, a list or comma-separated, or 'all'; with +aug: augmented; None: by the target
             shots=None, # Labels per class and 'all', a list or comma-separated; None: 1, 5, 20, 100 as far as they go, and all
-            seeds:int=5, # Runs of each cell that trains (3 or more); heads on a frozen body have 20
+            seeds=5, # Runs of each cell that trains (3 or more), heads on a frozen body have 20; several, as in '5,10,20': more where the decision is open
             steps:int|None=None, # Optimiser steps of every run that trains; None: five passes or more, by the size
             tune:str='valid', # 'valid': choose rates on validation pictures; 'none': the strategies' fixed ones
             V:int=5, # Validation pictures per class that choose the rates
