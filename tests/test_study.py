@@ -232,6 +232,14 @@ def test_stages_are_told_and_stored_one_by_one(tmp_path):
     assert told[2] == (3, [heads[0], ('fine-tuning', 2, 3), heads[1], ('fine-tuning', 5, 3)], 3) and len(told) == 3
     assert [x['strategy'] for x in c.cells] == ['feature-extraction', 'fine-tuning']*2
 
+def test_a_second_start_measures_and_extracts_nothing(tmp_path, monkeypatch):
+    kw = dict(shots=[2, 5], seeds=3, steps=2, strategies='feature-extraction,fine-tuning', workers=1, device='cpu', out=tmp_path)
+    first, lines = compare('digits', say=lambda _: None, **kw), []
+    def never(*args, **kwargs): raise AssertionError('asked again')
+    for name in 'picture_seconds', 'fit_probes', 'Heads': monkeypatch.setattr(module, name, never)
+    again = compare('digits', say=lines.append, **kw)
+    assert again.cells == first.cells and 'Stage 1, frozen features: all of it is stored.' in lines
+
 def test_an_arm_alone_and_in_company(tmp_path):
     "What an arm does hangs on no other arm: rates, runs, answers"
     kw = dict(shots=[5], seeds=3, steps=3, V=2, workers=1, say=None, device='cpu')

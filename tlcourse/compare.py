@@ -296,15 +296,19 @@ def _heads(self:Study, arm):
     "The body of a frozen arm, made once"
     control = arm == 'random-features'
     if control not in self._bodies:
-        self._bodies[control] = Heads(self.task, control, self._views(), self.precision, not self.quiet, self._at_a_time())
+        self._bodies[control] = Heads(self.task, control, self._views(), self.precision, progress=not self.quiet)
     return self._bodies[control]
+
+@patch
+def _choice_spec(self:Study, arm, k):
+    return dict(self._common(arm, k, False), kind='choice', V=None if k == 'all' else self.V, views=self._views())
 
 @patch
 def _choose_wd(self:Study, arm, k):
     "The weight decay of a cell; what was chosen is stored, so that a second start needs no features"
     table = STRATEGIES[arm].wd
     if not self._tuned(k): return Chosen(table, 0, [], False, fixed=True)
-    key = dict(self._common(arm, k, False), kind='choice', V=None if k == 'all' else self.V, views=self._views())
+    key = self._choice_spec(arm, k)
     if not self.records.has(key):
         heads, known = self._heads(arm), {}
         def run(asked):
@@ -318,14 +322,25 @@ def _choose_wd(self:Study, arm, k):
 
 # %% ../nbs/tools/03_compare.ipynb #co000009
 @patch
-def _frozen_cells(self:Study, arms):
-    "Fit and score all heads of the arms on one body that are not stored, and say a line for each cell"
-    todo = {}
+def _head_specs(self:Study, arm, k):
+    "The specs of a cell of heads, its weight decay chosen"
+    if arm != 'k-nn': self.rates[arm, k] = self._choose_wd(arm, k)
+    wd, n = None if arm == 'k-nn' else self.rates[arm, k].rate, 1 if k == 'all' else max(_seeds_of_heads, self.seeds)
+    return [self.head_spec(arm, k, wd, i) for i in range(n)]
+
+@patch
+def _heads_stored(self:Study, arms):
+    "Does the store hold the choices and the heads of all cells of these arms?"
     for a in arms:
         for k in self.shots:
-            if a != 'k-nn': self.rates[a, k] = self._choose_wd(a, k)
-            wd, n = None if a == 'k-nn' else self.rates[a, k].rate, 1 if k == 'all' else max(_seeds_of_heads, self.seeds)
-            todo[a, k] = [self.head_spec(a, k, wd, i) for i in range(n)]
+            if a != 'k-nn' and self._tuned(k) and not self.records.has(self._choice_spec(a, k)): return False
+            if not self._stored(self._head_specs(a, k)): return False
+    return True
+
+@patch
+def _frozen_cells(self:Study, arms):
+    "Fit and score all heads of the arms on one body that are not stored, and say a line for each cell"
+    todo = {(a, k): self._head_specs(a, k) for a in arms for k in self.shots}
     self.specs.update(todo)
     new = [s for c in todo.values() for s in c if not self.records.has(s)]
     if new:
@@ -338,11 +353,16 @@ def _frozen_cells(self:Study, arms):
 @patch
 def frozen(self:Study) -> 'Study':
     "Stage 1: the heads on the pretrained body."
+    arms = ['feature-extraction', *(a for a in self.beside if a == 'k-nn')]
+    if self._heads_stored(arms):
+        self.say("Stage 1, frozen features: all of it is stored.")
+        self._frozen_cells(arms)
+        return self
     n, per = sum(map(len, (self.target.train, self.target.valid, self.target.test))), self._picture()[0]
     need = per*(n + (self._views() - 1)*len(self.target.train)) + self._heads_seconds()
     self.say(f"Stage 1, frozen features: {n:,} pictures at {1/per:.0f} a second, about {_time(need)} if none is stored yet.")
     self.clock[1] = [need, time.monotonic()]
-    self._frozen_cells(['feature-extraction', *(a for a in self.beside if a == 'k-nn')])
+    self._frozen_cells(arms)
     self.clock[1][1] = time.monotonic() - self.clock[1][1]
     return self
 
@@ -355,9 +375,10 @@ def control(self:Study) -> 'Study':
 
 @patch
 def _picture(self:Study):
-    "(wall, CPU) seconds of a picture's pass through the body"
-    if not hasattr(self, '_per'): self._per = picture_seconds(self.task)
-    return self._per
+    "(wall, CPU) seconds of a picture's pass through the body; kept in the store, as what a step takes is"
+    key = dict(self._common('feature-extraction', 1, False), kind='timing', of='a picture')
+    if not self.records.has(key): self.records.add(key, dict(zip(('wall', 'cpu'), picture_seconds(self.task))), opened=False)
+    return tuple(self.records.get(key)[k] for k in ('wall', 'cpu'))
 
 @patch
 def _heads_seconds(self:Study):
@@ -369,7 +390,7 @@ def _heads_seconds(self:Study):
     one = time.perf_counter() - t0
     # The heads of a choice, nine for each of its seeds, share most of their work
     heads = {k: (1 if k == 'all' else _seeds_of_heads) + 2*len(self._tune_seeds(k))*self._tuned(k) for k in self.shots}
-    return one*sum(m*self._labels(k)/top for k,m in heads.items())/self._at_a_time()
+    return one*sum(m*self._labels(k)/top for k,m in heads.items())
 
 def _time(seconds):
     return f"{max(1, round(seconds))} s" if seconds < 100 else f"{math.ceil(seconds/60)} min"

@@ -10,12 +10,10 @@ __all__ = ['Probes', 'fit_probes', 'NearestNeighbours']
 # %% ../nbs/core/09_probes.ipynb #5368e778
 import warnings
 import numpy as np, torch
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fastcore.basics import patch
 from torch import nn
 from .base import BadInput, pick_device
-from .sweep import one_thread
 
 # %% ../nbs/core/09_probes.ipynb #9bef1fd1
 _ways = ('all', 'each', None)
@@ -305,24 +303,6 @@ def _check_wds(wds):
         raise BadInput("wds: give weight decays of 0 or more, such as (1e-4, 1e-3, 1e-2)")
     return wds
 
-# %% ../nbs/core/09_probes.ipynb #pr0thrd1
-def _portions(sizes, k, d, j, c, cpu):
-    "Places of subsets of one size, as many as are fitted together"
-    groups = {}
-    for i,m in enumerate(sizes): groups.setdefault(m, []).append(i)
-    for m,same in groups.items():
-        most = int(2**26/(m*k*(d + 6*j*c))) # about 512 MB of rows and logits at a time
-        # A CPU is busy with one subset once its products are large, and then each weight decay can stop by itself
-        if cpu: most = min(most, int(2**22/(m*k*min(m*k, d)*j*c)))
-        yield from (same[a:a+max(1, most)] for a in range(0, len(same), max(1, most)))
-
-def _each(f, todo, threads):
-    "`f` of each in `todo`, some at a time; torch computes on one thread in each of them"
-    if threads < 2 or len(todo) < 2:
-        for o in todo: f(o)
-    else:
-        with one_thread(), ThreadPoolExecutor(min(threads, len(todo))) as pool: list(pool.map(f, todo))
-
 # %% ../nbs/core/09_probes.ipynb #1ed25d2b
 def fit_probes(
     features, # `Features`, or anything with `x` (views*n, d) by views, `y` (n,), `views` and `classes`
@@ -331,8 +311,7 @@ def fit_probes(
     standardize:str|None='all', # Divide by one spread ('all') or each feature's ('each') in the subset; or None
     tol:float=1e-5, # Gradient norm at which a head is done
     max_iter:int=200, # Newton steps
-    device=None, # Where to compute; None: the CPU. float64 in any case
-    threads:int=1 # Portions of the subsets at a time, on a CPU
+    device=None # Where to compute; None: the CPU. float64 in any case
 ) -> Probes: # Raises `BadInput`
     "Fit a linear head to every subset with every weight decay: mean cross-entropy + wd/2 |W|^2, bias free."
     y, classes, k = np.asarray(features.y), list(features.classes), features.views
@@ -341,14 +320,17 @@ def fit_probes(
     if standardize not in _ways: raise BadInput(f"standardize={standardize!r}: give 'all', 'each' or None")
     s, j, c, d, n = len(subsets), len(wds), len(classes), features.x.shape[1], len(y)
     W, b = (torch.zeros(*o, dtype=torch.float64, device=dev) for o in ((s, j, c, d), (s, j, c)))
-    out = [np.zeros((s, j)) for _ in range(4)]
-    def fit(ids):
-        rows = np.stack([np.concatenate([subsets[i] + v*n for v in range(k)]) for i in ids])
-        x = torch.from_numpy(_check_x(features.x[rows.ravel()], 'the features')).to(dev).view(*rows.shape, d)
-        yb, ws = torch.from_numpy(y[rows % n]).long().to(dev), torch.from_numpy(wds).to(dev)
-        _fit_group(x, yb, ws, standardize, tol, max_iter, ids, W, b, out)
-    cpu = dev.type == 'cpu'
-    _each(fit, list(_portions([len(o) for o in subsets], k, d, j, c, cpu)), threads if cpu else 1)
+    out, groups = [np.zeros((s, j)) for _ in range(4)], {}
+    for i,o in enumerate(subsets): groups.setdefault(len(o), []).append(i)
+    for m,same in groups.items():
+        most = int(2**26/(m*k*(d + 6*j*c))) # about 512 MB of rows and logits at a time
+        # A CPU is busy with one subset once its products are large, and then each weight decay can stop by itself
+        if dev.type == 'cpu': most = min(most, int(2**22/(m*k*min(m*k, d)*j*c)))
+        for ids in (same[a:a+max(1, most)] for a in range(0, len(same), max(1, most))):
+            rows = np.stack([np.concatenate([subsets[i] + v*n for v in range(k)]) for i in ids])
+            x = torch.from_numpy(_check_x(features.x[rows.ravel()], 'the features')).to(dev).view(*rows.shape, d)
+            yb, ws = torch.from_numpy(y[rows % n]).long().to(dev), torch.from_numpy(wds).to(dev)
+            _fit_group(x, yb, ws, standardize, tol, max_iter, ids, W, b, out)
     obj, gn, it, ok = out
     sizes = [len(o)*k for o in subsets]
     res = Probes(W, b, tuple(wds.tolist()), sizes, classes, obj, gn, it.astype(int), ok.astype(bool))

@@ -154,10 +154,9 @@ class Heads:
                  control:bool=False, # The same network with random weights
                  views:int=1, # Augmented passes over the training pictures
                  precision:str='fp32', # Of the passes
-                 progress:bool=True, # Bars, where somebody watches
-                 threads:int=1 # On which heads are fitted
+                 progress:bool=True # Bars, where somebody watches
                 ):
-        self.task, self.views, self.threads = task, views, threads
+        self.task, self.views = task, views
         self.net = arch(f'timm/{task.arch.name}' if task.arch.kind == 'timm' else task.arch.name, 'random') if control else task.arch
         self.bn = task.target.train if control and _norms(self.net(pretrained=False)) else 'eval'
         self.how = dict(bn=self.bn, device=task.device, precision=precision, progress=progress)
@@ -203,7 +202,7 @@ def losses(self:Heads,
           ) -> list: # For each weight decay a list over seeds of float64 arrays, one loss a validation picture
     "The validation losses of heads, by which a weight decay is chosen."
     t, subsets = self.task.target, [self._ids(k, s) for s in seeds]
-    got = fit_probes(self.train, subsets, wds, threads=self.threads).losses(self.valid)
+    got = fit_probes(self.train, subsets, wds).losses(self.valid)
     at = [slice(None) if V is None else kshot(t.valid.y, V, s, t.classes, 'validation') for s in seeds]
     return [[got[i, j, at[i]] for i in range(len(seeds))] for j in range(len(wds))]
 
@@ -219,7 +218,7 @@ def _fit(self:Heads, specs, picture):
             f = self.features(self.task.target.train)
             for i,o in zip(at, ids): heads[i] = NearestNeighbours(f.x[o], f.y[o], f.classes, specs[i]['neighbours'])
         else:
-            probes = fit_probes(self.train, ids, (wd,), threads=self.threads)
+            probes = fit_probes(self.train, ids, (wd,))
             right, losses = probes.predict(self.valid)[:,0] == self.valid.y, probes.losses(self.valid)[:,0]
             for j,i in enumerate(at):
                 heads[i] = probes.head(j)
