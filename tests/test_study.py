@@ -300,22 +300,21 @@ def test_heads_are_what_the_strategy_trains(digits, tmp_path):
 def test_looks_that_are_none(bad):
     with pytest.raises(BadInput, match='seeds'): compare('digits', **{**quick, 'seeds': bad})
 
-def looked(tmp_path, monkeypatch, settled, seeds='3,5,7', budget=None):
+def looked(tmp_path, monkeypatch, settled, seeds='3,4,5', budget=None, shots=(5,)):
     "A study of two arms whose decision is settled once its rows have so many seeds, and what it said"
     monkeypatch.setattr(Comparison, 'settled', lambda self, p: len(self.correct['fine-tuning', 5]) >= settled)
     lines = []
-    st = Study(task('digits', 'glyphnet', device='cpu'), ['single-rate', 'fine-tuning'], [1, 5], seeds, 2, 'none', out=tmp_path, workers=1, say=lines.append)
+    st = Study(task('digits', 'glyphnet', device='cpu'), ['single-rate', 'fine-tuning'], shots, seeds, 2, 'none', out=tmp_path, workers=1, say=lines.append)
     st._undecided = lambda c: {(a, 5) for a in ('single-rate', 'fine-tuning')} if not c.settled(None) else set()
     with st.pool: return st.run(budget), st, lines
 
-def test_seeds_come_until_the_decision_is_settled(tmp_path, monkeypatch):
-    for settled,want in (3, 3), (4, 5), (6, 7), (99, 7):
-        c, st, lines = looked(tmp_path/str(settled), monkeypatch, settled)
-        assert {(x['strategy'], x['shots']): x['seeds'] for x in c.cells} == {('single-rate', 1): 3, ('fine-tuning', 1): 3,
-                                                                             ('single-rate', 5): want, ('fine-tuning', 5): want}
-        assert c.settings['looks'] == [3, 5, 7] and c.settings['seeds'] == 3 and c.looks == 3
-        assert sum('The decision is open' in o for o in lines) == {3: 0, 5: 1, 7: 2}[want]
-        assert stored_comparison(st.records).correct['single-rate', 5].shape[0] == want
+@pytest.mark.parametrize('settled,want,shots', [(3, 3, [5]), (4, 4, [1, 5]), (99, 5, [5])])
+def test_seeds_come_until_the_decision_is_settled(tmp_path, monkeypatch, settled, want, shots):
+    c, st, lines = looked(tmp_path, monkeypatch, settled, shots=shots)
+    assert {(x['strategy'], x['shots']): x['seeds'] for x in c.cells} == {(a, k): want if k == 5 else 3 for a in ('single-rate', 'fine-tuning') for k in shots}
+    assert c.settings['looks'] == [3, 4, 5] and c.settings['seeds'] == 3 and c.looks == 3
+    assert sum('The decision is open' in o for o in lines) == want - 3
+    assert stored_comparison(st.records).correct['single-rate', 5].shape[0] == want
 
 def test_looks_end_with_the_minutes(tmp_path, monkeypatch):
     costs(monkeypatch, single_rate=(1., 0.), fine_tuning=(1., 0.))

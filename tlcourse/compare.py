@@ -388,8 +388,8 @@ def _heads_seconds(self:Study):
     t0 = time.perf_counter()
     with one_thread(): fit_probes(SimpleNamespace(x=made, y=np.arange(n) % len(classes), views=1, classes=classes), [np.arange(n)], (.1,))
     one = time.perf_counter() - t0
-    # The heads of a choice, nine for each of its seeds, share most of their work
-    heads = {k: (1 if k == 'all' else _seeds_of_heads) + 2*len(self._tune_seeds(k))*self._tuned(k) for k in self.shots}
+    # The heads of a choice, nine for each of its seeds, share more than half of their work (on digits they cost as much as 4 to 5)
+    heads = {k: (1 if k == 'all' else _seeds_of_heads) + 4.5*len(self._tune_seeds(k))*self._tuned(k) for k in self.shots}
     return one*sum(m*self._labels(k)/top for k,m in heads.items())
 
 def _time(seconds):
