@@ -446,7 +446,7 @@ def cell_seconds(self:Study,
         runs = [one*(not self.records.has(self.spec(arm, k, known.rate, i, 'report'))) for i in range(seeds)]
         return np.cumsum([0, *runs]).tolist()
     # Four rates is what a choice mostly takes; in a race a third of the steps, and two of them whole
-    if self._fixed(cell): tune = 0 # Its rate is chosen in another cell
+    if self._chosen_in(cell) != cell: tune = 0
     elif self._race: tune = 4*self.run_seconds(cell, 'tune', 1/3) + 2*self.run_seconds(cell, 'tune')
     else: tune = 4*self.run_seconds(cell, 'tune')
     tune *= len(self._tune_seeds(k))
@@ -543,39 +543,38 @@ def _run_losses(self:Study, asked):
     return self._read_losses(specs)
 
 @patch
-def _fixed(self:Study, cell):
-    "The rate of a cell that is not chosen there: the table's, or that of all labels; None where it is chosen"
-    arm, k = cell
-    f, top = STRATEGIES[_strategy(arm)], self.shots[-1]
-    if not self._tuned(k) or getattr(f, 'untuned', False): return Chosen(f.rate, 0, [], False, fixed=True)
-    if self._race and k != top == 'all': return (arm, top)
+def _by_table(self:Study, cell):
+    "Is the rate of this cell the table's?"
+    return not self._tuned(cell[1]) or getattr(STRATEGIES[_strategy(cell[0])], 'untuned', False)
+
+@patch
+def _chosen_in(self:Study, cell):
+    "The cell in which this one's rate is chosen: the same arm with all labels, where a run takes long; else itself"
+    return (cell[0], 'all') if self._race and self.shots[-1] == 'all' else cell
 
 @patch
 def _rate(self:Study, cell, run):
-    "What `choose` makes of a cell, with runs by `run`"
-    got = self._fixed(cell)
-    if isinstance(got, Chosen): return got
-    if got is not None:
-        c = self._rate(got, run)
-        return replace(c, at='all')
-    return choose(run, {cell: STRATEGIES[_strategy(cell[0])].rate}, race=self._race)[cell]
+    "The `Chosen` of a cell, by those made before or with runs by `run`"
+    table, at = STRATEGIES[_strategy(cell[0])].rate, self._chosen_in(cell)
+    if self._by_table(cell): return Chosen(table, 0, [], fixed=True)
+    c = self.rates.get(at) or choose(run, {at: table}, race=self._race)[at]
+    return c if at == cell else replace(c, at='all')
 
 @patch
 def choose(self:Study,
            cells:list # (arm, shots)
           ) -> 'Study':
     "Fix the learning rate of these cells."
-    fixed = {c: self._fixed(c) for c in cells}
-    own = dict.fromkeys(f or c for c,f in fixed.items() if not isinstance(f, Chosen) and (f or c) not in self.rates)
     # All of them in one race: the workers are never idle for long
-    if own: self.rates.update(choose(self._run_losses, {c: STRATEGIES[_strategy(c[0])].rate for c in own}, race=self._race))
-    for c,f in fixed.items():
-        if f: self.rates[c] = f if isinstance(f, Chosen) else replace(self.rates[f], at='all')
+    own = dict.fromkeys(self._chosen_in(c) for c in cells if not self._by_table(c))
+    own = {c: STRATEGIES[_strategy(c[0])].rate for c in own if c not in self.rates}
+    if own: self.rates.update(choose(self._run_losses, own, race=self._race))
     for c in cells:
-        r = self.rates[c]
-        if r.provisional and r.at is None:
-            self.note(f"{_where(*c)[0].upper()}{_where(*c)[1:]}: the {'lowest' if r.edge < 0 else 'highest'} of {len(r.tried)} rates is as good as any, "
-                      "so a better one may lie beyond: what is said of this cell is provisional.")
+        r = self.rates[c] = self._rate(c, self._run_losses)
+        if not r.provisional or r.at: continue
+        where = _where(*c)
+        self.note(f"{where[0].upper()}{where[1:]}: the {'lowest' if r.edge < 0 else 'highest'} of {len(r.tried)} rates is as good as any, "
+                  "so a better one may lie beyond: what is said of this cell is provisional.")
     return self
 
 # %% ../nbs/tools/03_compare.ipynb #5ae8ff30
@@ -585,7 +584,7 @@ def stage(self:Study,
          ) -> 'Study':
     "Run these cells; a `scratch` that ends below 95 % training accuracy gets one run of four times the steps beside it."
     # On photos a choice takes long: what needs none goes first
-    known = [c for c in cells if self._race and (isinstance(f := self._fixed(c), Chosen) or f in self.rates)]
+    known = [c for c in cells if self._race and (self._by_table(c) or self._chosen_in(c) in self.rates)]
     for part in known, [c for c in cells if c not in known]:
         if part: self.choose(part)._run_cells({c: self.n[c] for c in part})
     weak = [c['shots'] for c in self.cells if c['strategy'] == 'scratch' and c['train_acc'] < .95 and ('scratch-4x', c['shots']) not in self.specs]
