@@ -129,10 +129,9 @@ def check(lesson:str|int, # Name of the lesson's page, such as 'freezing', or it
           answer # What the exercise asks for; `...` where it is still open
          ) -> Verdict:
     "Check an answer and add the try to the score card; it never raises: an answer that fails to run is 'not yet', with its error."
-    try: f = _exercises.get((lesson_name(lesson), n))
-    except (BadInput, TypeError): f = None
-    if f is None: return Verdict(lesson, n, 'not yet', 'there is no such exercise')
-    number = lesson_number(lesson)
+    try: number,f = lesson_number(lesson),_exercises.get((lesson_name(lesson), n))
+    except (BadInput, TypeError): number,f = lesson,None
+    if f is None: return Verdict(number, n, 'not yet', 'there is no such exercise')
     if answer is ...: return Verdict(number, n, 'open')
     try: hint = f(answer)
     except (Exception, SystemExit) as e:
