@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 from .backbones import _own_dl, _Vectors, arch, learner, linear_head
 from .base import Bar, BadInput, pick_device
-from .data import BatchAugment, Part, Score, SealBroken, Target, _check_shifts, _shifted, check_augments, weights_hash
+from .data import BatchAugment, Part, Score, SealBroken, Target, _check_shifts, _hashed, _shifted, check_augments
 from .layers import _eval_frozen, true_freeze
 from .store import Store
 from .training import _autocast, pick_precision
@@ -563,16 +563,21 @@ class _Frozen:
         self.job = j = _Job(body, t.valid, layer, 1, bn, None, device, seed, None, stats, 'float32', precision)
         b = j.src.body if bn == 'eval' else _adapt(j.src.body, j.pictures(bn, j.on_ids()).mixed(j.seed), j.src.name)
         self.net = j.net(b, j.at)
-        self.body = b if j.at[0] == len(j.names) - 1 else self.net
+        self.body, self.hash = b if j.at[0] == len(j.names) - 1 else self.net, None
     def features(self, part, ids):
         "float32 (n,d), batch by batch"
         pics = self.job.pictures(part, ids)
         for xb in pics.view((), 0, 0):
             with _autocast(self.job.precision, self.job.dev): z, = self.net.pooled(xb)
             yield z.float().cpu()
-    def key(self, head):
-        "The hash of the model that `head_learner` makes of them"
-        return weights_hash(nn.Sequential(self.body, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)))
+
+# %% ../nbs/lessons/06_feature_extraction.ipynb #5c0rehk1
+@patch
+def key(self:_Frozen, head):
+    "The hash of the model that `head_learner` makes of them; the body's part of it is computed once"
+    if self.hash is None: self.hash = _hashed(self.body.state_dict(prefix='0.'), hashlib.sha256())
+    tail = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
+    return _hashed(tail.state_dict(prefix='1.'), self.hash.copy()).hexdigest()
 
 # %% ../nbs/lessons/06_feature_extraction.ipynb #5c0reh03
 def _check_heads(heads, z, t):
