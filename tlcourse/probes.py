@@ -32,12 +32,12 @@ def _basis(x): # x: (s,m,d) -> z (s,m,r), and what leads back: theta (s,j,c,r) -
     "The rows by their principal axes"
     few = x.shape[1] < x.shape[2]
     var, v = torch.linalg.eigh(x @ x.mT if few else x.mT @ x)
-    root = torch.where(var > 1e-13*var[:,-1:], var, 0).sqrt()[:,None]
+    size = torch.where(var > 1e-13*var[:,-1:], var, 0).sqrt()[:,None]
     def back(t):
         flat = t.flatten(1, 2)
-        w = flat/root.where(root > 0, 1) @ v.mT @ x if few else flat @ v.mT
+        w = flat/size.where(size > 0, 1) @ v.mT @ x if few else flat @ v.mT
         return w.unflatten(1, t.shape[1:3])
-    return v*root if few else x @ v, back
+    return v*size if few else x @ v, back
 
 # %% ../nbs/core/09_probes.ipynb #9c73e1fb
 class _Problem:
