@@ -230,7 +230,7 @@ def test_odd_pictures_one_by_one(made, tmp_path):
     (tmp_path/'odd'/'list.csv').write_text('a,b')
     seen = []
     ps = made[3].predict([tmp_path/'odd', tmp_path/'gone.png'], top=2, on_done=seen.append)
-    assert seen == ps and ps.notes == ['left alone: 1 .csv'] and len(ps) == len(want) + 1
+    assert seen == ps and ps.notes == ['left alone: 1 .csv file'] and len(ps) == len(want) + 1
     for p in ps[:-1]:
         why = want[Path(p.file).name]
         assert (p.error is None) == (why is None) and (why is None or why in p.error and p.label is None and p.top == [])
