@@ -69,6 +69,20 @@ def test_same_answers(name, size, head, how, tmp_path):
     assert np.abs(probabilities(m.predict(t.valid.x, top=2), m.classes) - theirs).max() < 1e-5
     assert m.card['statistics']['std'][0] == pytest.approx({'glyphnet': .25, 'tf_efficientnet_lite0': .5}.get(name, .229), abs=1e-3) or 'timm' in name
 
+def test_the_range_and_the_fit_of_training_go_with_the_model(tmp_path):
+    "12 bits in containers of 16, long pictures squished: a model reads new ones as the old ones were read"
+    for c,k in (('dark', 1), ('light', 3)):
+        (tmp_path/'p'/c).mkdir(parents=True)
+        for i in range(8):
+            a = np.random.default_rng(10*i + k).integers(0, 1300, (30, 70), dtype=np.uint16)*k
+            Image.fromarray(a).save(tmp_path/'p'/c/f'{i}.png')
+    t = target(tmp_path/'p', size=32, fit='squish')
+    learn = learner(t.dls(bs=4, augment=False), 'glyphnet')
+    m = save(learn, tmp_path/'m', notes=t.report.lines())
+    assert (m.card['range'], m.card['fit']) == ([0, 4095], 'squish') and any('0 to 4,095' in o for o in m.card['notes'])
+    p = load(tmp_path/'m', 'cpu').predict(t.valid.paths, top=2)
+    assert np.abs(probabilities(p, t.classes) - _answers(learn, t.valid.x)[1].numpy()).max() < 1e-5
+
 def test_a_process_without_the_script(made):
     d, t, learn, m = made
     code = f"""import json, sys

@@ -342,7 +342,7 @@ def _list(root, groups, min_class):
     if said := _said(others): notes.append('left alone: ' + said)
     if not rows: raise BadInput(f"{root} holds no pictures")
     if min_class: rows = _large_classes(rows, min_class, notes)
-    if not rows: raise BadInput(f"no class of {root} has {min_class:,} pictures: give a smaller min_class")
+    if not rows: raise BadInput(f"no class of {root} has {min_class:,} pictures: give a smaller min_class (--min-class in the command line)")
     _check_classes(rows, root)
     if groups: _set_groups(rows, root, groups, notes)
     return rows,notes
