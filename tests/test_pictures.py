@@ -242,7 +242,7 @@ def test_bursts_stay_together(tmp_path):
         for i in range(4): Image.open(root/c/f'{i}.png').save(root/c/f'{i} again.jpg', quality=60)
     for seed in range(3):
         t = target(root, size=64, seed=seed)
-        assert not t.report.copies and '8 pictures are copies' in str(t.report)
+        assert not t.report.copies and '8 pictures are copies' in str(t.report) and '--groups' in str(t.report)
 
 # On the way in (what is kept of it: test_cache)
 

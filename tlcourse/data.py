@@ -23,8 +23,8 @@ from .base import _s, BadInput, pick_device, unknown
 from .drawings import ATTRIBUTION, DRAWINGS, drawings
 from fastcore.basics import patch
 from .folders import Row, _part_of, group_lines, list_folder
-from .pictures import (FITS, Intake, Prints, _blocks, _check_pcts, _file_hashes, _seen_lines, carve, find_conflicts, find_copies,
-                               fit_picture, group_copies, read_picture, read_pictures, value_range)
+from .pictures import (FITS, Intake, Prints, _blocks, _check_pcts, _file_hashes, _seen_lines, carve, find_conflicts,
+                               find_copies, fit_picture, group_copies, read_picture, read_pictures, value_range)
 from .plots import style
 from .store import Store
 from .world import Card, draw, drawn_targets
@@ -302,7 +302,8 @@ class PicDL(TfmdDL):
 # %% ../nbs/core/02_data.ipynb #c251ba3c
 def _loaders(target, part, ids, split_idx):
     "fastai `Datasets` over some pictures of a part."
-    tfms = [PicImage(target.size, target.report.fit, target.report.range[1])],[PicLabel(), Categorize(vocab=target.classes, sort=False)]
+    as_read = PicImage(target.size, target.report.fit, target.report.range[1])
+    tfms = [as_read],[PicLabel(), Categorize(vocab=target.classes, sort=False)]
     return Datasets([Pic(part, int(i)) for i in ids], tfms, split_idx=split_idx)
 
 # %% ../nbs/core/02_data.ipynb #410252e2
@@ -459,7 +460,8 @@ class Target:
     def lines(self) -> list: # Sentences
         "What was read: the classes with their counts, then what the report says."
         each = ', '.join(f"{c} {'/'.join(map(str, n))}" for c,n in self.counts.items())
-        return [f"{self.name}: {len(self.classes)} classes (training/validation/test pictures): {each}.", *self.report.lines()]
+        head = f"{self.name}: {len(self.classes)} classes (training/validation/test pictures): {each}."
+        return [head, *self.report.lines()]
 
     def unopened(self):
         "The same target with an empty log: for a run whose openings a store of records keeps."
@@ -698,10 +700,11 @@ def _sort(x, rows, kept, skipped, classes, size, valid_pct, test_pct, seed, drop
         no = [c for i,c in enumerate(classes) if not (y[by[p]] == i).any()]
         if no: said.append(f"no {p} picture of {', '.join(map(repr, no))}: the {p} part says nothing about it")
     if flat := [i for i,o in enumerate(x) if int(o.max()) - int(o.min()) < 16]:
-        said.append(f"{len(flat):,} picture{_s(len(flat))} with almost no contrast (fewer than 16 of 255 steps from dark to bright), "
-                    f"such as {rows[kept[flat[0]]].path.name}: look at {'it' if len(flat) == 1 else 'them'}")
+        said.append(f"{len(flat):,} picture{_s(len(flat))} with almost no contrast (fewer than 16 of 255 steps from dark to "
+                    f"bright), such as {rows[kept[flat[0]]].path.name}: look at {'it' if len(flat) == 1 else 'them'}")
     return np.concatenate([*by.values()]),dict(
-        conflicts=[(int(kept[i]), int(kept[j]), kind) for i,j,kind in find_conflicts(prints, y)], counts=[len(o) for o in by.values()], notes=said, dropped=len(drop), skipped=[*skipped.items()],
+        conflicts=[(int(kept[i]), int(kept[j]), kind) for i,j,kind in find_conflicts(prints, y)],
+        counts=[len(o) for o in by.values()], notes=said, dropped=len(drop), skipped=[*skipped.items()],
         copies=[(int(kept[i]), p, int(kept[j]), q, kind) for i,p,j,q,kind in copies])
 
 # %% ../nbs/core/02_data.ipynb #5e1a0c03
@@ -718,7 +721,8 @@ def _decode(key, rows, root, hashes, classes, how, progress, memory=False):
     size,paths,seen = how['size'],[r.path for r in rows],[]
     with _store.sink(len(rows), memory) as read:
         values = value_range(paths)
-        _,kept,skipped = read_pictures(paths, size, read.add, hashes, progress=progress, fit=how['fit'], top=values[0], seen=seen)
+        _,kept,skipped = read_pictures(paths, size, read.add, hashes, progress=progress, fit=how['fit'], top=values[0],
+                                       seen=seen)
         x = read.array()
         order,found = _sort(x, rows, kept, skipped, classes, **how)
         found['values'] = values

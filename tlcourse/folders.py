@@ -60,12 +60,16 @@ def _count_hidden(root, dirs, others):
         if n: others[f'picture{_s(n)} in {o}/, whose name hides it'] += n
 
 def _said(others):
-    def one(e, n): return f'{n} {e}' if ' ' in e else f'{n} {e} file{_s(n)}' if e else f'{n} file{_s(n)} without an ending'
+    def one(e, n):
+        if ' ' in e: return f'{n} {e}'
+        return f'{n} {e} file{_s(n)}' if e else f'{n} file{_s(n)} without an ending'
     return ', '.join(one(e, n) for e,n in sorted(others.items()))
 
 # %% ../nbs/core/01_folders.ipynb #fo000013
-_parts = dict(train='train', training='train', trn='train', valid='valid', val='valid', validation='valid', test='test', testing='test', tst='test')
-_around = 'set sets data dataset image images img imgs picture pictures pics photo photos folder files part split subset'.split()
+_parts = dict(train='train', training='train', trn='train', valid='valid', val='valid', validation='valid',
+              test='test', testing='test', tst='test')
+_around = ('set sets subset data dataset image images img imgs picture pictures pics photo photos folder files part '
+           'split').split()
 _part_words = _parts | {w + a: p for w,p in _parts.items() for a in _around} # trainset, testimages
 
 def _part_of(name, among=False):
@@ -155,9 +159,10 @@ def _by_folders(root, subs, notes, others):
     if 'train' in named.values(): return _with_train(root, full, flat, named, notes, others)
     if named:
         if beside := [o.name for o in flat if o not in named]:
-            raise BadInput(f"{root} has {_some([o.name for o in named])} beside {_some(beside)}: put the class folders into train/, "
-                           "or move what is no class away")
-        raise BadInput(f"{root} has {' and '.join(sorted(set(named.values())))} but no train: add train/ with one folder per class")
+            raise BadInput(f"{root} has {_some([o.name for o in named])} beside {_some(beside)}: put the class folders into "
+                           "train/, or move what is no class away")
+        have = ' and '.join(sorted(set(named.values())))
+        raise BadInput(f"{root} has {have} but no train: add train/ with one folder per class")
     if len(full) == 1 and flat: return None
     if len(full) > 1 and not flat and (got := _unnamed(root, full, notes, others)): return got
     return _class_rows(root, None, others) if subs else None
@@ -173,7 +178,8 @@ def _with_train(root, full, flat, named, notes, others):
     for o in _subdirs(root):
         if o in named: continue
         n = len(_class_files(o, Counter()))
-        notes.append(f"{o.name}/ lies beside {train[0].name}/ and was left alone" + f" with its {n:,} picture{_s(n)}"*bool(n))
+        its = f" with its {n:,} picture{_s(n)}" if n else ''
+        notes.append(f"{o.name}/ lies beside {train[0].name}/ and was left alone{its}")
     return _split_rows(root, named, notes, others)
 
 def _unnamed(root, full, notes, others):
@@ -185,8 +191,9 @@ def _unnamed(root, full, notes, others):
     parts = {o: _part_of(o.name, among=True) for o in full}
     if all(parts.values()) and 'train' in parts.values(): return _split_rows(root, parts, notes, others)
     tops = _some([repr(o.name) for o in full])
-    raise BadInput(f"{root} can be read in two ways, for {tops} hold no pictures themselves but the same folders ({_some(both)}): if those are "
-                   f"the classes, call {tops} train, valid and test; if {tops} are the classes, say so in a split.csv (path,label,split)")
+    raise BadInput(f"{root} can be read in two ways, for {tops} hold no pictures themselves but the same folders "
+                   f"({_some(both)}): if those are the classes, call {tops} train, valid and test; if {tops} are the classes, "
+                   "say so in a split.csv (path,label,split)")
 
 # %% ../nbs/core/01_folders.ipynb #fo000023
 _label_heads = 'label labels class class_name classname category breed species target diagnosis tag'.split()
@@ -194,8 +201,8 @@ _split_heads = 'split part set subset partition is_valid'.split()
 
 def _tables(d):
     "Tables that may hold labels"
-    fs = sorted(o for o in d.iterdir() if o.suffix.lower() in ('.csv','.tsv') and o.is_file() and not o.name.startswith('.'))
-    return [o for o in fs if not o.name.lower().startswith(('sample', 'submission'))]
+    fs = sorted(o for o in d.iterdir() if o.suffix.lower() in ('.csv','.tsv') and o.is_file())
+    return [o for o in fs if not o.name.lower().startswith(('.', 'sample', 'submission'))]
 
 def _read_table(f):
     "All cells as text without blanks around them; the index is the line in the file"
@@ -216,7 +223,8 @@ class _Names:
     def __init__(self, root):
         self.root,self.by,self.files = root,{},_class_files(root, Counter())
         for f in self.files:
-            for k in {_nfc(o) for o in (f.relative_to(root).as_posix(), f.name, f.stem)}: self.by.setdefault(k, []).append(f)
+            for k in {_nfc(o) for o in (f.relative_to(root).as_posix(), f.name, f.stem)}:
+                self.by.setdefault(k, []).append(f)
 
     def __call__(self, cell):
         "Its path, or None; a name that two pictures have is none"
@@ -254,8 +262,8 @@ def _label_column(t, f, used):
     can = [c for c in rest if 1 < t[c].nunique() <= max(2, len(t)/2)]
     if len(can) == 1: return can[0]
     several = f", and {' or '.join(map(repr, can))} could be it" if can else ''
-    raise BadInput(f"{f} has no column 'label' (there are: {', '.join(t) or 'none'}){several}: it needs path, label and split, "
-                   "with commas between")
+    raise BadInput(f"{f} has no column 'label' (there are: {', '.join(t) or 'none'}){several}: it needs path, label and "
+                   "split, with commas between")
 
 # %% ../nbs/core/01_folders.ipynb #fo000025
 def _table_rows(f, notes, names, groups=None):
@@ -263,15 +271,15 @@ def _table_rows(f, notes, names, groups=None):
     t = _read_table(f)
     path = _path_column(t, names)
     if path is None:
-        raise BadInput(f"{f} has no column 'path' (there are: {', '.join(t) or 'none'}), and none that names the pictures: "
-                       "it needs path, label and split, with commas between")
+        raise BadInput(f"{f} has no column 'path' (there are: {', '.join(t) or 'none'}), and none that names the "
+                       "pictures: it needs path, label and split, with commas between")
     split = _split_column(t, path)
     group = next((c for c in t if groups and c.lower() == groups.lower()), None)
     label = _label_column(t, f, [path, split, group])
     if (path, label, split) != ('path', 'label', 'split'):
-        many = isinstance(label, list)
-        notes.append(f"labels are read from {f.name}: pictures by {path!r}, classes by "
-                     + (f'the columns {_some(label)}' if many else repr(label)) + (f', parts by {split!r}' if split else ''))
+        by = f'the columns {_some(label)}' if isinstance(label, list) else repr(label)
+        parts = f', parts by {split!r}' if split else ''
+        notes.append(f"labels are read from {f.name}: pictures by {path!r}, classes by {by}{parts}")
     labels = t[label].astype(float).idxmax(axis=1) if isinstance(label, list) else t[label]
     return _checked_rows(f, notes, names, t, path, labels, split, group)
 
@@ -303,7 +311,7 @@ def _checked_rows(f, notes, names, t, path, labels, split, group):
 
 # %% ../nbs/core/01_folders.ipynb #fo000026
 def _by_tables(root, notes, groups):
-    "Rows of the one table that names pictures and classes, or of train.csv, valid.csv and test.csv; None where there is none"
+    "Rows of the one table of labels, or of train.csv, valid.csv and test.csv; None where there is none"
     found,names,why = {},_Names(root),None
     for f in _tables(root):
         said = []
@@ -312,7 +320,8 @@ def _by_tables(root, notes, groups):
     if not found and why: raise why
     parts = {_part_of(f.stem) for f in found}
     if len(found) > 1 and (len(parts) < len(found) or not {'train'} <= parts or None in parts):
-        raise BadInput(f"{root} has several tables of labels ({_some([f.name for f in found])}): call the one to read split.csv")
+        names = _some([f.name for f in found])
+        raise BadInput(f"{root} has several tables of labels ({names}): call the one to read split.csv")
     for f,(rows,said) in found.items():
         if len(found) > 1:
             said = [o for o in said if not o.startswith('left alone')]
@@ -323,7 +332,7 @@ def _by_tables(root, notes, groups):
 # %% ../nbs/core/01_folders.ipynb #fo000028
 def list_folder(
     path:Path|str, # A folder in one of the layouts above
-    groups:str|None=None, # Column of the table, or regular expression of the file name: pictures of one group lie in one part
+    groups:str|None=None, # Column of the table, or regular expression of the file name: a group lies in one part
     min_class:int|None=None # Classes with fewer pictures are left out; None: all stay
 ) -> tuple: # (list of `Row`, list of notes); raises `BadInput`
     "The pictures of a folder, their classes and their parts; nothing is opened yet."
@@ -342,7 +351,9 @@ def _list(root, groups, min_class):
     if said := _said(others): notes.append('left alone: ' + said)
     if not rows: raise BadInput(f"{root} holds no pictures")
     if min_class: rows = _large_classes(rows, min_class, notes)
-    if not rows: raise BadInput(f"no class of {root} has {min_class:,} pictures: give a smaller min_class (--min-class in the command line)")
+    if not rows:
+        raise BadInput(f"no class of {root} has {min_class:,} pictures: give a smaller min_class (--min-class in the "
+                       "command line)")
     _check_classes(rows, root)
     if groups: _set_groups(rows, root, groups, notes)
     return rows,notes
@@ -380,23 +391,27 @@ def _large_classes(rows, least, notes):
     return [r for r in rows if r.label not in small]
 
 # %% ../nbs/core/01_folders.ipynb #fo000030
-_stems = r'^([^_ .-]*\d[^_ .-]*)[_ -]', r'^(.*[^\d_ .-])[_ .-]*\d+\D*$' # A first word with a number in it; a name without its last number
+# A first word with a number in it; a name without its last number
+_stems = r'^([^_ .-]*\d[^_ .-]*)[_ -]', r'^(.*[^\d_ .-])[_ .-]*\d+\D*$'
 
 def _group_of(pattern, name):
     m = re.search(pattern, name)
     return m and (m[1] if m.re.groups else m[0])
 
 def _set_groups(rows, root, groups, notes):
-    "Each row's group by a regular expression of the file's name (of its path, where a slash is in it), unless a column gave it"
+    "Each row's group by a regular expression of the file's name (of its path, where it has a slash), unless a column gave it"
     if rows[0].group is None:
         try: re.compile(groups)
         except re.error as e:
-            raise BadInput(f"groups={groups!r} is neither a column of a table of labels nor a regular expression ({e})") from None
-        for r in rows: r.group = _group_of(groups, r.path.relative_to(root).as_posix() if '/' in groups else r.path.name)
+            raise BadInput(f"groups={groups!r} is neither a column of a table of labels nor a regular expression ({e})"
+                          ) from None
+        for r in rows:
+            r.group = _group_of(groups, r.path.relative_to(root).as_posix() if '/' in groups else r.path.name)
         without = [r.path.name for r in rows if not r.group]
         if without:
-            raise BadInput(f"groups={groups!r} matches {len(rows) - len(without):,} of {len(rows):,} file names and not {without[0]!r}: "
-                           "give a column of the table of labels, or a regular expression that every name matches")
+            raise BadInput(f"groups={groups!r} matches {len(rows) - len(without):,} of {len(rows):,} file names and not "
+                           f"{without[0]!r}: give a column of the table of labels, or a regular expression that every name "
+                           "matches")
     n = len({r.group for r in rows})
     if n < 3: raise BadInput(f"groups={groups!r} gives {n} group{_s(n)}: at least three are needed, one for each part")
     notes.append(f"{n:,} groups by {groups!r}: the pictures of a group stay in one part")
@@ -411,25 +426,26 @@ def group_lines(
     rows, # `Row`s
     part # Of each: 'train', 'valid' or 'test'
 ) -> list: # Sentences
-    "What is to be said of groups in several parts: those that were asked for, or those that the names of the files suggest."
+    "What is to be said of groups in several parts: those asked for, or those that the names of the files suggest."
     if rows[0].group is not None:
         torn = _torn([r.group for r in rows], part)
         if not torn: return []
         lie = 'group lies' if len(torn) == 1 else 'groups lie'
-        return [f"{len(torn):,} {lie} in more than one part as the folder was split before, the first is {min(torn)!r}: the test "
-                "has pictures of a group that was trained on"]
+        return [f"{len(torn):,} {lie} in more than one part as the folder was split before, the first is {min(torn)!r}: "
+                "the test has pictures of a group that was trained on"]
     classes = len({r.label for r in rows})
     for pattern in _stems:
         names = [_group_of(pattern, r.path.name) for r in rows]
         n = Counter(o for o in names if o)
         several = {o: k for o,k in n.items() if k > 1}
         # Fewer stems than twice the classes are names of classes; one that half of all have is the name of the camera
-        if len(several) < 2*classes or sum(several.values()) < len(rows)/2 or max(several.values()) > len(rows)/4: continue
+        if len(several) < 2*classes or sum(several.values()) < len(rows)/2: continue
+        if max(several.values()) > len(rows)/4: continue
         torn = _torn(names, part)
         if len(torn) < len(several)/2: continue
         g,ii = next(iter(torn.items()))
         i,j = next((i,j) for i in ii for j in ii if part[i] != part[j])
-        return [f"the names of {sum(map(len, torn.values())):,} pictures begin alike and lie in several parts, such as {rows[i].path.name} "
-                f"({part[i]}) and {rows[j].path.name} ({part[j]}): if these belong together, as pictures of one patient or one burst do, "
-                f"say so with groups, such as {pattern!r} (--groups in the command line)"]
+        return [f"the names of {sum(map(len, torn.values())):,} pictures begin alike and lie in several parts, such as "
+                f"{rows[i].path.name} ({part[i]}) and {rows[j].path.name} ({part[j]}): if these belong together, as pictures "
+                f"of one patient or one burst do, say so with groups, such as {pattern!r} (--groups in the command line)"]
     return []

@@ -81,7 +81,8 @@ def _rgb(im, top, seen):
     "8-bit RGB from any mode of Pillow."
     if im.mode.startswith('I'): return Image.fromarray(_down(_grey(im), top)).convert('RGB')
     if im.mode == 'F': raise Unreadable('floating-point pixels: save it with 8 or 16 bits')
-    if 'transparency' in im.info or im.mode in ('RGBA', 'LA', 'PA', 'RGBa', 'La'): return _on_white(im.convert('RGBA'), seen)
+    if 'transparency' in im.info or im.mode in ('RGBA', 'LA', 'PA', 'RGBa', 'La'):
+        return _on_white(im.convert('RGBA'), seen)
     return im.convert('RGB')
 
 
@@ -152,7 +153,8 @@ def _brightest(f):
     "The brightest value of a file with more than 8 bits; None: it has 8, or cannot be read"
     try:
         with open(f, 'rb') as o: head = o.read(26)
-        if head[:2] in (b'\xff\xd8', b'BM') or head[:4] in (b'GIF8', b'RIFF') or head[:4] == b'\x89PNG' and head[24:25] != b'\x10': return None
+        if head[:4] == b'\x89PNG' and head[24:25] != b'\x10': return None # Its bit depth
+        if head[:2] in (b'\xff\xd8', b'BM') or head[:4] in (b'GIF8', b'RIFF'): return None
         im = _open(f)
         if im.mode.startswith('I'): return int(_grey(im).max())
         return int(_wide(im, _lower(f)).max()) if _colours(im) else None
@@ -238,7 +240,8 @@ def read_pictures(
         warnings.simplefilter('ignore') # Pillow warns about odd tags; what matters is whether the pixels come out
         for b in _blocks(len(paths), size):
             new = []
-            for i,o in enumerate(ex.map(lambda p,h: _try(p, size, h, fit=fit, top=top, seen=seen), paths[b], hashes[b]), b.start):
+            def one(p, h): return _try(p, size, h, fit=fit, top=top, seen=seen)
+            for i,o in enumerate(ex.map(one, paths[b], hashes[b]), b.start):
                 if isinstance(o, str): skipped[i] = o
                 else: kept.append(i); new.append(o)
                 if progress: progress(i+1, len(paths))
@@ -254,8 +257,8 @@ def _seen_lines(seen, values=(255,0,0)): # What `read_pictures` put there; of `v
         yield f"{n:,} {has} more than 8 bits, with values up to {most:,}: 0 to {top:,} became 0 to 255"
     if black: yield f"{black:,} transparent picture{_s(black)} laid on black, for on white there would be nothing to see"
     if cut:
-        yield (f"the square that is cut out leaves more than a third of {cut:,} long picture{_s(cut)} away: if what matters lies "
-               "there, squish or pad them (fit; --fit in the command line)")
+        yield (f"the square that is cut out leaves more than a third of {cut:,} long picture{_s(cut)} away: if what matters "
+               "lies there, squish or pad them (fit; --fit in the command line)")
 
 # %% ../nbs/core/01_pictures.ipynb #df9d02d0
 _bands = 11 # One more than the bits that may differ
@@ -443,9 +446,10 @@ def _take_groups(ids, y, kept, pcts, seed):
         for g in list(left):
             if spare(g) and all(got[c] + k <= want[c] for c,k in size[g].items()): take(g)
         for c in cs: # Where each group is larger than the share, the smallest one
-            can = [] if got[c] else sorted((g for g in left if c in size[g] and spare(g)), key=lambda g: sum(size[g].values()))
-            if can: take(can[0])
-            elif not got[c]: raise _TooFewGroups(c, sum(c in o for o in size.values()), len(pcts)+1)
+            if got[c]: continue
+            can = [g for g in left if c in size[g] and spare(g)]
+            if can: take(min(can, key=lambda g: sum(size[g].values())))
+            else: raise _TooFewGroups(c, sum(c in o for o in size.values()), len(pcts)+1)
         res.append(part)
     return res
 
@@ -499,8 +503,8 @@ def carve(
     try: taken = _take(ids, y, groups, pcts, seed) if kept is None else _take_groups(ids, y, kept, pcts, seed)
     except _TooFewGroups as e:
         c,n,need = e.args
-        raise BadInput(f"class {classes[c]!r} has pictures of {n} group{_s(n)}, too few to be in {need} parts without tearing one: "
-                       "add groups, leave the class out, or give other groups") from None
+        raise BadInput(f"class {classes[c]!r} has pictures of {n} group{_s(n)}, too few to be in {need} parts without "
+                       "tearing one: add groups, leave the class out, or give other groups") from None
     except _TooFew as e:
         c,n,need = e.args
         raise BadInput(f"class {classes[c]!r} has {n} picture{_s(n)} to split into {need} parts: add more, "
@@ -508,14 +512,18 @@ def carve(
     kin = len(ids) - len(set(groups[ids].tolist()))
     for o,p in zip(taken, ('valid','test')): parts[o] = p
     if whole:
-        whole_groups = ', by whole groups'*(kept is not None)
-        notes.append(f"not split before: {valid_pct:.0%} of each class to choose, {test_pct:.0%} for the test{whole_groups} (seed {seed})")
+        by = ', by whole groups'*(kept is not None)
+        notes.append(f"not split before: {valid_pct:.0%} of each class to choose, {test_pct:.0%} for the test{by} "
+                     f"(seed {seed})")
     else:
         notes.append(f"{len(taken[0])} of the training pictures, {valid_pct:.0%} of each class, "
                      f"became the validation part (seed {seed})")
     if kin and kept is None:
         notes.append(f"{kin} picture{' is a copy' if kin == 1 else 's are copies'} or nearly of another in the class; "
                      "copies were kept in one part as far as possible")
+        if kin >= len(ids)/5:
+            notes.append("so many copies come from bursts, frames or patients: say which pictures belong together with groups "
+                         "(--groups in the command line), for a search for copies does not find all of them")
     return parts,notes
 
 # %% ../nbs/core/01_pictures.ipynb #f3598c62
@@ -545,7 +553,8 @@ class Intake:
         near = len(self.conflicts) - same
         said = [f"{k} pair{_s(k)} of {what}" for k,what in ((same,'one picture'), (near,'nearly one picture')) if k]
         shown = [f"  {p} ({a}) = {q} ({b}){'' if k == 'same' else ', nearly'}" for p,a,q,b,k in self.conflicts[:n]]
-        return [f"under two labels, {' and '.join(said)}: find out which label is right"] + shown + self._more(self.conflicts, n)
+        head = f"under two labels, {' and '.join(said)}: find out which label is right"
+        return [head] + shown + self._more(self.conflicts, n)
 
     def to_dict(self):
         "As `--json` writes it, but for the notes."
