@@ -405,15 +405,16 @@ def find_conflicts(
     prints:Prints, # Of n pictures
     y # int (n,) class of each
 ) -> list: # (place, place, 'same' or 'near'), of different classes
-    "Pairs of one picture, or nearly one, under two labels."
+    "Pairs of one picture, or nearly one, under two labels; each with the first that it contradicts."
     first,ys,res = {},np.asarray(y),[]
     for i,o in enumerate(prints.same.tolist()):
         j = first.setdefault(o, i)
         if ys[i] != ys[j]: res.append((j, i, 'same'))
+    met = np.full(len(ys), len(ys)) # All pairs of a film under two labels would be millions
     for i,j,_ in _near_pairs(prints, np.unique(prints.same)):
         m = ys[i] != ys[j]
-        res += [(min(a,b), max(a,b), 'near') for a,b in zip(i[m].tolist(), j[m].tolist())]
-    return sorted(res, key=lambda o: (o[2] == 'near', o))
+        np.minimum.at(met, np.maximum(i[m], j[m]), np.minimum(i[m], j[m]))
+    return res + [(int(met[i]), int(i), 'near') for i in np.flatnonzero(met < len(ys))]
 
 # %% ../nbs/core/01_pictures.ipynb #cde1393c
 def _share(n, pct): return max(1, round(n*pct))
