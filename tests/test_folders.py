@@ -199,7 +199,7 @@ def test_a_group_stays_in_one_part(tmp_path):
     t = target(root, size=32)
     assert any(len(v) > 1 for v in spread(t, lambda p: p.name[:3]).values())
     advice = [o for o in t.report.notes if 'groups' in o]
-    assert len(advice) == 1 and "'^([^_ .-]*\\\\d[^_ .-]*)[_ -]'" in advice[0] and '--groups' in advice[0]
+    assert len(advice) == 1 and r"'^([^_ .-]*\d[^_ .-]*)[_ -]'" in advice[0] and '--groups' in advice[0]
     again = target(root, size=32, groups=r'^([^_ .-]*\d[^_ .-]*)[_ -]') # The advice, taken
     assert not [o for o in again.report.notes if 'begin alike' in o] and again.counts == {'ill': [20,5,5], 'well': [20,5,5]}
 

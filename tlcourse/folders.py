@@ -447,5 +447,5 @@ def group_lines(
         i,j = next((i,j) for i in ii for j in ii if part[i] != part[j])
         return [f"the names of {sum(map(len, torn.values())):,} pictures begin alike and lie in several parts, such as "
                 f"{rows[i].path.name} ({part[i]}) and {rows[j].path.name} ({part[j]}): if these belong together, as pictures "
-                f"of one patient or one burst do, say so with groups, such as {pattern!r} (--groups in the command line)"]
+                f"of one patient or one burst do, say so with groups, such as '{pattern}' (--groups in the command line)"]
     return []
