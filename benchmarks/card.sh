@@ -104,7 +104,7 @@ fi
 if [ -n "${PHOTOS:-}" ] || left_out study; then
     part study "${compare[@]}" "${PHOTOS:-}" "${few[@]}" "${arms[@]}" --out "$tmp/study" --json "$tmp/study.json"
 else note study 0 0 "left out: PHOTOS names no folder, and emoji cannot be written here ($(tail -n 1 "$tmp/why"))"; fi
-part lessons "${gpu[@]}" --parts lessons --at-once 4 ${smoke:+--lessons 09} --out "$tmp/lessons.json"
+part lessons "${gpu[@]}" --parts lessons --at-once 4 ${smoke:+--lessons how_much_data} --out "$tmp/lessons.json"
 part cores "${compare[@]}" digits "${two[@]}" --out "$tmp/cores" --json "$tmp/cores.json"
 cp "$tmp/study/report.html" "$OUT/study.html" 2>/dev/null
 

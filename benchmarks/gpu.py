@@ -1,6 +1,6 @@
 """Everything on CUDA: images per second against the limit, bfloat16, heads in a batch, waiting, and the code of every lesson.
 
-    python benchmarks/gpu.py [--rounds N] [--out FILE] [--parts throughput,waits,...] [--lessons 01,05] [--at-once N]
+    python benchmarks/gpu.py [--rounds N] [--out FILE] [--parts throughput,waits,...] [--lessons freezing,inside] [--at-once N]
     python benchmarks/gpu.py --device cpu --smoke        # the same code, tiny, on a CPU
 
 All of it takes about ten minutes and writes card.json; `card.sh` runs its parts by the clock. Where there is no CUDA device it says so
@@ -177,9 +177,9 @@ def lessons(names, dev, folder, facts, at_once=1):
         if lines and lines[-1].startswith('{'): res = json.loads(lines[-1])
         else: res = dict(error=f'ended with code {r.returncode}: {r.stderr[-400:]}', seconds=0., mb=0.)
         how = 'FAILED' if res['error'] else 'passed'
-        print(f"{p.stem}: {how}, {res['seconds']:.1f} s, {res['mb']:,.0f} MB on the device {res['error']}", flush=True)
-        return dict(lesson=p.stem, **res)
-    paths = [p for p in pages(['lessons'], find_root(Path(__file__).parent)) if names == 'all' or p.name[:2] in names.split(',')]
+        print(f"{p.stem[3:]}: {how}, {res['seconds']:.1f} s, {res['mb']:,.0f} MB on the device {res['error']}", flush=True)
+        return dict(lesson=p.stem[3:], **res)
+    paths = [p for p in pages(['lessons'], find_root(Path(__file__).parent)) if names == 'all' or p.stem[3:] in names.split(',')]
     with ThreadPoolExecutor(at_once) as pool: got = facts['lessons'] = list(pool.map(one, paths))
     passed, used = (sum(f(r) for r in got)/len(got) for f in (lambda r: not r['error'], lambda r: r['mb'] > 0))
     on = f'{len(got)} lessons, all code cells: share that passes on {dev.type}'

@@ -65,7 +65,7 @@ def lesson(path):
     n, t = len(pretend.mistakes), time.process_time()
     for c in cells(path, 'code'):
         t0 = time.process_time()
-        res += [with_mistake(p, shell, c['source']) for p in plants.LESSONS if p.lesson == path.name[:2] and p.seen_by == c['id']]
+        res += [with_mistake(p, shell, c['source']) for p in plants.LESSONS if p.lesson == path.stem[3:] and p.seen_by == c['id']]
         t += time.process_time() - t0
         if (e := run(shell, c['source'])) and c['id'] not in CUT: errors.append((c['id'], e))
     return [dict(name=path.stem, errors=errors, mistakes=pretend.mistakes[n:], seconds=round(time.process_time() - t, 1)), *res]

@@ -14,7 +14,7 @@ class Plant:
     name:str
     changes:list # Of library functions
     seen_by:str # A part of pretend_parts.py, or the id of a lesson's cell
-    lesson:str='' # Its number
+    lesson:str='' # The name of its page
     now:str='' # Text of that cell, if it changes
     then:str=''
 
@@ -42,16 +42,16 @@ LIBRARY = [
     Plant("pictures for a widget where the model is not", [Change('tlcourse.widgets:_probs', 'b[0].to(dev)', 'b[0]')], 'scores'),
 ]
 LESSONS = [
-    Plant('lesson 2: a head on a body that was not moved is scored', [unmoved, unmoved_frozen, stats_left], '28055baf', '02'),
-    Plant('lesson 4: source pictures on the CPU', [], '29ac77e8', '04', 'model(norm(xs))', 'model(norm(xs.cpu()))'),
-    Plant('lesson 4: the old head on the CPU', [], '1c679f32', '04', 'fits =', 'old = glyphnet(pretrained=True)\nfits ='),
-    Plant('lesson 4: batches of the source on the CPU', [], '4c72f482', '04', 'drifts =', "batches = lambda name: [SourceDrawer('glyph').batch(32)[0]]*4\ndrifts ="),
-    Plant("lesson 5: the body before and after somebody's fit", [unmoved], '8e8ef935', '05', 'learn = somebody(0)\n',
+    Plant('honest_data: a head on a body that was not moved is scored', [unmoved, unmoved_frozen, stats_left], '28055baf', 'honest_data'),
+    Plant('freezing: source pictures on the CPU', [], '29ac77e8', 'freezing', 'model(norm(xs))', 'model(norm(xs.cpu()))'),
+    Plant('freezing: the old head on the CPU', [], '1c679f32', 'freezing', 'fits =', 'old = glyphnet(pretrained=True)\nfits ='),
+    Plant('freezing: batches of the source on the CPU', [], '4c72f482', 'freezing', 'drifts =', "batches = lambda name: [SourceDrawer('glyph').batch(32)[0]]*4\ndrifts ="),
+    Plant("feature_extraction: the body before and after somebody's fit", [unmoved], '8e8ef935', 'feature_extraction', 'learn = somebody(0)\n',
           "body = learner(digits.dls(), 'glyphnet').model[0]\nlearn = somebody(0)\n"),
-    Plant('lesson 5: a picture on the CPU', [], '1476bffe', '05', '.to(pick_device())', ''),
-    Plant('lesson 6: the twin of an unmoved model', [unmoved], '24d93ab0', '06', "digits.dls(shots=5, bs=10, device='cpu')", 'dls'),
-    Plant('lesson 6: a batch for an unmoved model', [unmoved], '29d78441', '06'),
-    Plant('lesson 6: predictions on the CPU and on the device', [], 'ef15f832', '06', 'p.detach().cpu()', 'p.detach()'),
+    Plant('feature_extraction: a picture on the CPU', [], '1476bffe', 'feature_extraction', '.to(pick_device())', ''),
+    Plant('fine_tuning: the twin of an unmoved model', [unmoved], '24d93ab0', 'fine_tuning', "digits.dls(shots=5, bs=10, device='cpu')", 'dls'),
+    Plant('fine_tuning: a batch for an unmoved model', [unmoved], '29d78441', 'fine_tuning'),
+    Plant('fine_tuning: predictions on the CPU and on the device', [], 'ef15f832', 'fine_tuning', 'p.detach().cpu()', 'p.detach()'),
 ]
 
 def _changed(c):

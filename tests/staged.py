@@ -20,7 +20,7 @@ PLAN = {1: [('feature-extraction', k) for k in (1, 5, 20, 'all')] + [('k-nn', k)
 MISSING = [dict(strategy='fine-tuning+aug', shots='all', minutes=6.2)]
 
 def made_staged(d, stage=3, acc=ACC, arms=ARMS, missing=MISSING, edges=(), classes=CLASSES, n=300, parts=PARTS, plan=PLAN, seeds=3,
-                stages=3, size=32, tune='valid', shots=(1, 5, 20, 'all'), pictures=True, code=4):
+                stages=3, size=32, tune='valid', shots=(1, 5, 20, 'all'), pictures=True, code=4, looks=None):
     "The comparison of a study that has come to `stage`; `edges`: cells whose rate stays at the highest tried."
     rng = np.random.default_rng(0)
     y, effect = np.arange(n) % len(classes), rng.normal(size=n)
@@ -51,6 +51,7 @@ def made_staged(d, stage=3, acc=ACC, arms=ARMS, missing=MISSING, edges=(), class
                           at='all' if taken and not fixed else None, race=s == 'fine-tuning' and k == 'all'))
     what = dict(kind='study', pixel_hash='px', target='my photos', size=128, backbone='lite0', weights='sha256:ab', head='pool-flatten-linear',
                 strategies=list(arms), shots=list(shots), seeds=5, steps=None, bs=32, tune=tune, V=5, augment=[], device='cpu', code=code)
+    if looks: what['looks'] = looks
     recs.add(what, dict(cells=cells, rates=rates, beside=ASIDE, stage=stage, stages=stages, missing=list(missing) if stage == stages else [],
                         notes=['6 classes were found.'], parts=parts, versions=versions()), again=True)
     x = rng.integers(0, 256, (n, 3, size, size)).astype(np.uint8)

@@ -141,6 +141,69 @@ def test_floor_is_the_pass_that_extract_makes(tmp_path):
     near = np.abs(mine[:,None] - theirs[None]).max(2)
     assert (near.min(1) < 1e-3*np.abs(theirs).max()).all() and len(set(near.argmin(1))) == 20
 
+# --- head
+
+@pytest.mark.slow
+def test_head(tmp_path):
+    "All three parts at their smallest: each cell once, each difference that of its two cells"
+    out, got = smoke('head', tmp_path)
+    acc = {(c['shots'], c['head']): 100*c['mean'] for c in got['cells']}
+    pairs = [((k, a), (k, b)) for a,b in (('plain', 'scikit-learn'), ('unit', 'plain')) for k in (1, 3)]
+    pairs.append(((3, 'fine-tuning, unit'), (3, 'fine-tuning, plain')))
+    assert set(acc) == {o for p in pairs for o in p} and len(got['cells']) == len(acc) and len(got['rows']) == len(pairs)
+    for o,(a,b) in zip(got['rows'], pairs):
+        assert o['value'] == pytest.approx(acc[a] - acc[b]) and o['low'] <= o['value'] <= o['high'] and o['name'] in out
+    assert [o['target'] for o in got['rows']] == ['>= -2', '>= -1', '', '', '>= -1']
+    assert all(o['reached'] == (o['value'] >= float(o['target'][3:])) for o in got['rows'] if o['target'])
+
+@pytest.fixture
+def pooled_digits():
+    import head
+    from tlcourse.data import target
+    t = target('digits')
+    return head, t, *head.pool('digits', 32)
+
+def test_pooled_features_are_those_of_each_part(pooled_digits):
+    head, t, x, places = pooled_digits
+    from tlcourse.backbones import arch
+    from tlcourse.features import extract
+    for p in t.train, t.valid:
+        f = head.Pooled(t, x, places).features(p)
+        want = extract(arch(t.backbone), p, device='cpu', cache=False, progress=False)
+        assert np.abs(f.x - want.x).max() < 1e-4*np.abs(want.x).max() and (f.y == want.y).all()
+
+def test_weight_decay_is_the_one_that_compare_chooses(pooled_digits, tmp_path):
+    head, t, x, places = pooled_digits
+    from tlcourse.compare import Study
+    from tlcourse.runs import task
+    how = dict(augment=False, out=tmp_path, workers=1, say=None)
+    study = Study(task(t, device='cpu'), ['feature-extraction'], [1, 4], **how)
+    mine = [head.decay(head.Pooled(t, x, places), k, dict(V=5)) for k in (1, 4)]
+    theirs = [study._choose_wd('feature-extraction', k).rate for k in (1, 4)]
+    assert mine == theirs and mine[0] == head.TABLE_WD != mine[1]
+
+def test_head_on_unit_length(pooled_digits):
+    "The rows have length sqrt(d), the layer does the same, and without it the arm is the library's fine-tuning"
+    head, t, x, _ = pooled_digits
+    from tlcourse.data import weights_hash
+    u = head.unit(x)
+    assert np.allclose((u*u).mean(1), 1, atol=1e-5) and np.allclose(head.Unit()(torch.tensor(x)).numpy(), u, atol=1e-5)
+    dls = t.dls(3, bs=16, augment=False, device='cpu')
+    how = dict(steps=2, lr=head.RATE, seed=0)
+    plain, unit = (head.tuned(dls, t.backbone, head=h, **how) for h in ('plain', 'unit'))
+    theirs = head.STRATEGIES['fine-tuning'](dls, t.backbone, progress=False, **how)
+    assert weights_hash(plain.model) == weights_hash(theirs.model) != weights_hash(unit.model)
+    seen = []
+    unit.model[1][-1].register_forward_hook(lambda m, i, o: seen.append(i[0]))
+    unit.model(next(iter(dls.valid))[0].as_subclass(torch.Tensor))
+    assert torch.allclose((seen[0]**2).mean(1), torch.tensor(1.), atol=1e-4)
+
+def test_rows_of_several_splits_are_their_means():
+    import head
+    a, b = np.array([[1, 0, 1], [0, 0, 1]], bool), np.array([[1, 1, 1], [0, 1, 1]], bool)
+    assert (head.matrix([dict(right=a), dict(right=b)]) == [[.5, 0, 1], [.5, 1, 1]]).all()
+    assert (head.matrix([dict(right=a)]) == a).all() and head.matrix([dict(right=a[0])]).shape == (1, 3)
+
 # --- speed_decision
 
 DECISION = dict(stage1=2, big=2, hand=3, digits=1, budget=3, announced=6) # Rows of each part

@@ -73,6 +73,16 @@ def test_guesses_on_the_site(chrome, site):
             assert all(q.input_value() for q in page.locator('.tlc-guesses').first.locator('[data-q]').all())
         assert not guard.errors
 
+def test_guesses_of_the_first_edition(chrome, site):
+    "They were kept by the lesson's number, in a count of nine: each is shown on the page that it was made on."
+    with tab(chrome) as (page, guard):
+        open_page(page, site, 'lessons/honest_data.html')
+        q = page.locator('.tlc-guesses [data-q]').first.get_attribute('data-q').split('/')[1]
+        page.evaluate("o => localStorage.setItem('tlcourse-guesses', JSON.stringify(o))", {f'2/{q}': dict(guess='3'), f'3/{q}': dict(guess='7')})
+        page.reload(); ready(page)
+        assert page.locator('.tlc-guesses [data-q]').first.input_value() == '3'
+        assert not guard.errors
+
 def test_search(chrome, site):
     with tab(chrome) as (page, guard):
         page.goto((site/'search.html').as_uri() + '?q=freeze_audit')

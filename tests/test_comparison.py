@@ -68,9 +68,9 @@ def old_text(cells, pairs, name):
 
 def keep(rows, like): return [{k: r[k] for k in l} for r,l in zip(rows, like, strict=True)]
 
-@pytest.mark.parametrize('n', [1, 6, 8, 9])
-def test_stored_grids_say_what_they_always_said(n):
-    records = lesson_records(n)
+@pytest.mark.parametrize('page', ['first_transfer', 'fine_tuning', 'extraction_or_tuning', 'how_much_data'])
+def test_stored_grids_say_what_they_always_said(page):
+    records = lesson_records(page)
     for what in [r.spec for r in records.rows(kind='study')]:
         for shift in [None, *what.get('shifts', {})]:
             c, res = Comparison(records, what, shift=shift), records.get(what)
@@ -198,9 +198,9 @@ def test_open_is_not_equal_and_says_what_would_settle_it(stages):
     assert f'(not separated: a difference of 2 points would take about {need.seeds} seeds, not more pictures)' in c.recommend()
     assert 'equal' not in c.recommend() and 'equal' not in repr(c)
 
-@pytest.mark.parametrize('n,words', [(60, 'would take about {:,} test pictures'), (4000, 'would have shown on these 4,000 test pictures')])
+@pytest.mark.parametrize('n,words', [(60, 'would take about {:,} test pictures'), (900, 'would have shown on these 900 test pictures')])
 def test_pictures_that_would_settle_it(tmp_path, n, words):
-    acc = {**ACC, 'last-layers': {'all': .96}, 'feature-extraction': {**ACC['feature-extraction'], 'all': .96}}
+    acc = {**ACC, 'last-layers': {'all': .95}, 'feature-extraction': {**ACC['feature-extraction'], 'all': .96}}
     c = made_staged(tmp_path, acc=acc, n=n, plan={**PLAN, 2: [('last-layers', 'all')], 3: []}, arms=ARMS[:2], missing=(), seeds=5)
     a, b = (c.correct[s, 'all'] for s in ARMS[:2])
     need = n_to_settle(a, b)
@@ -332,3 +332,29 @@ def test_plot_of_all(stages):
     lines = {k: h for h,k in zip(*ax.get_legend_handles_labels())}
     assert lines['k-nn'][0].get_linewidth() < lines['fine-tuning'][0].get_linewidth()
     assert [t.get_text() for t in stages[3].plot_differences().get_yticklabels()][-1] == 'all'
+
+# looks, and strategies that are alike
+
+def test_each_look_has_its_share_of_the_error(tmp_path):
+    "At the decision alone; the curve is looked at once"
+    (tmp_path/'a').mkdir(), (tmp_path/'b').mkdir()
+    once, thrice = made_staged(tmp_path/'a'), made_staged(tmp_path/'b', looks=[5, 10, 20])
+    for p,q in zip(once.pairs, thrice.pairs, strict=True):
+        if p['p_holm'] is None: assert q['p_holm'] is None; continue
+        assert q['p_holm'] == pytest.approx(min(1, p['p_holm']*(3 if p['family'] == 'decision' else 1)))
+    assert 'and 3 looks' in thrice.recommend() and 'looks' not in once.recommend()
+    assert any('3 looks' in o for o in thrice.differences.iloc[:, -1]) and not any('looks' in o for o in once.differences.iloc[:, -1])
+
+def test_alike_is_a_finding_and_not_separated_is_none(tmp_path):
+    "The same difference, measured on 300 pictures and on 6,000"
+    acc = {**ACC, 'last-layers': {'all': .983}}
+    few, many = ({p['b']: p for p in c.pairs if p['shots'] == 'all'} | {'c': c} for c in
+                 (made_staged(_new(tmp_path/n), acc=acc, n=m, size=1) for n,m in (('few', 60), ('many', 6000))))
+    for got,yes in (few, False), (many, True):
+        p = next(v for k,v in got.items() if k in ('last-layers', 'fine-tuning'))
+        assert p['p_holm'] > .05 and got['c'].settled(p) == yes
+        assert ('within 2 points of each other' in got['c'].recommend()) == yes
+
+def _new(d):
+    d.mkdir()
+    return d

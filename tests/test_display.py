@@ -135,7 +135,7 @@ def shown(what, digits, learn):
     from tlcourse.records import lesson_records
     return dict(card=lambda: digits.card, weights=weights_card, pip=lambda: weights_card('tf_efficientnet_lite0'),
                 arch=lambda: arch('glyphnet'), audit=lambda: freeze_audit(learn),
-                comparison=lambda: stored_comparison(lesson_records(1)), findings=lambda: lint(learn, digits),
+                comparison=lambda: stored_comparison(lesson_records('first_transfer')), findings=lambda: lint(learn, digits),
                 finding=lambda: Finding('<live> & "so"', '<b>', 'a & b', "x = '<i>'", 4))[what]()
 
 @pytest.mark.parametrize('what', ['card', 'weights', 'pip', 'arch', 'audit', 'comparison', 'finding'])

@@ -9,7 +9,7 @@ from tlcourse.dev import cells
 from tlcourse.exercises import Verdict, _exercises, check, log_score, scores
 from conftest import PAGES
 
-LESSONS = {int(p.name[:2]): p for p in PAGES if p.parent.name == 'lessons'}
+LESSONS = {p.stem[3:]: p for p in PAGES if p.parent.name == 'lessons'}
 
 @pytest.fixture(autouse=True)
 def reader(tmp_path, monkeypatch):
@@ -40,17 +40,17 @@ def test_no_empty_answer_passes(at):
     assert not card()[-1]['right']
 
 def test_a_check_that_takes_anything_is_found(monkeypatch):
-    monkeypatch.setitem(_exercises, (99, 1), lambda a: None)
-    assert check(99, 1, '')
+    monkeypatch.setitem(_exercises, ('freezing', 99), lambda a: None)
+    assert check('freezing', 99, '') and check(5, 99, '') # by its name, and by its number
 
 def test_open_and_unknown():
     for at in _exercises: assert check(*at, ...).state == 'open'
-    for at in (1, 99), (0, 1), ([], {}), (None, 'x'): assert 'no such exercise' in check(*at, 1).hint
+    for at in ('freezing', 99), (0, 1), ('nowhere', 1), ([], {}), (None, 'x'): assert 'no such exercise' in check(*at, 1).hint
     assert not os.path.exists('scores.json')
 
 def test_every_cell_has_its_check():
     "The checks that the lessons call are those there are."
-    called = {(int(a), int(b)) for p in LESSONS.values() for c in cells(p, 'code') for a,b in re.findall(r'^check\((\d+), (\d+),', c['source'], re.M)}
+    called = {(a, int(b)) for p in LESSONS.values() for c in cells(p, 'code') for a,b in re.findall(r"^check\('(\w+)', (\d+),", c['source'], re.M)}
     assert called == set(_exercises)
 
 def test_hints_of_letters():
@@ -65,12 +65,12 @@ def test_hints_of_letters():
         assert 'there is no' in check(*at, {*right, 'z'}).hint and not check(*at, set(sorted(right)[1:]))
 
 @pytest.mark.parametrize('at,answer,words', [
-    ((1, 1), lambda p, n: (p*(1-p)/n)**.5, 'standard error'), ((1, 1), .04, 'function itself'), ((1, 1), lambda p, n: 'x', 'no number'),
-    ((1, 2), lambda a, b: b.mean(1) - a.mean(1), 'sign'), ((2, 4), lambda m, s: (m/255, s), 'spread'),
-    ((3, 1), lambda ni, nf, k, g: nf*ni//g*k*k, 'the convolution alone'), ((5, 1), lambda m: m.amax((2, 3)), 'largest'),
-    ((6, 3), lambda s, g: 7, 'another kind'), ((6, 3), lambda s, g: 1/0, 'your answer raises ZeroDivisionError'),
-    ((7, 1), lambda cs: 2/min(cs), 'steepest'), ((8, 1), lambda ks, a, b: 'never', 'one of the sizes'),
-    ((9, 1), lambda e, k1, k2, b: e*(k2/k1)**b, 'exponent is -b')])
+    (('first_transfer', 1), lambda p, n: (p*(1-p)/n)**.5, 'standard error'), (('first_transfer', 1), .04, 'function itself'), (('first_transfer', 1), lambda p, n: 'x', 'no number'),
+    (('first_transfer', 2), lambda a, b: b.mean(1) - a.mean(1), 'sign'), (('honest_data', 4), lambda m, s: (m/255, s), 'spread'),
+    (('inside', 1), lambda ni, nf, k, g: nf*ni//g*k*k, 'the convolution alone'), (('feature_extraction', 1), lambda m: m.amax((2, 3)), 'largest'),
+    (('fine_tuning', 3), lambda s, g: 7, 'another kind'), (('fine_tuning', 3), lambda s, g: 1/0, 'your answer raises ZeroDivisionError'),
+    (('learning_rates', 1), lambda cs: 2/min(cs), 'steepest'), (('extraction_or_tuning', 1), lambda ks, a, b: 'never', 'one of the sizes'),
+    (('how_much_data', 1), lambda e, k1, k2, b: e*(k2/k1)**b, 'exponent is -b')])
 def test_hint_fits(at, answer, words): assert words in check(*at, answer).hint
 
 # --- the solutions of the lessons pass
@@ -79,8 +79,8 @@ def tasks(page):
     "{(lesson, n): (task, solution, name of the answer)} of a lesson."
     cs, res = cells(page), {}
     for i,c in enumerate(cs):
-        m = re.search(r'^(\w+) = \.\.\.\ncheck\((\d+), (\d+), \1\)', c['source']) if c['cell_type'] == 'code' else None
-        if m: res[int(m[2]), int(m[3])] = cs[i-1]['source'], next(d['source'] for d in cs[i+1:] if '<details>' in d['source']), m[1]
+        m = re.search(r"^(\w+) = \.\.\.\ncheck\('(\w+)', (\d+), \1\)", c['source']) if c['cell_type'] == 'code' else None
+        if m: res[m[2], int(m[3])] = cs[i-1]['source'], next(d['source'] for d in cs[i+1:] if '<details>' in d['source']), m[1]
     return res
 
 TASKS = {k: v for p in LESSONS.values() for k,v in tasks(p).items()}
@@ -113,7 +113,7 @@ def library():
     return ns
 
 # Where the last line of a solution applies it to the page's own study, the definition alone is run
-APPLIED = {(9, 3): 'the last line reads `single`, a table made of the whole stored study'}
+APPLIED = {('how_much_data', 3): 'the last line reads `single`, a table made of the whole stored study'}
 
 @pytest.mark.parametrize('at', sorted(_exercises), ids=lambda o: f'{o[0]}.{o[1]}')
 def test_solution_passes(at, library):
@@ -139,15 +139,15 @@ def test_verdict_html():
 # --- the score card
 
 def answers(*rights):
-    for r in rights: check(1, 4, {'a', 'b', 'd'} if r else {'a'})
+    for r in rights: check('first_transfer', 4, {'a', 'b', 'd'} if r else {'a'})
 
 def test_card(capsys):
     answers(False, False, True, True, False)
     assert [(r['tries'], r['right']) for r in card()] == [(1, False), (2, False), (3, True)] # right stays right
-    assert {k: v for k,v in card()[0].items() if k != 'time'} == dict(name='Ada', lesson=1, n=4, kind='exercise', tries=1, right=False)
+    assert {k: v for k,v in card()[0].items() if k != 'time'} == dict(name='Ada', lesson='first_transfer', n=4, kind='exercise', tries=1, right=False)
     assert capsys.readouterr().out.count("under the name 'Ada'") == 1
-    log_score(1, 'gain', True, 'prediction')
-    log_score(1, 'gain', False, 'prediction')
+    log_score('first_transfer', 'gain', True, 'prediction')
+    log_score('first_transfer', 'gain', False, 'prediction')
     assert [(r['n'], r['right']) for r in card() if r['kind'] == 'prediction'] == [('gain', True)] # the first guess counts
     check(1.0, np.int64(1), 0) # numbers of other kinds
     assert card()[-1]['n'] == 1 and scores('scores.json').tries.sum() == 4
@@ -167,12 +167,15 @@ def test_names(monkeypatch):
 def test_nothing_written_in_tests(monkeypatch):
     monkeypatch.setenv('IN_TEST', '1')
     answers(True, False)
-    assert log_score(1, 1, True) is None and not os.listdir()
-    assert log_score(1, 1, True, path='mine.json')['right'] and card('mine.json')
+    assert log_score('first_transfer', 1, True) is None and not os.listdir()
+    assert log_score('first_transfer', 1, True, path='mine.json')['right'] and card('mine.json')
 
 BROKEN = ['', '{', '{"name": "Ada"}', '[1]', '[{"name": "Ada"}]', '[{"name":"A","lesson":true,"n":1,"kind":"exercise","tries":1,"right":true,"time":""}]',
           '[{"name":"A","lesson":1,"n":1,"kind":"exam","tries":1,"right":true,"time":""}]',
-          '[{"name":"A","lesson":1,"n":1,"kind":"exercise","tries":0,"right":true,"time":""}]', b'\xff\xfe', '['*100_000]
+          '[{"name":"A","lesson":1,"n":1,"kind":"exercise","tries":0,"right":true,"time":""}]',
+          '[{"name":"A","lesson":0,"n":1,"kind":"exercise","tries":1,"right":true,"time":""}]', # the first edition had lessons 1 to 9
+          '[{"name":"A","lesson":10,"n":1,"kind":"exercise","tries":1,"right":true,"time":""}]',
+          '[{"name":"A","lesson":"nowhere","n":1,"kind":"exercise","tries":1,"right":true,"time":""}]', b'\xff\xfe', '['*100_000]
 
 @pytest.mark.parametrize('text', BROKEN, ids=range(len(BROKEN)))
 def test_broken_card_is_kept(text, capsys):
@@ -185,9 +188,24 @@ def test_broken_card_is_kept(text, capsys):
     assert capsys.readouterr().err.count('kept as') == 2
     with pytest.raises(BadInput, match='no score card'): scores('scores-unreadable-1.json')
 
+OLD = 'first_transfer', 'honest_data', 'inside', 'freezing', 'feature_extraction', 'fine_tuning', 'learning_rates', 'extraction_or_tuning', 'how_much_data'
+
+@pytest.mark.parametrize('number,page', [*enumerate(OLD, 1)])
+def test_card_of_the_first_edition(number, page):
+    "Its numbers mean the pages that had them; what was right stays right, and later tries stand beside it under the page's name."
+    row = dict(name='Ada', lesson=number, n=2, kind='exercise', tries=3, right=True, time='2026-01-05T10:00:00+00:00')
+    with open('scores.json', 'w') as f: json.dump([row, {**row, 'n': 'gain', 'kind': 'prediction', 'tries': 1}], f)
+    shown, = scores('scores.json').to_dict('records')
+    assert shown['lesson'] == int(LESSONS[page].name[:2]) and (shown['right'], shown['tries'], shown['guessed']) == (1, 3, 1)
+    check(page, 2, 'wrong')
+    log_score(page, 'gain', False, 'prediction')
+    assert len(card()) == 2
+    check(page, 1, 'wrong')
+    assert [(r['lesson'], r['n'], r['tries'], r['right']) for r in card()] == [(page, 2, 3, True), (page, 'gain', 1, True), (page, 1, 1, False)]
+
 def test_card_that_cannot_be_written(capsys):
     os.mkdir('scores.json')
-    assert check(1, 4, {'a', 'b', 'd'}) and not check(1, 4, {'a'})
+    assert check('first_transfer', 4, {'a', 'b', 'd'}) and not check('first_transfer', 4, {'a'})
     assert capsys.readouterr().err.count('No score is kept') == 1
 
 FOLDER = '''
@@ -196,7 +214,7 @@ from pathlib import Path
 from tlcourse.exercises import check
 os.chdir(sys.argv[1])
 if os.getuid() == 0: os.setgid(65534); os.setuid(65534)
-assert check(1, 4, {'a', 'b', 'd'}) and not check(1, 4, {'a'})
+assert check('first_transfer', 4, {'a', 'b', 'd'}) and not check('first_transfer', 4, {'a'})
 '''
 
 @pytest.mark.parametrize('mode', [0o555] if hasattr(os, 'getuid') else []) # Windows knows no such folder
@@ -213,7 +231,7 @@ def test_read_only_folder(mode, tmp_path_factory):
 MANY = '''
 import sys
 from tlcourse.exercises import log_score
-for i in range(25): log_score(1, f'{sys.argv[1]}-{i}', True, 'prediction'); log_score(2, 1, False)
+for i in range(25): log_score('first_transfer', f'{sys.argv[1]}-{i}', True, 'prediction'); log_score('honest_data', 1, False)
 '''
 
 def test_two_kernels_lose_nothing():
@@ -221,8 +239,8 @@ def test_two_kernels_lose_nothing():
     with ThreadPoolExecutor(2) as ex: rs = list(ex.map(kernel, range(2)))
     assert not [r.stderr for r in rs if r.stderr or r.returncode]
     rows = card()
-    assert {r['n'] for r in rows if r['lesson'] == 1} == {f'{j}-{i}' for j in range(2) for i in range(25)}
-    assert [r['tries'] for r in rows if r['lesson'] == 2] == list(range(1, 51))
+    assert {r['n'] for r in rows if r['lesson'] == 'first_transfer'} == {f'{j}-{i}' for j in range(2) for i in range(25)}
+    assert [r['tries'] for r in rows if r['lesson'] == 'honest_data'] == list(range(1, 51))
 
 def test_a_killed_write_leaves_the_card(monkeypatch):
     answers(False)
@@ -242,17 +260,17 @@ def said(capsys, *args):
 
 def test_scores_command(tmp_path, capsys):
     for file,who,done in ('a.json', 'root', (1, 2)), ('b.json', 'root', (1, 2, 3, 4)), ('c.json', 'Cy', ()):
-        for n in done: log_score(1, n, True, name=who, path=file)
-        log_score(2, 1, False, name=who, path=file)
-    log_score(1, 'gain', True, 'prediction', name='root', path='a.json')
-    log_score(1, 99, True, name='root', path='a.json') # no such exercise
+        for n in done: log_score('first_transfer', n, True, name=who, path=file)
+        log_score('honest_data', 1, False, name=who, path=file)
+    log_score('first_transfer', 'gain', True, 'prediction', name='root', path='a.json')
+    log_score('first_transfer', 99, True, name='root', path='a.json') # no such exercise
     capsys.readouterr()
     code, out, err = said(capsys, 'scores', 'a.json', 'b.json', 'c.json', 'a.json', '--json', 'out.json')
     assert (code, err) == (0, '') and 'Self-reported' in out
     rows = card('out.json')
     assert rows['self_reported']
     got = {(r['file'], r['lesson']): (r['right'], r['of'], r['tries'], r['guessed']) for r in rows['scores']}
-    assert got == {('a.json', 1): (2, 4, 3, 1), ('b.json', 1): (4, 4, 4, 0), **{(f'{f}.json', 2): (0, 4, 1, 0) for f in 'abc'}}
+    assert got == {('a.json', 1): (2, 4, 3, 1), ('b.json', 1): (4, 4, 4, 0), **{(f'{f}.json', 3): (0, 4, 1, 0) for f in 'abc'}}
     assert 'a.json' in out and 'a.json' not in said(capsys, 'scores', 'a.json')[1].split('\n')[0]
 
 @pytest.mark.parametrize('args,words', [(['none.json'], 'cannot read'), (['.'], 'is a folder'), (['bad.json'], 'no score card'),

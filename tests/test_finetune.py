@@ -125,7 +125,7 @@ def test_random_features_count_their_statistics():
 @pytest.mark.parametrize('name', FROZEN)
 def test_stored_runs_by_steps_run_again(name):
     "Records of frozen arms from before say what they said"
-    rows = lesson_records(9).rows(kind='report', strategy=name, shots=20, pixel_hash=digits.pixel_hash)
+    rows = lesson_records('how_much_data').rows(kind='report', strategy=name, shots=20, pixel_hash=digits.pixel_hash)
     r, s = rows[0], rows[0].spec
     dls = digits.dls(shots=s['shots'], seed=s['seed'], bs=s['bs'], augment=s['augment'], device='cpu')
     learn = finetune._SGD[name](dls, s['backbone'], steps=s['steps'], lr=s['lr'], seed=s['seed'], progress=False,

@@ -9,11 +9,11 @@ from tlcourse.sweep import one_thread
 from tlcourse.world import drawn_targets
 from conftest import ROOT
 
-GRIDS = sorted(int(p.stem[-2:]) for p in package_assets().glob('lesson*.db'))
+GRIDS = sorted(p.stem for p in package_assets().glob('*.db'))
 
 def script(lesson):
     "The script that made a lesson's grid; its `run` makes one run again"
-    path = ROOT/'benchmarks'/('stored_tables.py' if lesson == 1 else f'lesson{lesson:02d}.py')
+    path = ROOT/'benchmarks'/('stored_tables.py' if lesson == 'first_transfer' else f'lesson_{lesson}.py')
     spec = importlib.util.spec_from_file_location(path.stem, path)
     mod = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(mod)
@@ -38,10 +38,10 @@ def test_again(lesson, pixels, capsys):
         with one_thread(): again = run(r.spec)
         same = np.mean(again['pred'] == r.result['pred'])
         what = ', '.join(f'{k} {r.spec[k]}' for k in ('strategy', 'optimiser', 'shots', 'seed', 'lr', 'steps') if k in r.spec)
-        with capsys.disabled(): print(f'\n  again, lesson {lesson}: {what}: {same:.1%} the same', end='')
+        with capsys.disabled(): print(f'\n  again, {lesson}: {what}: {same:.1%} the same', end='')
         assert same >= .97, r.spec
 
 def test_both_studies_are_there():
     for tune in 'valid', 'none':
-        c = stored_comparison(lesson_records(1), tune=tune)
+        c = stored_comparison(lesson_records('first_transfer'), tune=tune)
         assert {x['shots'] for x in c.cells} == {1, 5, 20, 100} and all(x['seeds'] == 5 for x in c.cells)

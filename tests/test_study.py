@@ -7,10 +7,12 @@ from tlcourse import compare as module
 from tlcourse.backbones import arch, learner
 from tlcourse.base import BadInput
 from tlcourse.compare import Study, _budget, compare
-from tlcourse.comparison import stored_comparison
+from tlcourse.comparison import Comparison, stored_comparison
 from tlcourse.data import Target, target
 from tlcourse.finetune import STRATEGIES, stepped, strategy
 from tlcourse.runs import Heads, run_spec, task
+from staged import ACC, made_staged
+from types import SimpleNamespace
 
 quick = dict(backbone='glyphnet', shots=[2], seeds=3, steps=2, tune='none', strategies='feature-extraction', size=32, say=None, device='cpu')
 
@@ -230,6 +232,14 @@ def test_stages_are_told_and_stored_one_by_one(tmp_path):
     assert told[2] == (3, [heads[0], ('fine-tuning', 2, 3), heads[1], ('fine-tuning', 5, 3)], 3) and len(told) == 3
     assert [x['strategy'] for x in c.cells] == ['feature-extraction', 'fine-tuning']*2
 
+def test_a_second_start_measures_and_extracts_nothing(tmp_path, monkeypatch):
+    kw = dict(shots=[2, 5], seeds=3, steps=2, strategies='feature-extraction,fine-tuning', workers=1, device='cpu', out=tmp_path)
+    first, lines = compare('digits', say=lambda _: None, **kw), []
+    def never(*args, **kwargs): raise AssertionError('asked again')
+    for name in 'picture_seconds', 'fit_probes', 'Heads': monkeypatch.setattr(module, name, never)
+    again = compare('digits', say=lines.append, **kw)
+    assert again.cells == first.cells and 'Stage 1, frozen features: all of it is stored.' in lines
+
 def test_an_arm_alone_and_in_company(tmp_path):
     "What an arm does hangs on no other arm: rates, runs, answers"
     kw = dict(shots=[5], seeds=3, steps=3, V=2, workers=1, say=None, device='cpu')
@@ -283,6 +293,44 @@ def test_heads_are_what_the_strategy_trains(digits, tmp_path):
     learn = feature_extraction(digits.dls(shots=5, seed=3, augment=False, device='cpu'), 'glyphnet', wd=spec['wd'], progress=False)
     pred = digits.unopened().score(learn).pred
     assert (pred == c.records.get(spec)['pred']).mean() > .995
+
+# looks: more seeds where the decision is open
+
+@pytest.mark.parametrize('bad', ['2', '5,4', '5,5', [5, 10, 8], '', 'many', [2, 5], 4.5])
+def test_looks_that_are_none(bad):
+    with pytest.raises(BadInput, match='seeds'): compare('digits', **{**quick, 'seeds': bad})
+
+def looked(tmp_path, monkeypatch, settled, seeds='3,4,5', budget=None, shots=(5,)):
+    "A study of two arms whose decision is settled once its rows have so many seeds, and what it said"
+    monkeypatch.setattr(Comparison, 'settled', lambda self, p: len(self.correct['fine-tuning', 5]) >= settled)
+    lines = []
+    st = Study(task('digits', 'glyphnet', device='cpu'), ['single-rate', 'fine-tuning'], shots, seeds, 2, 'none', out=tmp_path, workers=1, say=lines.append)
+    st._undecided = lambda c: {(a, 5) for a in ('single-rate', 'fine-tuning')} if not c.settled(None) else set()
+    with st.pool: return st.run(budget), st, lines
+
+@pytest.mark.parametrize('settled,want,shots', [(3, 3, [5]), (4, 4, [1, 5]), (99, 5, [5])])
+def test_seeds_come_until_the_decision_is_settled(tmp_path, monkeypatch, settled, want, shots):
+    c, st, lines = looked(tmp_path, monkeypatch, settled, shots=shots)
+    assert {(x['strategy'], x['shots']): x['seeds'] for x in c.cells} == {(a, k): want if k == 5 else 3 for a in ('single-rate', 'fine-tuning') for k in shots}
+    assert c.settings['looks'] == [3, 4, 5] and c.settings['seeds'] == 3 and c.looks == 3
+    assert sum('The decision is open' in o for o in lines) == want - 3
+    assert stored_comparison(st.records).correct['single-rate', 5].shape[0] == want
+
+def test_looks_end_with_the_minutes(tmp_path, monkeypatch):
+    costs(monkeypatch, single_rate=(1., 0.), fine_tuning=(1., 0.))
+    c, st, lines = looked(tmp_path, monkeypatch, 99, '3,900', 60/60)
+    assert {x['seeds'] for x in c.cells} == {3} and any('900 seeds of single-rate and fine-tuning would take about' in n for n in c.notes)
+
+def test_which_cells_are_undecided(tmp_path):
+    "The arms of open differences at the last size that train; an edge of a grid is not settled by seeds"
+    def of(**kw):
+        d = tmp_path/str(len(list(tmp_path.glob('*'))))
+        d.mkdir()
+        return Study._undecided(SimpleNamespace(trained=['last-layers', 'fine-tuning']), made_staged(d, looks=[5, 10, 20], **kw))
+    near = {**ACC, 'last-layers': {'all': .975}}
+    assert of(acc={**ACC, 'last-layers': {'all': .8}}) == set()
+    assert of(acc=near) == {('last-layers', 'all'), ('fine-tuning', 'all')}
+    assert of(acc=near, edges=[('last-layers', 'all')]) == set()
 
 # notes
 

@@ -87,7 +87,8 @@ def _add_compare(sub):
     p.add_argument('--weights', metavar='FILE', help="pretrained weights for the backbone (default: the backbone's own)")
     p.add_argument('--strategies', help="comma-separated, with +aug behind a name to augment; or 'all' (default: by the target)")
     p.add_argument('--shots', help="labels per class, comma-separated, and 'all' (default: 1,5,20,100, as far as the smallest class goes, and all)")
-    p.add_argument('--seeds', default=5, help='runs of each cell that trains, 3 or more (default: 5); heads on a frozen body have 20')
+    p.add_argument('--seeds', default=5, help='runs of each cell that trains, 3 or more (default: 5); 5,10,20: more where the decision is open; '
+                   'heads on a frozen body have 20')
     p.add_argument('--steps', help='optimiser steps of every run (default: five passes over its labels, or more)')
     p.add_argument('--tune', default='valid', help="'valid': choose learning rates on validation pictures (default); 'none': fixed rates")
     p.add_argument('--size', type=int, help="side of the pictures in pixels (default: the target's)")

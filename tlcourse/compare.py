@@ -45,6 +45,13 @@ def _whole(x, what, least=1):
         raise BadInput(f"{what} is {x!r}: it must be a whole number, {least} or more")
     return v
 
+def _looks(seeds):
+    "Numbers of seeds, from the first look at the decision to the last"
+    if isinstance(seeds, str): seeds = [s.strip() for s in seeds.split(',') if s.strip()]
+    res = [_whole(n, 'seeds', 3) for n in (seeds if isinstance(seeds, (list, tuple)) else [seeds])]
+    if not res or res != sorted(set(res)): raise BadInput(f"seeds is {seeds!r}: give one number, or several that grow, as in 5,10,20")
+    return res
+
 # %% ../nbs/tools/03_compare.ipynb #0547d08f
 def _root(t):
     "The folder that all pictures of a target lie in; None where they are drawn"
@@ -82,7 +89,7 @@ class Study:
                  task:Task, # Pictures, network, device
                  strategies=None, # This and the rest as in `compare`
                  shots=None, # Labels per class, and 'all'
-                 seeds:int=5, # Runs of each trained cell
+                 seeds=5, # Runs of each trained cell; several numbers: at each look
                  steps:int|None=None, # Optimiser steps; None: by the size of the cell
                  tune:str='valid', # 'valid' or 'none'
                  V:int=5, # Validation pictures per class
@@ -98,7 +105,8 @@ class Study:
         self.task, self.target, self.arch, self.device = task, task.target, task.arch, task.device
         self.augment = _glyphs(task.target) if augment is None else bool(augment)
         self._arms(strategies)
-        self.seeds, self.bs = _whole(seeds, 'seeds', 3), _whole(bs, 'bs', 2)
+        self.looks, self.bs = _looks(seeds), _whole(bs, 'bs', 2)
+        self.seeds = self.looks[0]
         self.steps = None if steps is None else _whole(steps, 'steps')
         if tune not in ('valid', 'none'): raise unknown('way to tune', tune, ['valid', 'none'])
         self.backbone, self.tune, self.precision = self.arch.name, tune, pick_precision(precision, self.device)
@@ -289,11 +297,15 @@ def _heads(self:Study, arm):
     return self._bodies[control]
 
 @patch
+def _choice_spec(self:Study, arm, k):
+    return dict(self._common(arm, k, False), kind='choice', V=None if k == 'all' else self.V, views=self._views())
+
+@patch
 def _choose_wd(self:Study, arm, k):
     "The weight decay of a cell; what was chosen is stored, so that a second start needs no features"
     table = STRATEGIES[arm].wd
     if not self._tuned(k): return Chosen(table, 0, [], False, fixed=True)
-    key = dict(self._common(arm, k, False), kind='choice', V=None if k == 'all' else self.V, views=self._views())
+    key = self._choice_spec(arm, k)
     if not self.records.has(key):
         heads, known = self._heads(arm), {}
         def run(asked):
@@ -307,14 +319,25 @@ def _choose_wd(self:Study, arm, k):
 
 # %% ../nbs/tools/03_compare.ipynb #co000009
 @patch
-def _frozen_cells(self:Study, arms):
-    "Fit and score all heads of the arms on one body that are not stored, and say a line for each cell"
-    todo = {}
+def _head_specs(self:Study, arm, k):
+    "The specs of a cell of heads, its weight decay chosen"
+    if arm != 'k-nn': self.rates[arm, k] = self._choose_wd(arm, k)
+    wd, n = None if arm == 'k-nn' else self.rates[arm, k].rate, 1 if k == 'all' else max(_seeds_of_heads, self.seeds)
+    return [self.head_spec(arm, k, wd, i) for i in range(n)]
+
+@patch
+def _heads_stored(self:Study, arms):
+    "Does the store hold the choices and the heads of all cells of these arms?"
     for a in arms:
         for k in self.shots:
-            if a != 'k-nn': self.rates[a, k] = self._choose_wd(a, k)
-            wd, n = None if a == 'k-nn' else self.rates[a, k].rate, 1 if k == 'all' else max(_seeds_of_heads, self.seeds)
-            todo[a, k] = [self.head_spec(a, k, wd, i) for i in range(n)]
+            if a != 'k-nn' and self._tuned(k) and not self.records.has(self._choice_spec(a, k)): return False
+            if not self._stored(self._head_specs(a, k)): return False
+    return True
+
+@patch
+def _frozen_cells(self:Study, arms):
+    "Fit and score all heads of the arms on one body that are not stored, and say a line for each cell"
+    todo = {(a, k): self._head_specs(a, k) for a in arms for k in self.shots}
     self.specs.update(todo)
     new = [s for c in todo.values() for s in c if not self.records.has(s)]
     if new:
@@ -327,11 +350,16 @@ def _frozen_cells(self:Study, arms):
 @patch
 def frozen(self:Study) -> 'Study':
     "Stage 1: the heads on the pretrained body."
+    arms = ['feature-extraction', *(a for a in self.beside if a == 'k-nn')]
+    if self._heads_stored(arms):
+        self.say("Stage 1, frozen features: all of it is stored.")
+        self._frozen_cells(arms)
+        return self
     n, per = sum(map(len, (self.target.train, self.target.valid, self.target.test))), self._picture()[0]
     need = per*(n + (self._views() - 1)*len(self.target.train)) + self._heads_seconds()
     self.say(f"Stage 1, frozen features: {n:,} pictures at {1/per:.0f} a second, about {_time(need)} if none is stored yet.")
     self.clock[1] = [need, time.monotonic()]
-    self._frozen_cells(['feature-extraction', *(a for a in self.beside if a == 'k-nn')])
+    self._frozen_cells(arms)
     self.clock[1][1] = time.monotonic() - self.clock[1][1]
     return self
 
@@ -344,9 +372,10 @@ def control(self:Study) -> 'Study':
 
 @patch
 def _picture(self:Study):
-    "(wall, CPU) seconds of a picture's pass through the body"
-    if not hasattr(self, '_per'): self._per = picture_seconds(self.task)
-    return self._per
+    "(wall, CPU) seconds of a picture's pass through the body; kept in the store, as what a step takes is"
+    key = dict(self._common('feature-extraction', 1, False), kind='timing', of='a picture')
+    if not self.records.has(key): self.records.add(key, dict(zip(('wall', 'cpu'), picture_seconds(self.task))), opened=False)
+    return tuple(self.records.get(key)[k] for k in ('wall', 'cpu'))
 
 @patch
 def _heads_seconds(self:Study):
@@ -356,8 +385,8 @@ def _heads_seconds(self:Study):
     t0 = time.perf_counter()
     with one_thread(): fit_probes(SimpleNamespace(x=made, y=np.arange(n) % len(classes), views=1, classes=classes), [np.arange(n)], (.1,))
     one = time.perf_counter() - t0
-    # The heads of a choice, nine for each of its seeds, share most of their work
-    heads = {k: (1 if k == 'all' else _seeds_of_heads) + 2*len(self._tune_seeds(k))*self._tuned(k) for k in self.shots}
+    # The heads of a choice, nine for each of its seeds, share more than half of their work (on digits they cost as much as 4 to 5)
+    heads = {k: (1 if k == 'all' else _seeds_of_heads) + 4.5*len(self._tune_seeds(k))*self._tuned(k) for k in self.shots}
     return one*sum(m*self._labels(k)/top for k,m in heads.items())
 
 def _time(seconds):
@@ -414,7 +443,7 @@ def cell_seconds(self:Study,
         runs = [one*(not self.records.has(self.spec(arm, k, known.rate, i, 'report'))) for i in range(seeds)]
         return np.cumsum([0, *runs]).tolist()
     # Four rates is what a choice mostly takes; in a race a third of the steps, and two of them whole
-    if self._fixed(cell): tune = 0 # Its rate is chosen in another cell
+    if self._chosen_in(cell) != cell: tune = 0
     elif self._race: tune = 4*self.run_seconds(cell, 'tune', 1/3) + 2*self.run_seconds(cell, 'tune')
     else: tune = 4*self.run_seconds(cell, 'tune')
     tune *= len(self._tune_seeds(k))
@@ -511,39 +540,38 @@ def _run_losses(self:Study, asked):
     return self._read_losses(specs)
 
 @patch
-def _fixed(self:Study, cell):
-    "The rate of a cell that is not chosen there: the table's, or that of all labels; None where it is chosen"
-    arm, k = cell
-    f, top = STRATEGIES[_strategy(arm)], self.shots[-1]
-    if not self._tuned(k) or getattr(f, 'untuned', False): return Chosen(f.rate, 0, [], False, fixed=True)
-    if self._race and k != top == 'all': return (arm, top)
+def _by_table(self:Study, cell):
+    "Is the rate of this cell the table's?"
+    return not self._tuned(cell[1]) or getattr(STRATEGIES[_strategy(cell[0])], 'untuned', False)
+
+@patch
+def _chosen_in(self:Study, cell):
+    "The cell in which this one's rate is chosen: the same arm with all labels, where a run takes long; else itself"
+    return (cell[0], 'all') if self._race and self.shots[-1] == 'all' else cell
 
 @patch
 def _rate(self:Study, cell, run):
-    "What `choose` makes of a cell, with runs by `run`"
-    got = self._fixed(cell)
-    if isinstance(got, Chosen): return got
-    if got is not None:
-        c = self._rate(got, run)
-        return replace(c, at='all')
-    return choose(run, {cell: STRATEGIES[_strategy(cell[0])].rate}, race=self._race)[cell]
+    "The `Chosen` of a cell, by those made before or with runs by `run`"
+    table, at = STRATEGIES[_strategy(cell[0])].rate, self._chosen_in(cell)
+    if self._by_table(cell): return Chosen(table, 0, [], fixed=True)
+    c = self.rates.get(at) or choose(run, {at: table}, race=self._race)[at]
+    return c if at == cell else replace(c, at='all')
 
 @patch
 def choose(self:Study,
            cells:list # (arm, shots)
           ) -> 'Study':
     "Fix the learning rate of these cells."
-    fixed = {c: self._fixed(c) for c in cells}
-    own = dict.fromkeys(f or c for c,f in fixed.items() if not isinstance(f, Chosen) and (f or c) not in self.rates)
     # All of them in one race: the workers are never idle for long
-    if own: self.rates.update(choose(self._run_losses, {c: STRATEGIES[_strategy(c[0])].rate for c in own}, race=self._race))
-    for c,f in fixed.items():
-        if f: self.rates[c] = f if isinstance(f, Chosen) else replace(self.rates[f], at='all')
+    own = dict.fromkeys(self._chosen_in(c) for c in cells if not self._by_table(c))
+    own = {c: STRATEGIES[_strategy(c[0])].rate for c in own if c not in self.rates}
+    if own: self.rates.update(choose(self._run_losses, own, race=self._race))
     for c in cells:
-        r = self.rates[c]
-        if r.provisional and r.at is None:
-            self.note(f"{_where(*c)[0].upper()}{_where(*c)[1:]}: the {'lowest' if r.edge < 0 else 'highest'} of {len(r.tried)} rates is as good as any, "
-                      "so a better one may lie beyond: what is said of this cell is provisional.")
+        r = self.rates[c] = self._rate(c, self._run_losses)
+        if not r.provisional or r.at: continue
+        where = _where(*c)
+        self.note(f"{where[0].upper()}{where[1:]}: the {'lowest' if r.edge < 0 else 'highest'} of {len(r.tried)} rates is as good as any, "
+                  "so a better one may lie beyond: what is said of this cell is provisional.")
     return self
 
 # %% ../nbs/tools/03_compare.ipynb #5ae8ff30
@@ -553,7 +581,7 @@ def stage(self:Study,
          ) -> 'Study':
     "Run these cells; a `scratch` that ends below 95 % training accuracy gets one run of four times the steps beside it."
     # On photos a choice takes long: what needs none goes first
-    known = [c for c in cells if self._race and (isinstance(f := self._fixed(c), Chosen) or f in self.rates)]
+    known = [c for c in cells if self._race and (self._by_table(c) or self._chosen_in(c) in self.rates)]
     for part in known, [c for c in cells if c not in known]:
         if part: self.choose(part)._run_cells({c: self.n[c] for c in part})
     weak = [c['shots'] for c in self.cells if c['strategy'] == 'scratch' and c['train_acc'] < .95 and ('scratch-4x', c['shots']) not in self.specs]
@@ -586,7 +614,8 @@ def sweep(self:Study,
 
 @patch
 def _finish(self:Study, cell):
-    "Add a cell whose runs are all stored, and say its line"
+    "Add a cell whose runs are all stored, in place of one of fewer seeds, and say its line"
+    self.cells = [c for c in self.cells if (c['strategy'], c['shots']) != cell]
     self.cells.append(_read_cell(self.records, cell, self.specs[cell])[0])
     c = self.cells[-1]
     self.say(f"{labels(c['shots']):>22}  {c['strategy']:<20} {pct(c['mean']):>7} [{100*c['low']:.1f}, {100*c['high']:.1f}]"
@@ -610,6 +639,7 @@ def finish(self:Study,
                 tune=self.tune, V=self.V, augment=list(t.augments) if self.augment else [], device=self.device, code=CODE)
     if self.shifts: what['shifts'] = self.shifts
     if self.precision != 'fp32': what['precision'] = self.precision
+    if len(self.looks) > 1: what['looks'] = self.looks
     def place(c): return self.shots.index(c['shots']), self._place(c['strategy'])
     cells = [[c['strategy'], c['shots'], self.specs[c['strategy'], c['shots']]] for c in sorted(self.cells, key=place)]
     missing = [dict(strategy=a, shots=k, minutes=s/60) for (a,k),s in self.missing]
@@ -627,6 +657,32 @@ def _place(self:Study, arm):
 @patch(as_prop=True)
 def stages(self:Study): # How many there are: some have no cell
     return 1 + sum(map(bool, getattr(self, 'todo', None) or self.later()))
+
+# %% ../nbs/tools/03_compare.ipynb #looks002
+@patch
+def _undecided(self:Study, c):
+    "The cells that train, of the differences at the last size that are open; an edge of a grid is not settled by seeds"
+    open_ = [p for p in c.pairs if p['family'] == 'decision' and not p['provisional'] and not c.settled(p)]
+    return {(a, c.top) for p in open_ for a in (p['a'], p['b']) if a in self.trained}
+
+@patch
+def look_again(self:Study,
+               c:Comparison # After all stages
+              ) -> Comparison: # After the last look
+    "Run more seeds of the last row while its decision is open and the minutes last."
+    for n in self.looks[1:]:
+        cells = sorted(self._undecided(c), key=lambda x: self._place(x[0]))
+        if not cells: break
+        names = ' and '.join(a for a,_ in cells)
+        if self.minutes is not None:
+            need = sum(self.cell_seconds(x, n)[-1] for x in cells)/self._at_a_time()
+            if need > self.minutes*60 - (time.monotonic() - self.began):
+                self.note(f"The decision is open; {n} seeds of {names} would take about {_time(need)} more: raise --budget.")
+                return self.finish(c.stage)
+        self.say(f"The decision is open: {names} {_at(c.top)} get {n} seeds.")
+        self._run_cells(dict.fromkeys(cells, n))
+        c = self.finish(c.stage)
+    return c
 
 # %% ../nbs/tools/03_compare.ipynb #co000014
 @patch
@@ -652,14 +708,16 @@ def run(self:Study,
         if i in self.clock: self.clock[i][1] = time.monotonic() - start
         if i == 2: self.replan()
         res = told(i)
-    return res
+    last = self.look_again(res)
+    if last is not res and on_stage: on_stage(last)
+    return last
 
 # %% ../nbs/tools/03_compare.ipynb #615a614f
 def compare(target='digits', # A target's name, the path of a folder of pictures, or a `Target`
             backbone=None, # A name in `backbones()`, or an `Arch`; None: the target's own
             strategies=None, # Names in `STRATEGIES`, a list or comma-separated, or 'all'; with +aug: augmented; None: by the target
             shots=None, # Labels per class and 'all', a list or comma-separated; None: 1, 5, 20, 100 as far as they go, and all
-            seeds:int=5, # Runs of each cell that trains (3 or more); heads on a frozen body have 20
+            seeds=5, # Runs of each cell that trains (3 or more), heads on a frozen body have 20; several, as in '5,10,20': more where the decision is open
             steps:int|None=None, # Optimiser steps of every run that trains; None: five passes or more, by the size
             tune:str='valid', # 'valid': choose rates on validation pictures; 'none': the strategies' fixed ones
             V:int=5, # Validation pictures per class that choose the rates

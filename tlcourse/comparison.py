@@ -62,7 +62,8 @@ def _verdicts(pairs, # As `_against_best` gives them; changed in place
               top, # The last size
               families, # Name -> size, comparisons not yet run included
               edges, # Cells (strategy, shots) whose rate is at the edge
-              early # Before anything trained has run, nothing is corrected
+              early, # Before anything trained has run, nothing is corrected
+              looks=1 # At the decision, while seeds are added: each has its share of the error
              ):
     "Write family, provisional and corrected p-value into the pairs"
     for p in pairs:
@@ -71,7 +72,8 @@ def _verdicts(pairs, # As `_against_best` gives them; changed in place
         p['p_holm'] = None
     for f,n in families.items():
         sure = [p for p in pairs if p['family'] == f and not p['provisional'] and not early]
-        for p,q in zip(sure, holm([p['p'] for p in sure], n)): p['p_holm'] = q
+        times = looks if f == 'decision' else 1
+        for p,q in zip(sure, holm([p['p'] for p in sure], n)): p['p_holm'] = min(1., times*q)
 
 # %% ../nbs/tools/01_comparison.ipynb #89b64ba4
 def _open(p): return p['p_holm'] is None or p['p_holm'] > .05 # Not separated
@@ -142,6 +144,16 @@ def _recommend(cells, pairs, name):
     else: text += "Only this number of labels was run: where it would change is not known."
     return dict(strategy=pick, shots=k, text=text, stage=None, provisional=False)
 
+# %% ../nbs/tools/01_comparison.ipynb #cmalike1
+_MARGIN = .02 # Two strategies that lie closer are alike to who chooses between them
+
+def _alike(c, p):
+    "Does the interval of a difference, at the level of its family, lie within the margin?"
+    if p['p_holm'] is None: return False # Early, provisional, or of too few labels
+    n = c.families[p['family']]*(c.looks if p['family'] == 'decision' else 1)
+    i = paired_ci(*_same_seeds(*(c.correct[s, p['shots']] for s in (p['a'], p['b']))), alpha=.05/n)
+    return -_MARGIN <= i.low and i.high <= _MARGIN
+
 # %% ../nbs/tools/01_comparison.ipynb #cmstg002
 def _settled_by(x, y, n):
     "What would settle the open difference of two correctness matrices on `n` test pictures"
@@ -157,6 +169,7 @@ def _why_open(c, p):
     if p['provisional']: return 'provisional'
     if _few(p['shots']): return 'no verdict at so few labels'
     if p['p_holm'] is None: return 'no verdict yet'
+    if _alike(c, p): return f'the two are within {100*_MARGIN:g} points of each other'
     k = p['shots']
     return f"not separated: {_settled_by(c.correct[p['a'], k], c.correct[p['b'], k], c.cells[0]['n_test'])}"
 
@@ -182,6 +195,7 @@ def _family_text(c, k, run): # run: pairs of the family that were made
     if c.early or _few(k) or not run: return ''
     n = c.families['decision' if k == c.top else 'curve']
     text = f", Holm-corrected over {n} comparison{'s'*(n != 1)}"
+    if k == c.top and c.looks > 1: text += f' and {c.looks} looks'
     return text + (f', {n-run} of them not run yet' if n > run else '')
 
 def _provisional(c, k):
@@ -335,6 +349,11 @@ class Comparison:
                  ) -> str: # Raises `BadInput` where nothing was measured with so few
         "What to take, what that rests on and where it would change."
         return self.recommendation['text'] if labels is None else _for_labels(self, labels)
+    def settled(self,
+                pair:dict # In `.pairs`, of a study made in stages
+               ) -> bool: # Separated from 0, or within two points of it
+        "Is this difference decided?"
+        return not _open(pair) or _alike(self, pair)
     def plot(self,
              ax=None # matplotlib axes; None: new ones
             ):
@@ -410,7 +429,8 @@ def _in_stages(self:Comparison, what):
     self.edges = {(r['strategy'], r['shots']) for r in self.rates if r['edge'] and not r['fixed'] and r['strategy'] in self.arms}
     self.families = _family_sizes(self, what['shots'])
     self.pairs = _against_best(self.correct, self.arms)
-    _verdicts(self.pairs, self.top, self.families, self.edges, self.early)
+    self.looks = len(what.get('looks', [1]))
+    _verdicts(self.pairs, self.top, self.families, self.edges, self.early, self.looks)
     self.control, self.forecast = _control(self), _forecast(self)
     self.recommendation = _recommend_staged(self)
 
@@ -429,7 +449,10 @@ def _size(c, k): return f'all ({c.n_train:,})' if k == 'all' else k # In a table
 def _holm_text(c, p):
     "A corrected p-value with the size of its family, or why there is none"
     if p['p_holm'] is None: return 'provisional' if p['provisional'] else 'so far' if not _few(p['shots']) else 'no verdict'
-    return ('< .001' if p['p_holm'] < .001 else f"{p['p_holm']:.3f}") + f" of {c.families[p['family']]}"*c.staged
+    text = '< .001' if p['p_holm'] < .001 else f"{p['p_holm']:.3f}"
+    if not c.staged: return text
+    again = f', {c.looks} looks' if p['family'] == 'decision' and c.looks > 1 else ''
+    return f"{text} of {c.families[p['family']]}{again}"
 
 @patch(as_prop=True)
 def table(self:Comparison) -> pd.DataFrame:

@@ -45,7 +45,7 @@ def _lesson(path):
     return Lesson(int(path.name[:2]), title[1] if title else path.stem, int(stamps[-1][2]) if stamps else None,
                   stamps[-1][1] if stamps else None, 'code' if 'still to be told' in top else 'told', path)
 
-def lessons(numbers=() # Such as 4 or '04'; none means all
+def lessons(numbers=() # Such as 5 or '05'; none means all
            ) -> list[Lesson]:
     "The lessons there are, in order."
     res = {o.number: o for o in map(_lesson, sorted(_lessons_folder().glob('[0-9][0-9]_*.ipynb')))}
@@ -114,7 +114,7 @@ def _differs(path, text):
     except (OSError, UnicodeDecodeError): return True
 
 def write_lessons(to:str|Path, # A folder, made if it is missing
-                  numbers=(), # Such as 4 or '04'; none means all that are told
+                  numbers=(), # Such as 5 or '05'; none means all that are told
                   solutions:bool=False, # Keep the solutions?
                   force:bool=False # Write over files that differ?
                  ) -> list[Path]: # The notebooks written, or there already

@@ -331,16 +331,18 @@ class Score:
         return f'{self.accuracy:.3f} ({self.k} of {self.n})' + shifts
 
 # %% ../nbs/core/02_data.ipynb #2f3aa962
+def _hashed(state, h): # Name to tensor; a hash to go on with
+    for k,v in state.items():
+        if not isinstance(v, Tensor): continue
+        h.update(f'{k}{tuple(v.shape)}{v.dtype}'.encode())
+        h.update(v.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return h
+
 def weights_hash(
     model:torch.nn.Module # Any module
 ) -> str: # 64 hexadecimal digits
     "SHA-256 over the names and values of all parameters and buffers."
-    h = hashlib.sha256()
-    for k,v in model.state_dict().items():
-        if not isinstance(v, Tensor): continue
-        h.update(f'{k}{tuple(v.shape)}{v.dtype}'.encode())
-        h.update(v.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return h.hexdigest()
+    return _hashed(model.state_dict(), hashlib.sha256()).hexdigest()
 
 # %% ../nbs/core/02_data.ipynb #95bd52a8
 def _blur(x):

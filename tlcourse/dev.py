@@ -31,7 +31,7 @@ def find_root(path:str|Path='.' # Where to start
     raise BadInput(f"no clone of the course around {start}: run this inside one")
 
 # %% ../nbs/tools/09_dev.ipynb #97141ef8
-def pages(names=(), # Folders, numbers or parts of names: 'core', 'lessons/01', '04_freezing'; none means all
+def pages(names=(), # Folders, numbers or parts of names: 'core', 'lessons/01', '05_freezing'; none means all
           root:str|Path|None=None # The clone; the one around the working folder if None
          ) -> list[Path]: # The index; core, lessons and tools, each by number; what else lies beside the index
     "The notebooks of the course in reading order."
@@ -337,7 +337,7 @@ def main(args:list[str]|None=None # The words after the command; `sys.argv` if N
     sub.add_parser('readme', help='write README.md from nbs/index.ipynb')
     sub.add_parser('check', help='exported, clean, README current, every number in the prose shown?')
     r = sub.add_parser('run', help='execute notebooks in fresh kernels')
-    r.add_argument('names', nargs='*', help="parts of their paths, as 'lessons' or '04_freezing'; none means all")
+    r.add_argument('names', nargs='*', help="parts of their paths, as 'lessons' or '05_freezing'; none means all")
     r.add_argument('--inplace', action='store_true', help='save the outputs into the notebooks')
     r.add_argument('--out', help='folder for the executed copies (default: _proc/executed)')
     r.add_argument('--workers', type=int, default=1, help='kernels at a time (default: 1)')

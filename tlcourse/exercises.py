@@ -13,19 +13,19 @@ from datetime import datetime, timezone
 from filelock import FileLock
 from itertools import count
 from pathlib import Path
-from .base import BadInput, _esc
+from .base import LESSONS, BadInput, _esc, lesson_name, lesson_number
 from .store import write_text
 import numpy as np
 
 # %% ../nbs/tools/04_exercises.ipynb #a43812f2
 _exercises = {}
 
-def exercise(lesson:int, # Number of the lesson
+def exercise(lesson:str|int, # Name of the lesson's page, such as 'freezing', or its number
              n:int # Number of the exercise in it
             ):
     "Decorator: the function (answer -> hint or None) that checks exercise `n` of `lesson`."
     def _inner(f):
-        _exercises[lesson, n] = f
+        _exercises[lesson_name(lesson), n] = f
         return f
     return _inner
 
@@ -35,7 +35,7 @@ class Verdict:
     _marks = {'open': '○ open', 'right': '✓ right', 'not yet': '✗ not yet'}
     _hues = {'open': '#767676', 'right': '#0072b2', 'not yet': '#d55e00'}
     def __init__(self,
-                 lesson:int, # Number of the lesson
+                 lesson:int, # Number of the lesson, as a reader sees it
                  n:int, # Number of the exercise in it
                  state:str, # 'open', 'right' or 'not yet'
                  hint:str='' # What the mistake looks like
@@ -62,20 +62,30 @@ def reader_name() -> str: # 'unknown' where the system knows no login name
     except (OSError, KeyError, ImportError): return 'unknown'
 
 # %% ../nbs/tools/04_exercises.ipynb #72e1054f
+# The lessons as the first edition counted them, from 1: its score cards hold these numbers
+_first_edition = ('first_transfer', 'honest_data', 'inside', 'freezing', 'feature_extraction', 'fine_tuning', 'learning_rates',
+                  'extraction_or_tuning', 'how_much_data')
 _kinds = 'exercise', 'prediction'
-_fields = dict(name=(str,), lesson=(int,), n=(int, str), kind=(str,), tries=(int,), right=(bool,), time=(str,))
+_fields = dict(name=(str,), lesson=(str, int), n=(int, str), kind=(str,), tries=(int,), right=(bool,), time=(str,))
+
+def _page(lesson):
+    "The page that a row of a score card means, None where there is none"
+    if isinstance(lesson, str): return lesson if lesson in LESSONS else None
+    return _first_edition[lesson-1] if 1 <= lesson <= len(_first_edition) else None
 
 def _rows(path):
-    "The rows of a score card; `BadInput` where its content is none, `OSError` where it cannot be read"
+    "The rows of a score card, each with its lesson's name; `BadInput` where its content is none, `OSError` where it cannot be read"
     data = Path(path).read_bytes()
     try: rows = json.loads(data.decode('utf-8-sig'))
     except (ValueError, RecursionError): raise BadInput(f"{path} is no score card: it is not readable as JSON") from None
     if not isinstance(rows, list): raise BadInput(f"{path} is no score card: a list of tries is expected")
     for i,r in enumerate(rows, 1):
         bad = next((k for k,t in _fields.items() if type(r.get(k)) not in t), None) if isinstance(r, dict) else 'fields'
-        if not bad and (r['kind'] not in _kinds or r['tries'] < 1): bad = 'kind' if r['kind'] not in _kinds else 'tries'
+        if not bad:
+            right = dict(lesson=_page(r['lesson']), kind=r['kind'] in _kinds, tries=r['tries'] >= 1)
+            bad = next((k for k,ok in right.items() if not ok), None)
         if bad: raise BadInput(f"{path} is no score card: row {i} has no valid {bad!r}")
-    return rows
+    return [{**r, 'lesson': _page(r['lesson'])} for r in rows]
 
 # %% ../nbs/tools/04_exercises.ipynb #fb973e90
 def _add_row(path, row, own): # `own`: the reader's, in the working folder
@@ -95,7 +105,7 @@ def _add_row(path, row, own): # `own`: the reader's, in the working folder
     return row
 
 # %% ../nbs/tools/04_exercises.ipynb #08ae1b71
-def log_score(lesson:int, # Number of the lesson
+def log_score(lesson:str|int, # Name of the lesson's page, or its number
               n:int|str, # Number of the exercise, or the name of a question to predict
               right:bool, # Was the answer right?
               kind:str='exercise', # 'exercise' or 'prediction'
@@ -106,7 +116,7 @@ def log_score(lesson:int, # Number of the lesson
     if path is None and os.environ.get('IN_TEST'): return None
     if kind not in _kinds: raise BadInput(f"unknown kind {kind!r}: one of {', '.join(_kinds)}")
     own, path = path is None, Path(path or 'scores.json')
-    row = dict(name=name or reader_name(), lesson=int(lesson), n=n if isinstance(n, str) else int(n), kind=kind, tries=1,
+    row = dict(name=name or reader_name(), lesson=lesson_name(lesson), n=n if isinstance(n, str) else int(n), kind=kind, tries=1,
                right=bool(right), time=datetime.now(timezone.utc).isoformat(timespec='seconds'))
     try:
         with FileLock(path.with_name(f'.{path.name}.lock'), timeout=10): return _add_row(path, row, own)
@@ -114,22 +124,22 @@ def log_score(lesson:int, # Number of the lesson
         _tell(f"No score is kept: {path.absolute()} cannot be written ({getattr(e, 'strerror', None) or e}).", sys.stderr)
 
 # %% ../nbs/tools/04_exercises.ipynb #aa1e63e6
-def check(lesson:int, # Number of the lesson
+def check(lesson:str|int, # Name of the lesson's page, such as 'freezing', or its number
           n:int, # Number of the exercise in it
           answer # What the exercise asks for; `...` where it is still open
          ) -> Verdict:
     "Check an answer and add the try to the score card; it never raises: an answer that fails to run is 'not yet', with its error."
-    try: f = _exercises.get((lesson, n))
-    except TypeError: f = None
-    if f is None: return Verdict(lesson, n, 'not yet', 'there is no such exercise')
-    if answer is ...: return Verdict(lesson, n, 'open')
+    try: number,f = lesson_number(lesson),_exercises.get((lesson_name(lesson), n))
+    except (BadInput, TypeError): number,f = lesson,None
+    if f is None: return Verdict(number, n, 'not yet', 'there is no such exercise')
+    if answer is ...: return Verdict(number, n, 'open')
     try: hint = f(answer)
     except (Exception, SystemExit) as e:
         here = [o for o,_ in traceback.walk_tb(e.__traceback__)][-1].f_code is f.__code__ # in the check, not in the answer
         what = f'{type(e).__name__}: {e}'
         hint = f"an answer of another kind is asked for ({what})" if here else f"your answer raises {what}"
     log_score(lesson, n, not hint)
-    return Verdict(lesson, n, 'not yet', hint) if hint else Verdict(lesson, n, 'right')
+    return Verdict(number, n, 'not yet', hint) if hint else Verdict(number, n, 'right')
 
 # %% ../nbs/tools/04_exercises.ipynb #93dc1035
 def _calls(f, what):
@@ -152,7 +162,7 @@ def _choice(answer, want, why, more):
     if got != want: return f"{len(got)} of them; {more}"
 
 # %% ../nbs/tools/04_exercises.ipynb #dddb226b
-@exercise(1, 1)
+@exercise('first_transfer', 1)
 def _half_width(f):
     "`f(p, n)`: half-width of the 95 % interval of an accuracy `p` on `n` images"
     if h := _calls(f, 'half_width'): return h
@@ -168,7 +178,7 @@ def _half_width(f):
         return f"for p={p:.3g}, n={n} it gives {got:.4g}; compare with the spread of n coin tosses"
 
 # %% ../nbs/tools/04_exercises.ipynb #5e2bd26d
-@exercise(1, 2)
+@exercise('first_transfer', 2)
 def _gain(f):
     "`f(a, b)`: paired gain of each seed, (m, n) correctness matrices to (m,)"
     if h := _calls(f, 'gain'): return h
@@ -184,7 +194,7 @@ def _gain(f):
         if not np.allclose(got, want): return "right shape, other values: the difference of the two accuracies, seed by seed"
 
 # %% ../nbs/tools/04_exercises.ipynb #34196864
-@exercise(1, 3)
+@exercise('first_transfer', 3)
 def _letters(s):
     "A Score of feature extraction on `letters` with 5 labels per class"
     from tlcourse.data import Score
@@ -193,7 +203,7 @@ def _letters(s):
     if s.accuracy < .9: return f"{s.accuracy:.3f} is lower than a linear head on glyphnet's features reaches; is it pretrained, and is it the score of feature extraction?"
 
 # %% ../nbs/tools/04_exercises.ipynb #cdc73690
-@exercise(1, 4)
+@exercise('first_transfer', 4)
 def _fair(answer):
     "The faults in a described comparison, as a set of letters"
     why = dict(c="c is not a fault: the same number of steps is what makes the budget equal",
@@ -201,7 +211,7 @@ def _fair(answer):
     return _choice(answer, {'a', 'b', 'd'}, why, "there are more. Who chose the rates, on what, how often?")
 
 # %% ../nbs/tools/04_exercises.ipynb #ex020001
-@exercise(2, 1)
+@exercise('honest_data', 1)
 def _sampler(f):
     "`f(y, k, seed)`: k places of each class, nested in k"
     if h := _calls(f, 'sampler'): return h
@@ -226,7 +236,7 @@ def _sampler(f):
 def _few_pictures(rng, n, size=16): # Coarse patterns, no two alike
     return np.kron(rng.integers(40, 180, (n, size//4, size//4)), np.ones((4, 4))).astype(np.uint8)
 
-@exercise(2, 2)
+@exercise('honest_data', 2)
 def _copies(f):
     "`f(train, test)`: for each test picture the place of its copy in train, or -1"
     if h := _calls(f, 'copies'): return h
@@ -250,7 +260,7 @@ def _copies(f):
                "a brighter or darker copy is a copy too: take the mean off and divide by the spread before you compare")
 
 # %% ../nbs/tools/04_exercises.ipynb #ex020003
-@exercise(2, 3)
+@exercise('honest_data', 3)
 def _optimism(f):
     "`f(m, n, p)`: by how much the highest of m equal models reads above p on n pictures"
     from scipy.stats import binom
@@ -266,7 +276,7 @@ def _optimism(f):
         return f"for m={m}, n={n}, p={p:.2f} it gives {got:.3f}: let m models toss n coins each, take the highest share, and the mean of that over many repetitions"
 
 # %% ../nbs/tools/04_exercises.ipynb #ex020004
-@exercise(2, 4)
+@exercise('honest_data', 4)
 def _to_unit(f):
     "`f(mean, std)` of pixels 0..255 to those of pixels 0..1"
     if h := _calls(f, 'to_unit'): return h
@@ -285,7 +295,7 @@ def _to_unit(f):
 # %% ../nbs/tools/04_exercises.ipynb #0c9396d6
 def _conv_bn_params(ni, nf, k, groups): return nf*(ni//groups)*k*k + 2*nf
 
-@exercise(3, 1)
+@exercise('inside', 1)
 def _block_params(f):
     "`f(ni, nf, k, groups)`: parameters of a convolution without bias and the BatchNorm behind it"
     if h := _calls(f, 'block_params'): return h
@@ -307,7 +317,7 @@ def _field(convs, dilated=True, product=True):
     for k,s,d in convs: r,step = r + (k-1)*step*(d if dilated else 1), step*s if product else s
     return r
 
-@exercise(3, 2)
+@exercise('inside', 2)
 def _receptive(f):
     "`f(convs)`: receptive field of one output, in pixels a side, for (kernel, stride, dilation) in turn"
     if h := _calls(f, 'field'): return h
@@ -323,7 +333,7 @@ def _receptive(f):
         return f"for {convs} it gives {got:g}, not {want}"
 
 # %% ../nbs/tools/04_exercises.ipynb #ex030006
-@exercise(3, 3)
+@exercise('inside', 3)
 def _group_of(f):
     "`f(groups, p)`: the index of the layer group that holds the parameter `p`, None if none does"
     if h := _calls(f, 'group_of'): return h
@@ -339,7 +349,7 @@ def _group_of(f):
     if (got := f(groups, par(3))) is not None: return f"a parameter that is in no group gives {got!r}, not None: are values compared, or the parameters themselves?"
 
 # %% ../nbs/tools/04_exercises.ipynb #ex030008
-@exercise(3, 4)
+@exercise('inside', 4)
 def _shows_learning(answer):
     "Which findings show that pretraining put something into a network, as a set of letters"
     why = dict(b="b: patches that look alike are found in random networks, too",
@@ -348,7 +358,7 @@ def _shows_learning(answer):
     return _choice(answer, {'a', 'e'}, why, "which findings set the pretrained network beside one that learned nothing?")
 
 # %% ../nbs/tools/04_exercises.ipynb #ex040001
-@exercise(4, 1)
+@exercise('freezing', 1)
 def _running(f):
     "`f(old, x, momentum)`: the running mean after a batch in training mode"
     import torch
@@ -366,7 +376,7 @@ def _running(f):
         return f"with momentum {m}, the mean moves {m:.0%} of the way from the old one to the batch's"
 
 # %% ../nbs/tools/04_exercises.ipynb #ex040002
-@exercise(4, 2)
+@exercise('freezing', 2)
 def _drifted(f):
     "`f(before, after)`: names of the BatchNorm buffers that changed"
     import torch
@@ -389,7 +399,7 @@ def _drifted(f):
     if want - got: return f"{sorted(want - got)[0]!r} changed, and is not named"
 
 # %% ../nbs/tools/04_exercises.ipynb #ex040003
-@exercise(4, 3)
+@exercise('freezing', 3)
 def _keep_still(f):
     "`f(body)`: after it neither a step nor `train()` on the whole changes the body"
     import torch
@@ -413,7 +423,7 @@ def _keep_still(f):
         if model[0][2][0].training: return "dropout in the body is awake: its features would change from pass to pass"
 
 # %% ../nbs/tools/04_exercises.ipynb #ex040004
-@exercise(4, 4)
+@exercise('freezing', 4)
 def _half(learn):
     "A learner whose stem and first three stages are truly frozen"
     from tlcourse.layers import freeze_audit
@@ -427,7 +437,7 @@ def _half(learn):
     if not all(o.requires_grad for n,o in p.items() if n.startswith(('0.4.', '1.'))): return "not all of the last stage and the head trains"
 
 # %% ../nbs/tools/04_exercises.ipynb #53aafc59
-@exercise(4, 5)
+@exercise('freezing', 5)
 def _unchanged(answer):
     "What leaves the body as it was, as a set of letters"
     why = dict(a="in a, BatchNorm's weights and statistics move", d="in d, `fine_tune` unfreezes for its second phase",
@@ -435,7 +445,7 @@ def _unchanged(answer):
     return _choice(answer, {'c', 'e'}, why, "there are more. In which mode does the body run?")
 
 # %% ../nbs/tools/04_exercises.ipynb #ex050001
-@exercise(5, 1)
+@exercise('feature_extraction', 1)
 def _pool_maps(f):
     "`f(maps)`: global average pooling, (n,d,h,w) to (n,d)"
     if h := _calls(f, 'pool'): return h
@@ -453,7 +463,7 @@ def _pool_maps(f):
         if not torch.allclose(got.float(), want, atol=1e-5): return "right shape, other values: the mean over the last two axes"
 
 # %% ../nbs/tools/04_exercises.ipynb #ex050002
-@exercise(5, 2)
+@exercise('feature_extraction', 2)
 def _standardise(f):
     "`f(train, test)`: both, centred and scaled by the statistics of `train`"
     if h := _calls(f, 'standardise'): return h
@@ -474,7 +484,7 @@ def _standardise(f):
         return "train should come out with mean 0 and spread 1 in each column, and test by the same two rows of numbers"
 
 # %% ../nbs/tools/04_exercises.ipynb #ex050003
-@exercise(5, 3)
+@exercise('feature_extraction', 3)
 def _fold(f):
     "`f(w, b, mu, sd)`: the head for plain features that does what (w, b) does on (x-mu)/sd"
     if h := _calls(f, 'fold'): return h
@@ -493,7 +503,7 @@ def _fold(f):
         return "write (x-mu)/sd @ w.T + b as x @ W.T + B and read off W and B"
 
 # %% ../nbs/tools/04_exercises.ipynb #f1cb78d2
-@exercise(5, 4)
+@exercise('feature_extraction', 4)
 def _stale(answer):
     "After which changes must stored features be made again? A set of letters"
     why = dict(c="c: labels are no part of a feature; the body never sees them", e="e: the weight decay belongs to the head; the features stay as they are",
@@ -511,7 +521,7 @@ def _one_number(got, want, hints, what):
         if abs(got - v) <= 1e-6*max(1e-3, abs(v)): return h
     return f"{what} gives {got:.6g}, it should be {want:.6g}"
 
-@exercise(6, 1)
+@exercise('fine_tuning', 1)
 def _rate_at(f):
     "`f(t, top, turn, div)`: the rate of a one-cycle fit at share `t` of its steps"
     if h := _calls(f, 'rate_at'): return h
@@ -528,7 +538,7 @@ def _rate_at(f):
             if h := _one_number(f(t, top, turn, div), cos(a, b, u), hints, f"rate_at({t:.3g}, {top:.3g}, {turn}, {div:g})"): return h
 
 # %% ../nbs/tools/04_exercises.ipynb #ex060002
-@exercise(6, 2)
+@exercise('fine_tuning', 2)
 def _not_decayed(f):
     "`f(model)`: the names of the parameters without weight decay"
     if h := _calls(f, 'not_decayed'): return h
@@ -552,7 +562,7 @@ def _not_decayed(f):
         return f"{min(got - want)!r} of a {type(of[min(got - want)][0]).__name__} is decayed"
 
 # %% ../nbs/tools/04_exercises.ipynb #ex060003
-@exercise(6, 3)
+@exercise('fine_tuning', 3)
 def _phases(f):
     "`f(steps, groups)`: the steps of each phase of gradual unfreezing"
     if h := _calls(f, 'phases'): return h
@@ -565,7 +575,7 @@ def _phases(f):
         if max(got) - min(got) > 1: return f"{steps} steps, {n} groups: {got} are not equal shares as far as whole steps allow"
 
 # %% ../nbs/tools/04_exercises.ipynb #ex060004
-@exercise(6, 4)
+@exercise('fine_tuning', 4)
 def _moved(f):
     "`f(was, now)`: how far features moved, in units of their spread before"
     if h := _calls(f, 'moved'): return h
@@ -584,14 +594,14 @@ def _moved(f):
         if h := _one_number(got, move/spread, hints, "moved"): return h
 
 # %% ../nbs/tools/04_exercises.ipynb #2c21a19d
-@exercise(6, 5)
+@exercise('fine_tuning', 5)
 def _budgets(answer):
     "The unequal comparisons, as a set of letters"
     why = dict(b="b is equal: 50 and 100 steps are 150 together", d="d is equal: the same batches, whatever trains in them")
     return _choice(answer, {'a', 'c', 'e'}, why, "there are more. Count the optimiser's steps, and the tries")
 
 # %% ../nbs/tools/04_exercises.ipynb #6b7f99e2
-@exercise(7, 1)
+@exercise('learning_rates', 1)
 def _largest(f):
     "`f(curvatures)`: the rate from which gradient descent on a quadratic no longer comes down"
     if h := _calls(f, 'largest'): return h
@@ -611,7 +621,7 @@ def _fastai_rates(lr, n):
     if lr.start is None: return [lr.stop/10]*(n-1) + [lr.stop]
     return [lr.start*(lr.stop/lr.start)**(i/(n-1)) for i in range(n)]
 
-@exercise(7, 2)
+@exercise('learning_rates', 2)
 def _group_rates(f):
     "`f(lr, n)`: the rates that fastai gives to `n` layer groups, first group first"
     if h := _calls(f, 'group_rates'): return h
@@ -630,7 +640,7 @@ def _group_rates(f):
             return f"for {lr} and {n} groups it gives {[float(f'{o:.3g}') for o in got]}; look at the table of this page"
 
 # %% ../nbs/tools/04_exercises.ipynb #ex070006
-@exercise(7, 3)
+@exercise('learning_rates', 3)
 def _adagrad_steps(f):
     "`f(gs, lr)`: how far AdaGrad moves one weight at each step, from its gradients in order"
     if h := _calls(f, 'adagrad_steps'): return h
@@ -649,7 +659,7 @@ def _adagrad_steps(f):
         return "right shape, other values: rate times gradient, over the root of the sum of all squared gradients so far, this one included"
 
 # %% ../nbs/tools/04_exercises.ipynb #b0de9ce9
-@exercise(7, 4)
+@exercise('learning_rates', 4)
 def _optimisers(answer):
     "The faults in a described comparison of optimisers, as a set of letters"
     why = dict(b="b is no fault: that is what an equal number of tries means; equal rates are not asked for",
@@ -657,7 +667,7 @@ def _optimisers(answer):
     return _choice(answer, {'a', 'c', 'd'}, why, "there are more. Were the tries equal, could an edge hide a better rate, what did momentum do?")
 
 # %% ../nbs/tools/04_exercises.ipynb #ex080001
-@exercise(8, 1)
+@exercise('extraction_or_tuning', 1)
 def _crossing(f):
     "`f(ks, frozen, tuned)`: the first size from which on `tuned` is ahead at every larger size too, or None"
     if h := _calls(f, 'crossing'): return h
@@ -678,7 +688,7 @@ def _crossing(f):
         return f"for {show} at {ks} it gives {got:g}, not {want}"
 
 # %% ../nbs/tools/04_exercises.ipynb #ex080002
-@exercise(8, 2)
+@exercise('extraction_or_tuning', 2)
 def _holm(f):
     "`f(ps)`: which of several p-values pass Holm's correction at .05, as a list of booleans"
     from tlcourse.stats import holm
@@ -695,7 +705,7 @@ def _holm(f):
         return f"for {show} the passing ones are {want.tolist()}: from the smallest on, until the first that fails"
 
 # %% ../nbs/tools/04_exercises.ipynb #ex080003
-@exercise(8, 3)
+@exercise('extraction_or_tuning', 3)
 def _angle(answer):
     "The smallest angle (in steps of 5) at which tuning the toy wins with one label per class"
     if (a := _number(answer)) is None: return "give a number of degrees"
@@ -704,7 +714,7 @@ def _angle(answer):
     if a > 50: return "there is a smaller angle at which tuning is already ahead"
 
 # %% ../nbs/tools/04_exercises.ipynb #39f76a0a
-@exercise(8, 4)
+@exercise('extraction_or_tuning', 4)
 def _map(answer):
     "What the decision map supports, as a set of letters"
     why = dict(b="b: at one label no cell survives the correction, and on digits the sign is the other way",
@@ -712,7 +722,7 @@ def _map(answer):
     return _choice(answer, {'a', 'd'}, why, "there are more")
 
 # %% ../nbs/tools/04_exercises.ipynb #ex090001
-@exercise(9, 1)
+@exercise('how_much_data', 1)
 def _power_law(f):
     "`f(error, k1, k2, b)`: the error at k2 labels on a power law with exponent b that passes through (k1, error)"
     if h := _calls(f, 'error_at'): return h
@@ -727,7 +737,7 @@ def _power_law(f):
         return f"for error {e:.2f} at {k1} labels, exponent {b:.2f}, it gives {got:.4g} at {k2}; error = a k^-b, and a follows from k1"
 
 # %% ../nbs/tools/04_exercises.ipynb #ex090002
-@exercise(9, 2)
+@exercise('how_much_data', 2)
 def _worth(f):
     "`f(ks, line, a)`: labels at which a rising accuracy `line` over sizes `ks` reaches `a`, on the log axis"
     if h := _calls(f, 'labels_for'): return h
@@ -744,7 +754,7 @@ def _worth(f):
     if top is None or not np.isinf(top): return "above the last measured accuracy nothing is known: give float('inf') there"
 
 # %% ../nbs/tools/04_exercises.ipynb #ex090003
-@exercise(9, 3)
+@exercise('how_much_data', 3)
 def _seeds(f):
     "`f(sd, half)`: the smallest number of seeds whose t interval has a half-width of at most `half`"
     from scipy.stats import t
@@ -760,7 +770,7 @@ def _seeds(f):
         return f"for sd {sd:.2f} and half-width {half:.2f} it gives {got:g}; the half-width is t * sd / sqrt(m)"
 
 # %% ../nbs/tools/04_exercises.ipynb #edb88b5b
-@exercise(9, 4)
+@exercise('how_much_data', 4)
 def _data_claims(answer):
     "What the lesson's study supports, as a set of letters"
     why = {'a': "a draws the line on from the first sizes, and the measured error was not there",
@@ -770,7 +780,7 @@ def _data_claims(answer):
 
 # %% ../nbs/tools/04_exercises.ipynb #de8d4cd9
 def scores(paths # Score cards: a path or several
-          ): # DataFrame: name, lesson, right, of (all its exercises), tries, guessed, guesses, last (time), file
+          ): # DataFrame: name, lesson (its number), right, of (all its exercises), tries, guessed, guesses, last (time), file
     "What readers' score cards report, one row for each name and lesson; self-reported."
     import pandas as pd
     res, paths = [], [paths] if isinstance(paths, (str, Path)) else list(paths)
@@ -783,7 +793,7 @@ def scores(paths # Score cards: a path or several
             done = {k: [r for r in mine if r['kind'] == k] for k in _kinds}
             all_n = {n for l,n in _exercises if l == lesson}
             tries = {n: max(r['tries'] for r in done['exercise'] if r['n'] == n) for n in {r['n'] for r in done['exercise']}}
-            res.append(dict(name=name, lesson=lesson, right=len({r['n'] for r in done['exercise'] if r['right']} & all_n), of=len(all_n),
+            res.append(dict(name=name, lesson=lesson_number(lesson), right=len({r['n'] for r in done['exercise'] if r['right']} & all_n), of=len(all_n),
                             tries=sum(tries.values()), guessed=sum(r['right'] for r in done['prediction']), guesses=len(done['prediction']),
                             last=max(r['time'] for r in mine), file=str(p)))
     cols = 'name', 'lesson', 'right', 'of', 'tries', 'guessed', 'guesses', 'last', 'file'

@@ -28,7 +28,7 @@ from fastcore.basics import patch
 from fastcore.foundation import L
 from fastai.vision.augment import AffineCoordTfm, DihedralItem, FlipItem, HSVTfm
 from fastai.vision.learner import model_meta
-from .base import BadInput, _Code, _esc, html_block, html_table, sha256
+from .base import BadInput, _Code, _esc, html_block, html_table, lesson_number, sha256
 from .pictures import Prints, find_copies, fit_picture, read_picture
 from .data import BatchAugment, PicDL, Target
 from .backbones import Arch, _own_dl, arch
@@ -89,9 +89,9 @@ class _CannotTell(Exception):
 _traps = {}
 
 def _trap(name, lesson, cost, fix=None):
-    "Decorator: a function `_Look` -> where, (where, fix) or None that finds the trap `name`"
+    "Decorator: a function `_Look` -> where, (where, fix) or None that finds the trap `name`, which `lesson` (its page) shows"
     def _inner(f):
-        _traps[name] = f,lesson,cost,fix
+        _traps[name] = f,lesson_number(lesson),cost,fix
         return f
     return _inner
 
@@ -243,7 +243,7 @@ def _own_cbs(learn):
     cs = [type(c) for c in learn.cbs if type(c).__module__.split('.')[0] not in ('fastai', 'tlcourse')]
     return [c.__name__ for c in cs if hasattr(c, 'before_train') or hasattr(c, 'before_batch')]
 
-@_trap('drifting-batchnorm', 4, "The features of a body that is called frozen change with every step: "
+@_trap('drifting-batchnorm', 'freezing', "The features of a body that is called frozen change with every step: "
        "stored features no longer fit it, and it loses what it could do on its source.")
 def _drifting(k):
     t = k.audit.tensors
@@ -259,7 +259,7 @@ def _drifting(k):
     return where, 'true_freeze(learn)' if n == -1 else f'true_freeze(learn, {n})'
 
 # %% ../nbs/tools/05_lint.ipynb #08876c28
-@_trap('stale-gradients', 4,
+@_trap('stale-gradients', 'freezing',
        "Weights that were trained and then frozen go on moving, by weight decay and by momentum.",
        "for p in learn.model.parameters(): p.grad = p.grad if p.requires_grad else None")
 def _stale(k):
@@ -268,7 +268,7 @@ def _stale(k):
     if len(t): return f"{len(t)} frozen tensors keep a gradient, {t.name.iloc[0]} first"
 
 # %% ../nbs/tools/05_lint.ipynb #ee3c96cd
-@_trap('random-body', 1,
+@_trap('random-body', 'first_transfer',
        "The head is trained on random features: that is the control, not transfer.", "learn.unfreeze()")
 def _random_body(k):
     if any(isinstance(c, TrueFreeze) for c in k.learn.cbs): return
@@ -279,7 +279,7 @@ def _random_body(k):
     if fresh: return "the body is frozen, and its normalisation layers are as they were made"
 
 # %% ../nbs/tools/05_lint.ipynb #e7a09a72
-@_trap('few-groups', 7,
+@_trap('few-groups', 'learning_rates',
        "Early layers get the rate that was meant for later ones, and freezing a part freezes something else.",
        "learn.splitter = depth_split(4); learn.create_opt()")
 def _few_groups(k):
@@ -292,7 +292,7 @@ def _few_groups(k):
     if k.pretrained: return "a pretrained body and its head are one layer group"
 
 # %% ../nbs/tools/05_lint.ipynb #7769f77c
-_high = 1e-2 # of Adam; lesson 6
+_high = 1e-2 # of Adam; lesson 7
 
 def _adam(opt):
     "Is it one of the Adam family? They move a weight by about the rate, whatever the gradient"
@@ -312,7 +312,7 @@ def _body_rates(k):
     if lrs[-1] != hyp[-1]: raise _CannotTell("the recorded rates are not the optimiser's (after lr_find, the finder's)")
     return max(lrs)*max(hyp[i] for i in gs)/hyp[-1], 'the last fit'
 
-@_trap('rate-too-high', 6, "What the body had learned is overwritten, and the head learns from what is left.",
+@_trap('rate-too-high', 'fine_tuning', "What the body had learned is overwritten, and the head learns from what is left.",
        "learn = fine_tuning(dls, backbone, epochs=5) # the body at 1/25 of the head's rate")
 def _rate(k):
     if k.pretrained is None: raise _CannotTell('whether the body was pretrained is not known')
@@ -322,14 +322,14 @@ def _rate(k):
     if lr >= _high: return f"the pretrained body has the rate {lr:g} in {when}"
 
 # %% ../nbs/tools/05_lint.ipynb #74066ffb
-@_trap('not-finite', 6, "Every prediction is nan, and so is every weight that the next step touches.",
+@_trap('not-finite', 'fine_tuning', "Every prediction is nan, and so is every weight that the next step touches.",
        "learn = fine_tuning(dls, backbone, epochs=5, lr=1e-3)")
 def _not_finite(k):
     bad = [n for n,p in k.learn.model.named_parameters() if not p.isfinite().all()]
     if bad: return f"{len(bad)} weight tensors hold nan or inf, {bad[0]} first"
 
 # %% ../nbs/tools/05_lint.ipynb #f1c39ab2
-@_trap('not-in-optimiser', 6, "These weights are never trained, and no message says so.", "learn.create_opt()")
+@_trap('not-in-optimiser', 'fine_tuning', "These weights are never trained, and no message says so.", "learn.create_opt()")
 def _not_held(k):
     t,own = k.audit.tensors,{id(p) for p in k.learn.model.parameters()}
     lost = t[t.part.isin(['weight', 'norm']) & (t.group == -1) & t.requires_grad]
@@ -343,7 +343,7 @@ def _minds(m):
     kinds = _NormBase, nn.modules.dropout._DropoutNd
     return isinstance(m, kinds) and getattr(m, 'p', 1) > 0 or type(m).__name__ in ('DropPath', 'StochasticDepth')
 
-@_trap('training-mode', 4,
+@_trap('training-mode', 'freezing',
        "A prediction by hand depends on chance and on its batch, and moves the running statistics.",
        "learn.model.eval()")
 def _training_mode(k):
@@ -373,7 +373,7 @@ def stats(self:_Look):
     return arch(name).stats if a is not None and getattr(torchvision.models, name, None) is a else None
 
 # %% ../nbs/tools/05_lint.ipynb #4c14d80e
-@_trap('no-normalisation', 2,
+@_trap('no-normalisation', 'honest_data',
        "The body sees another range of values than it was trained on; from scratch, the arm is handicapped.")
 def _no_norm(k):
     if any(_norms(dl) for dl in k.loaders.values()) or _by_itself(k.learn.model): return
@@ -387,7 +387,7 @@ def _no_norm(k):
 def _vec(t): return tuple(torch.as_tensor(t).cpu().double().flatten().numpy().round(3).tolist())
 def _stats_text(o): return ' and '.join(f"{n} {', '.join(map('{:g}'.format, v))}" for n,v in zip(('mean', 'std'), o))
 
-@_trap('wrong-normalisation', 2,
+@_trap('wrong-normalisation', 'honest_data',
        "The body sees pictures of another brightness and contrast than those it was trained on.",
        "learn = learner(dls, name) # sets the backbone's own Normalize, and only that")
 def _wrong_norm(k):
@@ -407,13 +407,13 @@ def _wrong_norm(k):
     if np.abs(np.array(got) - want).max() > .02: return f"{_stats_text(got)}; the backbone's are {_stats_text(want)}"
 
 # %% ../nbs/tools/05_lint.ipynb #ce4336ae
-@_trap('no-batch', 2, "A fit takes no step, reports nan and raises nothing.")
+@_trap('no-batch', 'honest_data', "A fit takes no step, reports nan and raises nothing.")
 def _no_batch(k):
     dl = k.loader('training')
     where = f"{dl.n} training pictures in batches of {dl.bs}, of which the last is dropped: no batch"
     if not len(dl): return where, f"learn.dls.train = learn.dls.train.new(bs={max(2, dl.n)})"
 
-@_trap('batch-of-one', 2,
+@_trap('batch-of-one', 'honest_data',
        "BatchNorm takes its statistics from one picture: noise, and an error where a channel has one value.")
 def _batch_of_one(k):
     dl = k.loader('training')
@@ -426,7 +426,7 @@ def _batch_of_one(k):
         return where, f"learn.dls.train = learn.dls.train.new(bs={bs})"
 
 # %% ../nbs/tools/05_lint.ipynb #fdf2ba31
-@_trap('random-validation', 2,
+@_trap('random-validation', 'honest_data',
        "The validation accuracy is one draw of many, and early stopping and choices follow the draw.",
        "for f in learn.dls.valid.after_batch.fs: print(f, f.split_idx) # 0: in training only")
 def _random_valid(k):
@@ -437,7 +437,7 @@ def _random_valid(k):
             return "two looks at the same validation pictures differ"
 
 # %% ../nbs/tools/05_lint.ipynb #6f98a803
-@_trap('sorted-batches', 2,
+@_trap('sorted-batches', 'honest_data',
        "Each batch holds one class or two: the head learns to name the last, and so does BatchNorm.",
        "learn.dls.train = learn.dls.train.new(shuffle=True)")
 def _sorted(k):
@@ -448,7 +448,7 @@ def _sorted(k):
     if (y[1:] != y[:-1]).sum() == len(set(y)) - 1 > 0:
         return f"{dl.n} training pictures in the order of their classes, not shuffled"
 
-@_trap('missing-class', 2,
+@_trap('missing-class', 'honest_data',
        "The head never sees this class and never names it; where the class is rare, the accuracy hides it.",
        "dls = target(folder).dls(shots=5) # as many of each class")
 def _missing_class(k):
@@ -458,7 +458,7 @@ def _missing_class(k):
     if no: return f"{len(no)} of {len(cs)} classes have no training picture, {no[0]!r} first"
 
 # %% ../nbs/tools/05_lint.ipynb #389a4756
-@_trap('other-classes', 2, "Right answers are counted as wrong: class 3 of the learner is not class 3 of the target.",
+@_trap('other-classes', 'honest_data', "Right answers are counted as wrong: class 3 of the learner is not class 3 of the target.",
        "learn = learner(target.dls(), name)")
 def _other_classes(k):
     if k.target is None: raise _CannotTell('without target= there is nothing to compare the classes with')
@@ -484,7 +484,7 @@ _matrix = dict(flip_mat='flip', dihedral_mat='dihedral', rotate_mat='turn')
 # Allowed where one of these is on the card
 _needs = dict(flip={'flip', 'dihedral'}, dihedral={'dihedral'}, turn={'affine', 'dihedral', 'crop'})
 
-@_trap('label-changing', 1,
+@_trap('label-changing', 'first_transfer',
        "Pictures are shown under a label that is no longer theirs, and the head is asked to learn it.",
        "dls = target.dls() # with the changes of its card")
 def _label_changing(k):
@@ -570,7 +570,7 @@ def _most(k, a, b): return (n := _copies(k, a, b)) is not None and n > len(k.par
 
 def _of(k, a, b): return f"{_copies(k, a, b)} of {k.parts[a].n} {a} pictures are {b} pictures"
 
-@_trap('test-as-validation', 2,
+@_trap('test-as-validation', 'honest_data',
        "What is chosen on the test pictures is flattered by them, and none is left to say by how much.",
        "dls = target(folder).dls() # carves validation from train, seals the test")
 def _test_valid(k):
@@ -583,12 +583,12 @@ def _test_valid(k):
         if is_test == [True, False]: return f"all {len(a)} validation pictures lie in {a[0].parts[up]}/"
     if not k.target: raise _CannotTell('without target= there is no test to compare the validation pictures with')
 
-@_trap('train-as-validation', 2, "The validation accuracy measures memory: it rises as the learner overfits.",
+@_trap('train-as-validation', 'honest_data', "The validation accuracy measures memory: it rises as the learner overfits.",
        "dls = target(folder).dls() # carves validation from train")
 def _train_valid(k):
     if _most(k, 'validation', 'training'): return _of(k, 'validation', 'training')
 
-@_trap('duplicates', 2,
+@_trap('duplicates', 'honest_data',
        "Pictures that were trained on are answered from memory: the accuracy is higher than on new ones.",
        "t = target(folder, drop_duplicates=True) # and t.report lists them")
 def _duplicates(k):
@@ -607,7 +607,7 @@ def _is_ce(f):
 
 def _adds_to_one(p): return p.shape[1] > 1 and bool((p >= 0).all() and (p.sum(1) - 1).abs().max() < 1e-3)
 
-@_trap('head-misfit', 3,
+@_trap('head-misfit', 'inside',
        "With too few outputs some class cannot be named; with too many, or another loss, something else is learned.")
 def _head(k):
     f,n = getattr(k.learn.loss_func, 'func', k.learn.loss_func),k.out.shape[1]
@@ -619,7 +619,7 @@ def _head(k):
     c = len(k.classes)
     if n != c: return f"the head has {n} outputs for {c} classes", f"learn = learner(dls, name, n_out={c})"
 
-@_trap('softmax-twice', 3,
+@_trap('softmax-twice', 'inside',
        "Cross-entropy takes a softmax itself: of probabilities it makes nearly equal ones, with weak gradients.",
        "learn.model[1] = learn.model[1][:-1]; learn.create_opt()")
 def _softmax(k):

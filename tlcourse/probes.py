@@ -28,12 +28,16 @@ def _units(x, how): # x: (s,m,d) -> (s,1,d), (s,1,1 or d)
     return mu, torch.where(sd > 1e-6*(1 + mu.abs().amax(2, keepdim=True)), sd, torch.ones_like(sd))
 
 # %% ../nbs/core/09_probes.ipynb #697d367a
-def _basis(x): # x: (s,m,d) -> z (s,m,r), q (s,d,r): z = x @ q, and W = q @ theta
-    "The rows in an orthonormal basis of their span, turned to their principal axes"
-    q = torch.linalg.qr(x.mT).Q if x.shape[1] < x.shape[2] else None
-    z = x if q is None else x @ q
-    v = torch.linalg.eigh(z.mT @ z).eigenvectors
-    return z @ v, v if q is None else q @ v
+def _basis(x): # x: (s,m,d) -> z (s,m,r), and what leads back: theta (s,j,c,r) -> W (s,j,c,d)
+    "The rows by their principal axes"
+    few = x.shape[1] < x.shape[2]
+    var, v = torch.linalg.eigh(x @ x.mT if few else x.mT @ x)
+    root = torch.where(var > 1e-13*var[:,-1:], var, 0).sqrt()[:,None]
+    def back(t):
+        flat = t.flatten(1, 2)
+        w = flat/root.where(root > 0, 1) @ v.mT @ x if few else flat @ v.mT
+        return w.unflatten(1, t.shape[1:3])
+    return v*root if few else x @ v, back
 
 # %% ../nbs/core/09_probes.ipynb #9c73e1fb
 class _Problem:
@@ -343,9 +347,9 @@ def fit_probes(
 def _fit_group(x, y, wds, standardize, tol, max_iter, ids, W, b, out):
     "Fit the heads of subsets of one size and fill in their places of `W`, `b` and `out`"
     mu, sd = _units(x, standardize)
-    z, q = _basis((x - mu)/sd)
+    z, back = _basis((x - mu)/sd)
     T, *stats = _minimise(z, y, wds, b.shape[-1], tol, max_iter)
-    w = T[...,:-1] @ q.mT[:,None]/sd[:,None]
+    w = back(T[...,:-1])/sd[:,None]
     W[ids], b[ids] = w, T[...,-1] - torch.einsum('sjcd,sd->sjc', w, mu[:,0])
     for o,v in zip(out, stats): o[ids] = v.cpu().numpy()
 

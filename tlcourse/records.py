@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
-from .base import BadInput, package_assets
+from .base import BadInput, lesson_name, lesson_number, package_assets
 from .store import writing
 
 # %% ../nbs/core/06_records.ipynb #688fca14
@@ -449,9 +449,9 @@ def export(self:Records,
     return Path(path)
 
 # %% ../nbs/core/06_records.ipynb #fa9353d4
-def lesson_records(n:int # Number of the lesson
+def lesson_records(lesson:str|int # Name of its page, such as 'freezing', or its number
                   ) -> Records: # Read only
     "The stored grid of a lesson, as it ships with the package."
-    p = package_assets()/f'lesson{n:02d}.db'
-    if not p.is_file(): raise BadInput(f"lesson {n} has no stored grid")
+    p = package_assets()/f'{lesson_name(lesson)}.db'
+    if not p.is_file(): raise BadInput(f"lesson {lesson_number(lesson)}, {p.stem}, has no stored grid")
     return Records(p, readonly=True)

@@ -172,6 +172,7 @@ def _verdict_text(c):
             f"strategy {last} ahead of each other one ({c.families['decision']} comparisons), and is the best at each smaller size "
             f"above two labels ahead of each other one there ({c.families['curve']} comparisons)? Comparisons that were asked for "
             f"and have not run are counted. {end}At one or two labels per class no verdict is drawn. ")
+    if c.looks > 1: text += f"Seeds were added while the first of these was open: its p-values are multiplied by {c.looks}, the number of looks. "
     if any(p['provisional'] for p in c.pairs):
         text += "Provisional: the rate of one of the two is still at the edge of what was tried, and nothing is claimed. "
     return text
@@ -355,7 +356,7 @@ The notebook of tlcourse.stats shows how often such intervals hold the true valu
 
 # %% ../nbs/tools/02_report.ipynb #c1749a70
 _words = dict(target='Target', classes='Classes', size='Side of a picture in pixels', pixel_hash='Hash of the pixels',
-              backbone='Backbone', weights='Weights', head='Head', strategies='Strategies', shots='Labels per class', seeds='Seeds',
+              backbone='Backbone', weights='Weights', head='Head', strategies='Strategies', shots='Labels per class', seeds='Seeds', looks='Seeds at each look at the decision',
               steps='Optimiser steps of a run', bs='Batch size, at most', tune='Choice of rates',
               V='Validation pictures per class', augment='Augmentation', device='Device', precision='Precision of training', openings='Looks at the test set')
 

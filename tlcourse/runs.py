@@ -180,7 +180,7 @@ def picture_seconds(task:Task # Pictures, network, device
         t0 = np.array([time.perf_counter(), _clock(task.device)()])
         extract(task.arch, task.target.train, ids=np.arange(n), device=task.device, cache=False, progress=False)
         return np.array([time.perf_counter(), _clock(task.device)()]) - t0
-    n = min(64, len(task.target.train))
+    n = min(32, len(task.target.train))
     with one_thread():
         one_pass(1)
         few, many = one_pass(1), one_pass(n) # Making the network takes its time once

@@ -191,7 +191,7 @@ def sweep(grid, # Specs (dictionaries); each says everything that its result dep
           on_done=None # Called here with (spec, result, fresh) for each finished run; not fresh: it was stored before
          ) -> list: # The results, in the order of the grid
     "Do the runs that `records` does not hold yet, keep each as soon as it is done, and return all results."
-    if engine == 'ray': raise BadInput("engine 'ray' comes with lesson 17: use engine='local'")
+    if engine == 'ray': raise BadInput("engine 'ray' comes with lesson 18: use engine='local'")
     if engine != 'local': raise unknown('engine', engine, ['local', 'ray'])
     pool = run if isinstance(run, Workers) else Workers(run, workers)
     grid = list(grid)

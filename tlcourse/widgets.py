@@ -11,10 +11,10 @@ __all__ = ['Choice', 'Control', 'control', 'ask', 'Guesses', 'Reveal', 'guesses'
 import base64, itertools, json, math, sys, zlib
 import matplotlib, numpy as np
 from fastcore.basics import patch
-from .base import BadInput, _esc
+from .base import BadInput, _esc, lesson_name, lesson_number
 from .plots import okabe_ito, style
 from .report import _svg
-from .exercises import log_score, reader_name, scores
+from .exercises import _first_edition, log_score, reader_name, scores
 
 # %% ../nbs/tools/06_widgets.ipynb #3ac60f8d
 class Choice:
@@ -253,12 +253,12 @@ class ask:
 class Guesses:
     "The questions of a lesson and what the reader answers; `commit` in code or by the button, then `reveal`."
     def __init__(self,
-                 lesson:int, # Number of the lesson
+                 lesson:str|int, # Name of the lesson's page, or its number
                  questions:dict # Name to `ask`
                 ):
         if not questions or not all(isinstance(q, ask) for q in questions.values()):
             raise BadInput("guesses takes questions made by ask(...), each under a name of its own")
-        self.lesson,self.questions,self.values = lesson,questions,{}
+        self.lesson,self.questions,self.values = lesson_name(lesson),questions,{}
     def commit(self,
                **values # Name of a question to the guess
               ):
@@ -276,7 +276,7 @@ class Guesses:
         for k,v in self.values.items():
             log_score(self.lesson, k, self.questions[k].hit(v, measured[k]), kind='prediction')
         return Reveal(self, measured)
-    def __repr__(self): return f"Guesses(lesson {self.lesson}: {', '.join(self.questions)})"
+    def __repr__(self): return f"Guesses(lesson {lesson_number(self.lesson)}: {', '.join(self.questions)})"
 
 def _tally():
     "How many guesses on the score card were right"
@@ -303,7 +303,13 @@ class Reveal:
 
 # %% ../nbs/tools/06_widgets.ipynb #19734445
 _kept = '''const key = 'tlcourse-guesses'
-const kept = () => { try { return JSON.parse(localStorage.getItem(key)) || {} } catch (e) { return {} } }
+// The first edition kept guesses by the lesson's number
+const first = ''' + json.dumps(_first_edition) + '''
+const named = k => k.replace(/^\\d+(?=\\/)/, n => first[n-1] || n)
+const kept = () => {
+  try { return Object.fromEntries(Object.entries(JSON.parse(localStorage.getItem(key)) || {}).map(([k, v]) => [named(k), v])) }
+  catch (e) { return {} }
+}
 const keep = o => { try { localStorage.setItem(key, JSON.stringify(o)); return true } catch (e) { return false } }
 '''
 
@@ -350,9 +356,9 @@ def _ask_input(q, key):
 
 @patch
 def _repr_html_(self:Guesses):
-    name,rows = f'guess{self.lesson}',[_ask_input(q, f'{self.lesson}/{k}') for k,q in self.questions.items()]
+    name,rows = f'guess-{self.lesson}',[_ask_input(q, f'{self.lesson}/{k}') for k,q in self.questions.items()]
     return '\n'.join([
-        f'<div class="tlc tlc-guesses" data-tlc="{name}" role="group" aria-label="Predictions of lesson {self.lesson}">{_css}',
+        f'<div class="tlc tlc-guesses" data-tlc="{name}" role="group" aria-label="Predictions of lesson {lesson_number(self.lesson)}">{_css}',
         f'<form style="display:block">{"".join(rows)}',
         '<p style="margin:.4em 0 0"><button type="submit">Commit</button> <output></output></p></form>',
         f'<script>{_js_guess % name}</script></div>'])
@@ -365,7 +371,7 @@ def _data(q, m):
 
 @patch
 def _repr_html_(self:Reveal):
-    g,name,rows = self.guesses,f'reveal{self.guesses.lesson}',''
+    g,name,rows = self.guesses,f'reveal-{self.guesses.lesson}',''
     for k,q,v,said in self.rows():
         data = '' if g.values else f' data-q="{g.lesson}/{k}" {_data(q, self.measured[k])}'
         cells = ''.join(f'<td>{_esc(o)}</td>' for o in (q.words(v), q.words(self.measured[k]), said))
@@ -401,7 +407,7 @@ def widget(self:Guesses): # An `ipywidgets.VBox`
 def _repr_mimebundle_(self:Guesses, include=None, exclude=None): return _bundle(self)
 
 # %% ../nbs/tools/06_widgets.ipynb #fcb0d7b0
-def guesses(lesson:int, # Number of the lesson
+def guesses(lesson:str|int, # Name of the lesson's page, such as 'freezing', or its number
             **questions:ask # Name to question
            ) -> Guesses: # Shows itself as a form; `.reveal(name=measured, ...)` further down
     "Questions that the reader answers before the measurement."

@@ -1,8 +1,8 @@
-"""The stored grid of lesson 8: four strategies on three drawn targets at four sizes, in distribution and under shift.
+"""The stored grid of lesson 9: four strategies on three drawn targets at four sizes, in distribution and under shift.
 
-    python benchmarks/lesson08.py      # about 20 minutes on 2 idle cores; goes on where it was stopped
+    python benchmarks/lesson_extraction_or_tuning.py      # about 20 minutes on 2 idle cores; goes on where it was stopped
 
-The digits of the same lesson come from the grid of lesson 9, which runs them with the same settings. Each target has two studies:
+The digits of the same lesson come from the grid of lesson 10, which runs them with the same settings. Each target has two studies:
 rates chosen on validation pictures, and, for what is said about one label per class, fixed rates.
 """
 from functools import cache, partial
@@ -14,7 +14,7 @@ from tlcourse.records import Records
 strategies = 'scratch', 'random-features', 'feature-extraction', 'fine-tuning'
 shifts = 'blur', 'noise', 'contrast'
 targets = {'letters': (*shifts, 'letters-stix'), 'textures': shifts, 'hues': shifts}
-out = 'tlcourse-out/lesson08'
+out = 'tlcourse-out/extraction_or_tuning'
 
 @cache
 def tasks():
@@ -34,4 +34,4 @@ def grid(**kwargs):
 
 if __name__ == '__main__':
     grid()
-    print(Records(f'{out}/records.db').export(package_assets()/'lesson08.db').stat().st_size, 'bytes')
+    print(Records(f'{out}/records.db').export(package_assets()/'extraction_or_tuning.db').stat().st_size, 'bytes')

@@ -1,8 +1,8 @@
-"""The stored grid of lesson 5: probes at every stage of a trained and of a random body, views, adapted BatchNorm, and two heads.
+"""The stored grid of lesson 6: probes at every stage of a trained and of a random body, views, adapted BatchNorm, and two heads.
 
-    python benchmarks/lesson05.py      # about 10 minutes on 2 cores; writes tlcourse/assets/lesson05.db
+    python benchmarks/lesson_feature_extraction.py      # about 10 minutes on 2 cores; writes tlcourse/assets/feature_extraction.db
 
-Stopped and started again it goes on from tlcourse-out/lesson05. Weight decays and rates are chosen on the same five validation
+Stopped and started again it goes on from tlcourse-out/feature_extraction. Weight decays and rates are chosen on the same five validation
 pictures per class in every arm, six tries each; the test is opened once for each finished run.
 """
 from pathlib import Path
@@ -82,9 +82,9 @@ def grid():
     return res
 
 if __name__ == '__main__':
-    store = Records(Path('tlcourse-out/lesson05/records.db'))
+    store = Records(Path('tlcourse-out/feature_extraction/records.db'))
     sweep(grid(), store, run)
     for n in TARGETS:
         t = get(n)
         store.put_labels(t.pixel_hash, t._test_arrays[1], dict(name=n, classes=t.classes))
-    store.export(package_assets()/'lesson05.db')
+    store.export(package_assets()/'feature_extraction.db')

@@ -1,6 +1,6 @@
-"""The stored grid of lesson 9: digits at seven sizes, and many draws of one label per class.
+"""The stored grid of lesson 10: digits at seven sizes, and many draws of one label per class.
 
-    python benchmarks/lesson09.py      # about 20 minutes on 2 idle cores; goes on where it was stopped
+    python benchmarks/lesson_how_much_data.py      # about 20 minutes on 2 idle cores; goes on where it was stopped
 
 Scratch, extraction and fine-tuning at rates chosen on validation pictures; the ways to fine-tune at fixed rates, among themselves.
 """
@@ -12,7 +12,7 @@ from tlcourse.records import Records
 
 shifts = 'blur', 'noise', 'contrast'
 sizes = [1, 2, 5, 10, 20, 50, 100]
-out = 'tlcourse-out/lesson09'
+out = 'tlcourse-out/how_much_data'
 
 @cache
 def digits(): return task('digits', 'glyphnet', device='cpu')
@@ -30,4 +30,4 @@ def grid(**kwargs):
 
 if __name__ == '__main__':
     grid()
-    print(Records(f'{out}/records.db').export(package_assets()/'lesson09.db').stat().st_size, 'bytes')
+    print(Records(f'{out}/records.db').export(package_assets()/'how_much_data.db').stat().st_size, 'bytes')

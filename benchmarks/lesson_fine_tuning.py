@@ -1,8 +1,8 @@
-"""The stored grid of lesson 6: head first or all at once, what a rate destroys, and how far the features move.
+"""The stored grid of lesson 7: head first or all at once, what a rate destroys, and how far the features move.
 
-    python benchmarks/lesson06.py      # about 8 minutes on 2 idle cores; stopped and started again it goes on
+    python benchmarks/lesson_fine_tuning.py      # about 8 minutes on 2 idle cores; stopped and started again it goes on
 
-Records lie in tlcourse-out/lesson06/records.db; the end writes tlcourse/assets/lesson06.db. A run depends on its spec alone: `run(spec)`.
+Records lie in tlcourse-out/fine_tuning/records.db; the end writes tlcourse/assets/fine_tuning.db. A run depends on its spec alone: `run(spec)`.
 It gives what a run of `compare` gives and, of the tuned body, the source accuracy that is left and how far the features moved.
 """
 import sys, time
@@ -26,7 +26,7 @@ strategies = 'feature-extraction', 'fine-tuning', 'lp-ft'
 shots = {'digits': [1, 5, 20], 'letters-stix': [1, 5]}
 seeds, steps, shifts = 5, 150, ('blur', 'noise', 'contrast')
 rates = [5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1] # of one rate for all layers, on digits
-out = 'tlcourse-out/lesson06'
+out = 'tlcourse-out/fine_tuning'
 RANDOM = 'pool-flatten-linear, random start'
 
 @cache
@@ -105,6 +105,6 @@ def main(workers):
     # LP-FT differs from fine-tuning in two things, the head start and BatchNorm's statistics: each of them alone
     st.sweep([{**st.spec('lp-ft', 5, STRATEGIES['lp-ft'].rate, s, 'report'), **how} for how in (dict(share=0), dict(bn='train')) for s in range(seeds)])
     for n in shots: study(n, workers).run('none')
-    print(Records(f'{out}/records.db').export(package_assets()/'lesson06.db').stat().st_size, 'bytes')
+    print(Records(f'{out}/records.db').export(package_assets()/'fine_tuning.db').stat().st_size, 'bytes')
 
 if __name__ == '__main__': main(int(sys.argv[1]) if sys.argv[1:] else cores())

@@ -1,8 +1,8 @@
-"""The stored grid of lesson 3: what a linear probe reads at each stage of glyphnet, and of the same network with random weights.
+"""The stored grid of lesson 4: what a linear probe reads at each stage of glyphnet, and of the same network with random weights.
 
-    python benchmarks/lesson03.py     # a few minutes on 2 cores
+    python benchmarks/lesson_inside.py     # a few minutes on 2 cores
 
-Stopped and started again it goes on from tlcourse-out/lesson03. A `stage` run is one probe for digits, with its own opening of the
+Stopped and started again it goes on from tlcourse-out/inside. A `stage` run is one probe for digits, with its own opening of the
 sealed test; a `factor` run is one probe for the glyph, the hue or the texture of drawn pictures, of which there is no end.
 """
 from functools import lru_cache
@@ -106,8 +106,8 @@ def grid():
     return res
 
 if __name__ == '__main__':
-    records = Records('tlcourse-out/lesson03/records.db')
+    records = Records('tlcourse-out/inside/records.db')
     t = digits()
     records.put_labels(t.pixel_hash, t._test_arrays[1], dict(name='digits', classes=t.classes))
     sweep(grid(), records, run)
-    records.export(package_assets()/'lesson03.db')
+    records.export(package_assets()/'inside.db')

@@ -1,8 +1,8 @@
-"""The stored grid of lesson 7: the rate finder against sweeps, schedules, optimisers, and rates for each layer group.
+"""The stored grid of lesson 8: the rate finder against sweeps, schedules, optimisers, and rates for each layer group.
 
-    python benchmarks/lesson07.py [WORKERS]     # about 20 minutes of one core; stopped and started again it goes on
+    python benchmarks/lesson_learning_rates.py [WORKERS]     # about 20 minutes of one core; stopped and started again it goes on
 
-Records lie in tlcourse-out/lesson07/records.db; the end writes tlcourse/assets/lesson07.db. A run depends on its spec alone:
+Records lie in tlcourse-out/learning_rates/records.db; the end writes tlcourse/assets/learning_rates.db. A run depends on its spec alone:
 `run(spec)`. Rates are chosen on 5 validation pictures per class, as the mean of two tuning seeds that no reported run shares, and
 a winner at the edge of a grid extends it for all arms that are compared. Optimisers at 60 steps are chosen twice: by accuracy (ties
 go to the lower loss), as was meant for all, and by loss, after that had gone wrong; the rest, run later, by loss alone.
@@ -119,7 +119,7 @@ def study(do, records, name, make, arms, rates, by='loss'):
     if not records.has(what): records.add(what, dict(rates=res, tried=tried))
 
 def main(workers):
-    records = Records(writable_folder('tlcourse-out/lesson07')/'records.db')
+    records = Records(writable_folder('tlcourse-out/learning_rates')/'records.db')
     for t in 'digits', 'textures':
         records.put_labels(_target(t).pixel_hash, _target(t)._test_arrays[1], dict(classes=_target(t).classes))
     def do(specs): return sweep(specs, records, run, workers=workers)
@@ -128,7 +128,7 @@ def main(workers):
     def groups(t, shots, arms=arms): do(spec('report', t, k, i, m) for k in shots for m in arms for i in range(5))
     groups('digits', (1, 5, 20))
     def strategies(shots, tune): compare('digits', strategies='fine-tuning,single-rate,gradual', shots=shots, steps=60, tune=tune,
-                                         out='tlcourse-out/lesson07', device='cpu', workers=workers)
+                                         out='tlcourse-out/learning_rates', device='cpu', workers=workers)
     strategies(1, 'none')
     strategies([5, 20], 'valid')
     def optimisers(mode, steps, rates, by='loss'):
@@ -145,6 +145,6 @@ def main(workers):
        for o in ('sgd', 'adam') for lr in RATES[::2] for i in range(3))
     optimisers('disc', 20, RATES[2:5])
     schedules(20)
-    print(records, records.export(package_assets()/'lesson07.db').stat().st_size, 'bytes')
+    print(records, records.export(package_assets()/'learning_rates.db').stat().st_size, 'bytes')
 
 if __name__ == '__main__': main(int(sys.argv[1]) if sys.argv[1:] else cores())
