@@ -73,7 +73,7 @@ def enlarge(folder, files, n, side):
 def listed(folder, size):
     "The files of each part, as `target` splits them: part -> list of [path within the folder, class]"
     from tlcourse.data import target
-    from tlcourse.pictures import list_folder
+    from tlcourse.folders import list_folder
     t = target(folder, size=size)
     part = {p: o.name for o in (t.train, t.valid) for p in o.paths}
     res = {p: [] for p in ('train', 'valid', 'test')}

@@ -22,7 +22,7 @@ def store(tmp_path_factory, monkeypatch):
 def decoded(monkeypatch):
     "Every picture file that is decoded from now on"
     res, was = [], tlcourse.pictures._array
-    monkeypatch.setattr(tlcourse.pictures, '_array', lambda src, size: res.append(src) or was(src, size))
+    monkeypatch.setattr(tlcourse.pictures, '_array', lambda src, size, **how: res.append(src) or was(src, size, **how))
     return res
 
 def scene(seed): return Image.fromarray(np.random.RandomState(seed).randint(0, 255, (5,6,3)).astype(np.uint8)).resize((48,40))
@@ -181,9 +181,9 @@ def test_the_file_of_another_folder_is_not_served(tmp_path, store):
 
 def test_a_file_that_changes_meanwhile(tmp_path, store, monkeypatch):
     root, was = make(tmp_path/'a'), tlcourse.pictures._array
-    def slow(src, size):
+    def slow(src, size, **how):
         if src.name == '00000.bmp': scene(99).save(src)
-        return was(src, size)
+        return was(src, size, **how)
     monkeypatch.setattr(tlcourse.pictures, '_array', slow)
     with pytest.raises(BadInput, match='00000.bmp changed while'): target(root, size=32)
     assert not list(store.iterdir())

@@ -69,6 +69,20 @@ def test_same_answers(name, size, head, how, tmp_path):
     assert np.abs(probabilities(m.predict(t.valid.x, top=2), m.classes) - theirs).max() < 1e-5
     assert m.card['statistics']['std'][0] == pytest.approx({'glyphnet': .25, 'tf_efficientnet_lite0': .5}.get(name, .229), abs=1e-3) or 'timm' in name
 
+def test_the_range_and_the_fit_of_training_go_with_the_model(tmp_path):
+    "12 bits in containers of 16, long pictures squished: a model reads new ones as the old ones were read"
+    for c,k in (('dark', 1), ('light', 3)):
+        (tmp_path/'p'/c).mkdir(parents=True)
+        for i in range(8):
+            a = np.random.default_rng(10*i + k).integers(0, 1300, (30, 70), dtype=np.uint16)*k
+            Image.fromarray(a).save(tmp_path/'p'/c/f'{i}.png')
+    t = target(tmp_path/'p', size=32, fit='squish')
+    learn = learner(t.dls(bs=4, augment=False), 'glyphnet')
+    m = save(learn, tmp_path/'m', notes=t.report.lines())
+    assert (m.card['range'], m.card['fit']) == ([0, 4095], 'squish') and any('0 to 4,095' in o for o in m.card['notes'])
+    p = load(tmp_path/'m', 'cpu').predict(t.valid.paths, top=2)
+    assert np.abs(probabilities(p, t.classes) - _answers(learn, t.valid.x)[1].numpy()).max() < 1e-5
+
 def test_a_process_without_the_script(made):
     d, t, learn, m = made
     code = f"""import json, sys
@@ -230,7 +244,7 @@ def test_odd_pictures_one_by_one(made, tmp_path):
     (tmp_path/'odd'/'list.csv').write_text('a,b')
     seen = []
     ps = made[3].predict([tmp_path/'odd', tmp_path/'gone.png'], top=2, on_done=seen.append)
-    assert seen == ps and ps.notes == ['left alone: 1 .csv'] and len(ps) == len(want) + 1
+    assert seen == ps and ps.notes == ['left alone: 1 .csv file'] and len(ps) == len(want) + 1
     for p in ps[:-1]:
         why = want[Path(p.file).name]
         assert (p.error is None) == (why is None) and (why is None or why in p.error and p.label is None and p.top == [])

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image, ImageDraw
 from tlcourse.base import BadInput
 from tlcourse.data import target
-from tlcourse.pictures import Unreadable, fit_picture, list_folder, read_picture, read_pictures
+from tlcourse.folders import list_folder
+from tlcourse.pictures import Unreadable, fit_picture, read_picture, read_pictures, value_range
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch): monkeypatch.setenv('TLCOURSE_CACHE', str(tmp_path_factory.mktemp('cache')))
@@ -64,8 +65,11 @@ def test_palette(tmp_path):
     for f in ('a.png', 'a.gif', 'a.bmp'):
         im.save(tmp_path/f)
         assert (pixels(read_picture(tmp_path/f)) == [10,200,30]).all()
-    im.putpixel((0,0), 2); im.save(tmp_path/'t.png', transparency=1)
-    assert (pixels(read_picture(tmp_path/'t.png')) == 255).all() # Transparent: white
+    im.putpixel((0,0), 0); im.save(tmp_path/'t.png', transparency=1)
+    p = pixels(read_picture(tmp_path/'t.png')).copy()
+    assert (p[0,0] == 0).all()
+    p[0,0] = 255
+    assert (p == 255).all() # Transparent: white
 
 def test_alpha_on_white(tmp_path):
     a = np.zeros((2,3,4), np.uint8); a[...,0] = 200; a[:,0,3], a[:,1,3], a[:,2,3] = 0, 128, 255
@@ -208,7 +212,7 @@ def test_bad_csv(tmp_path):
     good = rows(train=range(5), test=range(5,10))
     refused(listed(tmp_path/'a', good + ['cat/77.png,cat,train', 'dog/78.png,dog,test']), '2 files that are not there', "'cat/77.png'")
     refused(listed(tmp_path/'b', good + ['cat/0.png,cat,holdout']), "unknown split names: 'holdout' (1 line)", 'train, valid and test')
-    refused(listed(tmp_path/'c', good, head='path,breed,split'), "no column 'label'", 'path, breed, split')
+    refused(listed(tmp_path/'c', [','.join(o.split(',')[::2]) for o in good], head='path,split'), "no column 'label'", 'path, split')
     refused(listed(tmp_path/'d', good + ['cat/0.png,dog,train']), "labelled 'dog' here and 'cat' above")
     refused(listed(tmp_path/'e', []), 'no pictures')
     (listed(tmp_path/'f', good)/'split.csv').write_bytes(b'path,label,split\n\xff\xfe'); refused(tmp_path/'f', 'UTF-8')
@@ -238,7 +242,7 @@ def test_bursts_stay_together(tmp_path):
         for i in range(4): Image.open(root/c/f'{i}.png').save(root/c/f'{i} again.jpg', quality=60)
     for seed in range(3):
         t = target(root, size=64, seed=seed)
-        assert not t.report.copies and '8 pictures are copies' in str(t.report)
+        assert not t.report.copies and '8 pictures are copies' in str(t.report) and '--groups' in str(t.report)
 
 # On the way in (what is kept of it: test_cache)
 
@@ -254,3 +258,132 @@ def test_listing_opens_nothing(tmp_path):
     root = folder(tmp_path)
     for f in root.rglob('*.png'): f.write_bytes(b'')
     assert len(list_folder(root)[0]) == 36
+
+# More than 8 bits: the range of the whole set
+
+def deep_folder(root, ending='png', bits=12, n=8, colour=False):
+    "Two classes of grey noise of `bits` bits in containers of 16; -> their 8-bit twins in a folder of their own"
+    for c in ('cat','dog'):
+        for i in range(n):
+            v = np.asarray(scene(100*(c == 'dog') + i, (32,32)).convert('RGB' if colour else 'L')).astype(np.uint16)
+            a = v << (bits - 8)
+            for d in (root/'deep'/c, root/'plain'/c): d.mkdir(parents=True, exist_ok=True)
+            if colour: (root/'deep'/c/f'{i}.png').write_bytes(colour_png(a))
+            else: Image.fromarray(a).save(root/'deep'/c/f'{i}.{ending}')
+            Image.fromarray(v.astype(np.uint8)).convert('RGB').save(root/'plain'/c/f'{i}.png')
+    return root/'deep', root/'plain'
+
+def colour_png(a):
+    "A PNG of 16-bit colours"
+    def chunk(t, d): return struct.pack('>I', len(d)) + t + d + struct.pack('>I', zlib.crc32(t + d))
+    h, w, c = a.shape
+    raw = b''.join(b'\0' + o.astype('>u2').tobytes() for o in a)
+    return (b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', w, h, 16, {3:2, 4:6}[c], 0, 0, 0)) + chunk(b'IDAT', zlib.compress(raw)) + chunk(b'IEND', b''))
+
+def colour_tiff(a):
+    "An uncompressed TIFF of 16-bit bands, as many as there are"
+    h, w, c = a.shape
+    data, bits = a.astype('<u2').tobytes(), struct.pack(f'<{c}H', *[16]*c)
+    tags = [(256,1,w), (257,1,h), (258,c,122), (259,1,1), (262,1,2), (273,1,122+len(bits)), (277,1,c), (278,1,h), (279,1,len(data))]
+    return b'II*\0' + struct.pack('<IH', 8, 9) + b''.join(struct.pack('<HHII', t, 4 if t in (273,279) else 3, n, v) for t,n,v in tags) + struct.pack('<I', 0) + bits + data
+
+@pytest.mark.parametrize('bits,how', [(12,dict()), (12,dict(ending='tif')), (10,dict()), (16,dict()), (8,dict(ending='tif')), (12,dict(colour=True)), (16,dict(colour=True))])
+def test_the_range_of_the_set_is_used_and_said(tmp_path, bits, how):
+    deep, plain = deep_folder(tmp_path, bits=bits, **how)
+    t, twin = target(deep, size=32), target(plain, size=32)
+    assert t.report.range == (0, 2**bits - 1) and twin.report.range == (0, 255)
+    assert t.train.x.equal(twin.train.x) and t.valid.x.equal(twin.valid.x) and (t._test_arrays[0] == twin._test_arrays[0]).all()
+    assert any(f'16 pictures have more than 8 bits' in o and f'0 to {2**bits - 1:,} became 0 to 255' in o for o in t.report.notes)
+    assert t.report.to_dict()['range'] == [0, 2**bits - 1] and not any('bits' in o for o in twin.report.notes)
+    again = target(deep, size=32) # From the store
+    assert again.report.range == t.report.range and again.report.notes == t.report.notes
+
+def test_a_dark_picture_of_a_set_stays_dark(tmp_path):
+    deep, _ = deep_folder(tmp_path)
+    Image.fromarray(np.arange(1024, dtype=np.uint16).reshape(32,32)//4).save(deep/'cat'/'dark.png')
+    t = target(deep, size=32)
+    assert t.report.range == (0, 4095) and '1 picture with almost no contrast' in str(t.report) and 'dark.png' in str(t.report)
+    assert read_pictures([deep/'cat'/'dark.png'], 32, top=t.report.range[1])[0].max() == 15
+
+def test_predict_reads_with_the_range_of_training(tmp_path):
+    deep, _ = deep_folder(tmp_path)
+    t = target(deep, size=32)
+    dls = t.dls(device='cpu', augment=False)
+    x = dls.test_dl([t.valid.paths[0]]).one_batch()[0]
+    assert (x[0]*255).round().byte().equal(t.valid.x[0])
+
+def test_16_bit_tiff_in_colour(tmp_path):
+    a = np.random.RandomState(0).randint(0, 4096, (9,7,3)).astype(np.uint16)
+    (tmp_path/'a.tif').write_bytes(colour_tiff(a))
+    assert value_range([tmp_path/'a.tif']) == (4095, 1, a.max())
+    assert (pixels(read_picture(tmp_path/'a.tif', top=4095)) == a >> 4).all() and (pixels(read_picture(tmp_path/'a.tif')) == a >> 8).all()
+
+def test_16_bits_with_transparency(tmp_path):
+    a = np.random.RandomState(0).randint(0, 4096, (9,7,4)).astype(np.uint16)
+    a[...,3] = 65535; a[0,0,3] = 0
+    (tmp_path/'a.png').write_bytes(colour_png(a))
+    p = pixels(read_picture(tmp_path/'a.png', top=4095))
+    assert (p[1:] == a[1:,:,:3] >> 4).all() and (p[0,0] == 255).all()
+
+def test_bands_and_signs_have_sentences_of_their_own(tmp_path):
+    (tmp_path/'bands.tif').write_bytes(colour_tiff(np.zeros((4,5,7), np.uint16)))
+    with pytest.raises(Unreadable, match='a TIFF of 7 bands: save three'): read_picture(tmp_path/'bands.tif')
+    with pytest.raises(Unreadable, match='7 bands'): read_picture((tmp_path/'bands.tif').read_bytes())
+    Image.fromarray(np.full((4,4), -1000, np.int32)).save(tmp_path/'ct.tif')
+    with pytest.raises(Unreadable, match='pixels below 0'): read_picture(tmp_path/'ct.tif')
+
+def test_no_contrast_is_said(tmp_path):
+    root = folder(tmp_path)
+    Image.new('L', (40,40), 7).save(root/'train'/'cat'/'flat.png')
+    said = str(target(root, size=32).report)
+    assert '1 picture with almost no contrast' in said and 'flat.png' in said
+
+# Transparency, long pictures, one picture under two labels
+
+def icon(seed, colour=(255,255,255)):
+    a = np.zeros((32,32,4), np.uint8)
+    a[...,:3] = colour
+    a[...,3] = np.asarray(scene(seed, (32,32)).convert('L'))
+    return Image.fromarray(a)
+
+def test_white_on_transparent_is_seen(tmp_path):
+    for c in ('cat','dog'):
+        for i in range(8):
+            (tmp_path/c).mkdir(exist_ok=True)
+            icon(i + 50*(c == 'dog'), (255,)*3 if i < 6 else (0,60,200)).save(tmp_path/c/f'{i}.png')
+    t = target(tmp_path, size=32)
+    assert '12 transparent pictures laid on black' in str(t.report) and not t.report.copies and not t.report.conflicts
+    assert min(int(o.max()) - int(o.min()) for o in t.train.x) > 100
+    dark = pixels(read_picture(tmp_path/'cat'/'7.png')) # What shows on white stays on white
+    a = pixels(Image.open(tmp_path/'cat'/'7.png'))
+    assert abs(dark[...,0].astype(int) - (255 - a[...,3])).max() <= 1
+
+def long_picture(colour):
+    a = np.full((40,160,3), 120, np.uint8); a[:,:30] = a[:,130:] = colour
+    return Image.fromarray(a)
+
+def test_fit_keeps_the_ends(tmp_path):
+    im = long_picture((250,0,0))
+    red = {f: ((p := pixels(fit_picture(im, 32, f)).astype(int))[...,0] - p[...,1] > 100).mean() for f in ('crop','squish','pad')}
+    assert red['crop'] == 0 and red['squish'] > .3 and .05 < red['pad'] < .15, red
+    for c in ('cat','dog'):
+        for i in range(8):
+            (tmp_path/c).mkdir(exist_ok=True)
+            long_picture((250, 10*i, 100*(c == 'dog'))).save(tmp_path/c/f'{i}.png')
+    assert 'leaves more than a third of 16 long pictures away' in str(target(tmp_path, size=32).report)
+    t = target(tmp_path, size=32, fit='squish')
+    assert 'long' not in str(t.report) and t.report.fit == 'squish' and t.pixel_hash != target(tmp_path, size=32).pixel_hash
+    x = t.dls(device='cpu', augment=False).test_dl([t.valid.paths[0]]).one_batch()[0]
+    assert (x[0]*255).round().byte().equal(t.valid.x[0])
+    with pytest.raises(BadInput, match="did you mean 'squish'"): target(tmp_path, fit='squash')
+
+def test_one_picture_under_two_labels_comes_first(tmp_path):
+    root = folder(tmp_path)
+    (root/'train'/'cat'/'again.png').write_bytes((root/'train'/'dog'/'2.png').read_bytes())
+    Image.open(root/'train'/'dog'/'3.png').resize((96,80)).save(root/'test'/'cat'/'near.jpg', quality=60)
+    t = target(root, size=64)
+    assert t.report.conflicts == [('train/cat/again.png','cat','train/dog/2.png','dog','same'), ('train/dog/3.png','dog','test/cat/near.jpg','cat','near')]
+    said = t.report.lines()
+    assert said[0].startswith('under two labels, 1 pair of one picture and 1 pair of nearly one picture') and 'again.png (cat) = train/dog/2.png (dog)' in said[1]
+    assert t.report.to_dict()['conflicts'][0] == dict(file='train/cat/again.png', label='cat', other='train/dog/2.png', other_label='dog', kind='same')
+    assert target(folder(tmp_path/'b', seed=500), size=64).report.conflicts == []

@@ -392,6 +392,19 @@ def test_json_tells_classes_and_parts(tmp_path, monkeypatch):
     assert j['classes'] == list('0123456789') and set(j['parts']) == set(j['classes'])
     assert sum(n for _,_,n in j['parts'].values()) == 500
 
+def test_json_tells_how_the_pictures_were_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for c in 'ab':
+        (tmp_path/'pics'/c).mkdir(parents=True)
+        for i in range(10): Image.fromarray(np.random.RandomState(i + 50*(c == 'b')).randint(0, 1024, (40,90)).astype(np.uint16)).save(tmp_path/'pics'/c/f'{i}.png')
+    (tmp_path/'pics'/'a'/'note.png').write_text('no picture')
+    (tmp_path/'pics'/'b'/'again.png').write_bytes((tmp_path/'pics'/'a'/'0.png').read_bytes())
+    assert command('pics', '--backbone', 'glyphnet', '--size', '32', '--fit', 'pad', '--json', 'j.json') == 0
+    j = json.loads((tmp_path/'j.json').read_text())
+    assert (j['range'], j['fit']) == ([0, 1023], 'pad') and [o['file'] for o in j['skipped']] == ['a/note.png']
+    assert j['conflicts'] == [dict(file='a/0.png', label='a', other='b/again.png', other_label='b', kind='same')]
+    assert j['notes'][0].startswith('pics: 2 classes') and j['notes'][1].startswith('under two labels')
+
 def test_costs_under_shift_count_the_tuning_runs(tmp_path):
     from tlcourse.report import report_html
     kw = {**quick, 'strategies': 'fine-tuning', 'shots': [5], 'tune': 'valid', 'V': 1, 'out': tmp_path}

@@ -11,6 +11,7 @@ __all__ = []
 from .base import *
 from .store import *
 from .drawings import *
+from .folders import *
 from .pictures import *
 from .world import *
 from .data import *

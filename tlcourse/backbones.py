@@ -125,7 +125,7 @@ class _Body(nn.Sequential):
     def forward(self, x):
         if not torch.jit.is_tracing() and min(x.shape[-2:]) < self.min_size:
             raise BadInput(f"{self.owner} takes images of at least {self.min_size}x{self.min_size} pixels, these are "
-                           f"{x.shape[-2]}x{x.shape[-1]}: ask for target(..., size={self.min_size})")
+                           f"{x.shape[-2]}x{x.shape[-1]}: ask for target(..., size={self.min_size}), or --size {self.min_size} in the command line")
         return super().forward(x)
 
 class _Vectors(nn.Module):
@@ -138,7 +138,7 @@ class _Vectors(nn.Module):
     def forward(self, x):
         if not torch.jit.is_tracing() and tuple(x.shape[-2:]) != self.size:
             raise BadInput(f"{self.name} takes images of {self.size[0]}x{self.size[1]} pixels only, these are "
-                           f"{x.shape[-2]}x{x.shape[-1]}: ask for target(..., size={self.size[0]})")
+                           f"{x.shape[-2]}x{x.shape[-1]}: ask for target(..., size={self.size[0]}), or --size {self.size[0]} in the command line")
         return self._vectors(x)[...,None,None]
 
 # %% ../nbs/core/03_backbones.ipynb #9f75df33

@@ -197,6 +197,8 @@ class _Code(str):
     "A piece of code as the cell of a table."
     def __html__(self): return f'<code>{_esc(self)}</code>'
 
+def _s(n): return '' if n == 1 else 's' # Of a plural
+
 # %% ../nbs/core/00_base.ipynb #d5d6b8a8
 _num = re.compile(r'[<\[+-]?[\s<\d.,+%e\]-]*$') # A number, an interval, or nothing
 

@@ -73,6 +73,12 @@ def _scores(a):
     if a.json: _write_json(a.json, dict(self_reported=True, scores=table.to_dict('records')))
 
 # %% ../nbs/tools/08_cli.ipynb #ac975717
+def _add_reading(p):
+    "How a folder is read, the same for all commands that read one"
+    p.add_argument('--groups', metavar='COLUMN_OR_PATTERN', help='a column of the table of labels, or a regular expression of the file names: pictures of one group stay in one part')
+    p.add_argument('--fit', choices=['crop', 'squish', 'pad'], help='how pictures become square (default: crop, the centre)')
+    p.add_argument('--min-class', type=int, metavar='N', help='leave classes with fewer than N pictures out')
+
 def _add_compare(sub):
     p = sub.add_parser('compare', help='which strategy wins, at how many labels, by how much, at what cost',
                        description='Measure transfer strategies on TARGET at equal budget and recommend one.')
@@ -90,6 +96,7 @@ def _add_compare(sub):
     p.add_argument('--valid-pct', type=float, metavar='SHARE', help='of each class, to choose with, if the folder has no validation part (default: .2)')
     p.add_argument('--test-pct', type=float, metavar='SHARE', help='of each class, for the test, if nothing is split (default: .2)')
     p.add_argument('--split-seed', type=int, metavar='N', help='of that split (default: 0)')
+    _add_reading(p)
     p.add_argument('--budget', metavar='MINUTES', help="leave seeds and cells out to fit, or 'none' (default: 10 for photos and drawings on a CPU, else none)")
     p.add_argument('--drop-duplicates', action='store_true', help='leave training copies of test pictures out')
     p.add_argument('--device', default='auto', help='auto, cpu, cuda, mps (default: auto)')
@@ -106,7 +113,7 @@ def _compare(a):
     from tlcourse.runs import task
     from tlcourse.sweep import SweepFailed
     job = task(a.target, a.backbone, a.size, a.weights, a.device, drop_duplicates=a.drop_duplicates, valid_pct=a.valid_pct,
-               test_pct=a.test_pct, seed=a.split_seed)
+               test_pct=a.test_pct, seed=a.split_seed, groups=a.groups, fit=a.fit, min_class=a.min_class)
     out = a.out if a.out is not None else default_out(job, a.target)
     wrote = []
     def told(c): # After each stage, the last one too, so that stopping early loses nothing
@@ -132,12 +139,13 @@ def _add_train(sub):
     p.add_argument('--size', type=int, help="side of the pictures in pixels (default: the target's)")
     p.add_argument('--device', default='auto', help='auto, cpu, cuda, mps (default: auto)')
     p.add_argument('--study', metavar='DIR', help='folder that compare wrote into (default: the one in tlcourse-out with the same pictures)')
+    _add_reading(p)
     p.set_defaults(func=_train)
 
 def _train(a):
     from tlcourse.model import train
     from tlcourse.sweep import SweepFailed
-    try: m = train(a.target, a.out, a.strategy, a.backbone, a.weights, a.size, a.device, a.study, say=lambda s: print(_plain(s), flush=True))
+    try: m = train(a.target, a.out, a.strategy, a.backbone, a.weights, a.size, a.device, a.study, a.groups, a.fit, a.min_class, say=lambda s: print(_plain(s), flush=True))
     except SweepFailed as e:
         print(f'tlcourse: {e}', file=sys.stderr)
         return 1

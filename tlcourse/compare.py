@@ -153,11 +153,8 @@ def _own(self:Study):
 @patch
 def _found(self:Study):
     "What was read: the classes with their counts, and what the target has to say of its pictures"
-    t = self.target
-    self.parts = {c: [part.counts[c] for part in (t.train, t.valid, t.test)] for c in t.classes}
-    each = ', '.join(f"{c} {'/'.join(map(str, n))}" for c,n in self.parts.items())
-    yield f"{t.name}: {len(t.classes)} classes (training/validation/test pictures): {each}."
-    yield from t.report.lines()
+    self.parts = self.target.counts
+    yield from self.target.lines()
     if self.arch.notice: yield self.arch.notice
 
 @patch
@@ -649,7 +646,7 @@ def finish(self:Study,
     # The same runs may be asked for in another way, trimmed to a budget, say: what was announced now is what counts
     self.records.add(what, dict(cells=cells, rates=[_rate_row(c, r) for c,r in self.rates.items()], beside=self.beside, stage=stage,
                                 stages=self.stages, missing=missing, clock={str(k): v for k,v in self.clock.items()},
-                                notes=self.notes, parts=self.parts, versions=versions()), again=True)
+                                notes=self.notes, parts=self.parts, intake=t.report.to_dict(), versions=versions()), again=True)
     return Comparison(self.records, what, t, self._tmp)
 
 @patch
@@ -732,6 +729,9 @@ def compare(target='digits', # A target's name, the path of a folder of pictures
             valid_pct:float|None=None, # Share of each class to choose with, if the folder has no validation part; None: .2
             test_pct:float|None=None, # Share of each class for the test, if nothing is split; None: .2
             split_seed:int|None=None, # Of that split; None: 0
+            groups=None, # This and the next two as in `target`: pictures of one group stay in one part
+            fit=None, # 'crop', 'squish' or 'pad'; None: 'crop'
+            min_class=None, # Classes with fewer pictures are left out
             out=None, # Folder for `records.db`; None: a temporary one
             device:str='auto', # 'auto', 'cpu', 'cuda', 'mps'
             workers:int|None=None, # Processes; None: one for each core on a CPU; 1: this process alone
@@ -744,7 +744,7 @@ def compare(target='digits', # A target's name, the path of a folder of pictures
     "Measure strategies at several numbers of labels, at equal budget, and recommend one, stage by stage."
     shifts = [shifts] if isinstance(shifts, str) else list(shifts)
     job = task(target, backbone, size, weights, device, [n for n in shifts if n in offline_targets()], drop_duplicates=drop_duplicates,
-               valid_pct=valid_pct, test_pct=test_pct, seed=split_seed)
+               valid_pct=valid_pct, test_pct=test_pct, seed=split_seed, groups=groups, fit=fit, min_class=min_class)
     _budget(budget, job.target, job.device)
     study = Study(job, strategies, shots, seeds, steps, tune, V, bs, augment, out, workers, say, shifts, precision)
     with study.pool: return study.run(budget, on_stage)

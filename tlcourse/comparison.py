@@ -329,6 +329,7 @@ class Comparison:
         self.name = f"{what['target']} under {shift}" if shift else what['target']
         self.rates, self.notes, self.versions = res['rates'], res['notes'], res['versions']
         self.classes = records.info(what['pixel_hash'])['classes']
+        self.intake = res.get('intake', {}) # How its pictures were read: `Intake.to_dict`
         self.parts = res.get('parts') # Class to its training, validation and test pictures; stores of older studies lack it
         self.n_train = sum(p[0] for p in self.parts.values()) if self.parts else None
         self.specs = {(s,k): specs for s,k,specs in res['cells']}
@@ -496,4 +497,4 @@ def to_dict(self:Comparison) -> dict:
     cells = [{k: v for k,v in c.items() if k != 'beside' or v} for c in self.cells]
     return dict(target=self.name, backbone=self.backbone, classes=self.classes, parts=self.parts, cells=cells, pairs=self.pairs,
                 families=self.families, recommendation=self.recommendation, stage=self.stage, clock=self.clock, stages=self.stages, missing=self.missing,
-                forecast=self.forecast, control=self.control, rates=self.rates, settings=self.settings, notes=self.notes, versions=self.versions)
+                forecast=self.forecast, control=self.control, rates=self.rates, settings=self.settings, **self.intake, notes=self.notes, versions=self.versions)

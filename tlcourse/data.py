@@ -19,11 +19,12 @@ import torch
 import torch.nn.functional as F
 import PIL
 from PIL import Image, features
-from .base import BadInput, pick_device, unknown
+from .base import _s, BadInput, pick_device, unknown
 from .drawings import ATTRIBUTION, DRAWINGS, drawings
 from fastcore.basics import patch
-from .pictures import (Intake, Prints, Row, _blocks, _check_pcts, _file_hashes, _parts, carve, find_copies,
-                               fit_picture, group_copies, list_folder, read_picture, read_pictures)
+from .folders import Row, _part_of, group_lines, list_folder
+from .pictures import (FITS, Intake, Prints, _blocks, _check_pcts, _file_hashes, _seen_lines, carve, find_conflicts,
+                               find_copies, fit_picture, group_copies, read_picture, read_pictures, value_range)
 from .plots import style
 from .store import Store
 from .world import Card, draw, drawn_targets
@@ -222,8 +223,12 @@ class Sealed:
 class PicImage(Transform):
     "A `PILImage` of the target's size from a `Pic`, a path, bytes, a PIL image, an array (H,W,3) or a tensor (3,H,W)."
     input_types = (Pic, str, Path, bytes, Image.Image, np.ndarray, Tensor)
-    def __init__(self, size:int): # Pixels a side
-        self.size = size
+    def __init__(self,
+        size:int, # Pixels a side
+        fit:str='crop', # As in `fit_picture`
+        top:int=255 # As in `read_picture`
+    ):
+        self.size,self.fit,self.top = size,fit,top
         super().__init__()
 
     def encodes(self, o):
@@ -232,7 +237,7 @@ class PicImage(Transform):
         if isinstance(o, np.ndarray):
             if o.dtype != np.uint8: raise BadInput(f"an array of {o.dtype}: give uint8 pixels of 0 to 255")
             o = Image.fromarray(o)
-        return PILImage(fit_picture(read_picture(o, (2*self.size,)*2), self.size))
+        return PILImage(fit_picture(read_picture(o, (2*self.size,)*2, self.top), self.size, self.fit))
 
 class PicLabel(Transform):
     "The class of a `Pic`; of a path, the name of its folder."
@@ -295,9 +300,10 @@ class PicDL(TfmdDL):
         with torch.random.fork_rng(devices=[]): super()._one_pass()
 
 # %% ../nbs/core/02_data.ipynb #c251ba3c
-def _loaders(part, ids, size, classes, split_idx):
+def _loaders(target, part, ids, split_idx):
     "fastai `Datasets` over some pictures of a part."
-    tfms = [PicImage(size)],[PicLabel(), Categorize(vocab=list(classes), sort=False)]
+    as_read = PicImage(target.size, target.report.fit, target.report.range[1])
+    tfms = [as_read],[PicLabel(), Categorize(vocab=target.classes, sort=False)]
     return Datasets([Pic(part, int(i)) for i in ids], tfms, split_idx=split_idx)
 
 # %% ../nbs/core/02_data.ipynb #410252e2
@@ -448,6 +454,17 @@ class Target:
         "How many learners were scored on the test."
         return len(self._log)
 
+    @property
+    def counts(self) -> dict: # Class to its numbers of training, validation and test pictures
+        "How many pictures of each class are in each part."
+        return {c: [p.counts[c] for p in (self.train,self.valid,self.test)] for c in self.classes}
+
+    def lines(self) -> list: # Sentences
+        "What was read: the classes with their counts, then what the report says."
+        each = ', '.join(f"{c} {'/'.join(map(str, n))}" for c,n in self.counts.items())
+        head = f"{self.name}: {len(self.classes)} classes (training/validation/test pictures): {each}."
+        return [head, *self.report.lines()]
+
     def unopened(self):
         "The same target with an empty log: for a run whose openings a store of records keeps."
         res = copy.copy(self)
@@ -480,9 +497,9 @@ def dls(self:Target,
     dev = pick_device(device)
     # In valid too: asleep there, but `learn.tta` wakes it
     def after(): return [IntToFloatTensor(), *([BatchAugment(names)] if names else [])]
-    tr = PicDL(_loaders(self.train, ids, self.size, self.classes, 0), bs=min(bs, len(ids)), shuffle=True,
+    tr = PicDL(_loaders(self, self.train, ids, 0), bs=min(bs, len(ids)), shuffle=True,
                after_item=[ToTensor()], after_batch=after(), device=dev)
-    va = PicDL(_loaders(self.valid, vids, self.size, self.classes, 1), bs=256 if self.size <= 64 else 64,
+    va = PicDL(_loaders(self, self.valid, vids, 1), bs=256 if self.size <= 64 else 64,
                after_item=[ToTensor()], after_batch=after(), device=dev)
     return DataLoaders(tr, va, device=dev)
 
@@ -629,13 +646,13 @@ def _fetch(name):
     finally: socket.setdefaulttimeout(old)
 
 # %% ../nbs/core/02_data.ipynb #24314dd8
-def _drawn(name, size, seed, notes):
+def _drawn(name, size, seed):
     d = draw(name, seed=seed)
     x,h = d.x,d.pixel_hash
     if size and size != x.shape[-1]:
         x = [np.asarray(fit_picture(Image.fromarray(o), size)) for o in x.transpose(0,2,3,1)]
         x,h = np.stack(x).transpose(0,3,1,2),None
-    return Target(name, d.classes, x, d.y, d.split, d.augment, d.card, Intake(notes), pixel_hash=h, backbone='glyphnet')
+    return Target(name, d.classes, x, d.y, d.split, d.augment, d.card, Intake(), pixel_hash=h, backbone='glyphnet')
 
 # %% ../nbs/core/02_data.ipynb #c7d00006
 def _counts(part):
@@ -654,9 +671,9 @@ def _emoji_card(d, size):
         'photographs: no light, no background, one style; large families (trains, phases of the moon, plain '
         'faces) are in the training part alone', _photo_augments)
 
-def _emoji(name, size, notes):
+def _emoji(name, size):
     d = drawings(name, size or 128)
-    return Target(name, d.classes, d.x, d.y, d.split, _photo_augments, _emoji_card(d, d.x.shape[-1]), Intake(notes))
+    return Target(name, d.classes, d.x, d.y, d.split, _photo_augments, _emoji_card(d, d.x.shape[-1]), Intake())
 
 # %% ../nbs/core/02_data.ipynb #1dcfb502
 def _rel(p, root):
@@ -665,14 +682,16 @@ def _rel(p, root):
 
 def _some(o, n=3): return '; '.join(f'{p}: {why}' for p,why in o[:n]) + (f' and {len(o)-n} more' if len(o) > n else '')
 
-def _sort(x, rows, kept, skipped, classes, size, valid_pct, test_pct, seed, drop_duplicates):
+def _sort(x, rows, kept, skipped, classes, size, valid_pct, test_pct, seed, drop_duplicates, **_):
     "What becomes of the pictures that were read: left-over classes refused, carved, copies found"
     lost = {}
     for i,why in skipped.items(): lost.setdefault(rows[i].label, []).append((rows[i].path.name, why))
     for c in sorted(set(classes) - {rows[i].label for i in kept}):
         raise BadInput(f"class {c!r} has no picture that can be read ({_some(lost[c])}): add some or remove the class")
     y,prints = np.array([classes.index(rows[i].label) for i in kept]),Prints(x, near=size > 32)
-    part,said = carve(y, [rows[i].part for i in kept], classes, valid_pct, test_pct, seed, group_copies(prints, y))
+    own = [rows[i].group for i in kept] if rows[0].group is not None else None
+    part,said = carve(y, [rows[i].part for i in kept], classes, valid_pct, test_pct, seed, group_copies(prints, y), own)
+    said += group_lines([rows[i] for i in kept], part)
     copies = [(i, str(part[i]), j, str(part[j]), kind) for i,(j,kind) in sorted(find_copies(prints, part).items())]
     drop = [i for i,_,_,q,_ in copies if drop_duplicates and q == 'test']
     rest = np.setdiff1d(np.arange(len(y)), drop)
@@ -682,7 +701,11 @@ def _sort(x, rows, kept, skipped, classes, size, valid_pct, test_pct, seed, drop
     for p in ('valid','test'):
         no = [c for i,c in enumerate(classes) if not (y[by[p]] == i).any()]
         if no: said.append(f"no {p} picture of {', '.join(map(repr, no))}: the {p} part says nothing about it")
+    if flat := [i for i,o in enumerate(x) if int(o.max()) - int(o.min()) < 16]:
+        said.append(f"{len(flat):,} picture{_s(len(flat))} with almost no contrast (fewer than 16 of 255 steps from dark to "
+                    f"bright), such as {rows[kept[flat[0]]].path.name}: look at {'it' if len(flat) == 1 else 'them'}")
     return np.concatenate([*by.values()]),dict(
+        conflicts=[(int(kept[i]), int(kept[j]), kind) for i,j,kind in find_conflicts(prints, y)],
         counts=[len(o) for o in by.values()], notes=said, dropped=len(drop), skipped=[*skipped.items()],
         copies=[(int(kept[i]), p, int(kept[j]), q, kind) for i,p,j,q,kind in copies])
 
@@ -692,16 +715,20 @@ _store = Store('pictures', mode='c') # Whoever writes to the pixels of a target 
 def _decoders(): return [PIL.__version__, *(features.version(o) for o in (*features.codecs, 'webp'))]
 
 def _key(rows, root, hashes, how):
-    return _store.key(_decoders(), how, [[_rel(r.path, root), r.label, r.part, h] for r,h in zip(rows, hashes)])
+    return _store.key(_decoders(), how, [[_rel(r.path, root), r.label, r.part, r.group, h] for r,h in zip(rows, hashes)])
 
 # %% ../nbs/core/02_data.ipynb #5e1a0c04
 def _decode(key, rows, root, hashes, classes, how, progress, memory=False):
     "Decode into a file, sort it into another and keep that; or the same in memory"
-    size = how['size']
+    size,paths,seen = how['size'],[r.path for r in rows],[]
     with _store.sink(len(rows), memory) as read:
-        _,kept,skipped = read_pictures([r.path for r in rows], size, read.add, hashes, progress=progress)
+        values = value_range(paths)
+        _,kept,skipped = read_pictures(paths, size, read.add, hashes, progress=progress, fit=how['fit'], top=values[0],
+                                       seen=seen)
         x = read.array()
         order,found = _sort(x, rows, kept, skipped, classes, **how)
+        found['values'] = values
+        found['notes'] = [*_seen_lines(seen, values), *found['notes']]
         with _store.sink(len(order), memory) as out:
             for b in _blocks(len(order), size): out.add(x[order[b]])
             del x # Some systems remove no file that is mapped
@@ -729,32 +756,36 @@ def _pixels(rows, root, classes, how, progress):
 
 # %% ../nbs/core/02_data.ipynb #5e1a0c06
 def _from_rows(name, rows, notes, root, where, licence, progress, **how):
-    "A target from picture files; `how`: size, valid_pct, test_pct, seed, drop_duplicates"
+    "A target from picture files; `how`: size, fit, valid_pct, test_pct, seed, drop_duplicates"
     _check_pcts(how['valid_pct'], how['test_pct'])
     classes,size = sorted({r.label for r in rows}),how['size']
     x,found,more = _pixels(rows, root, classes, how, progress)
     def rel(i): return _rel(rows[i].path, root)
     rep = Intake(notes + more + found['notes'], [(rel(i), why) for i,why in found['skipped']],
-                 [(rel(i), p, rel(j), q, kind) for i,p,j,q,kind in found['copies']], found['dropped'])
+                 [(rel(i), p, rel(j), q, kind) for i,p,j,q,kind in found['copies']], found['dropped'],
+                 [(rel(i), rows[i].label, rel(j), rows[j].label, kind) for i,j,kind in found['conflicts']],
+                 (0, found['values'][0]), how['fit'])
     rows = [rows[i] for i in found['places']]
     y,part = [classes.index(r.label) for r in rows],np.repeat(('train','valid','test'), found['counts'])
     augs = _photo_augments if size > 32 else ('flip','affine')
-    card = _card(name, where, classes, part, licence, size, augs)
+    card = _card(name, where, classes, part, licence, size, augs, how['fit'])
     return Target(name, classes, x, y, part, augs, card, rep, [r.path for r in rows], found['pixel_hash'])
 
 # %% ../nbs/core/02_data.ipynb #84ac1850
-def _card(name, where, classes, part, licence, size, augments):
-    count = f"{len(part):,} pictures, {len(classes)} classes, brought to {size} x {size} (short side, centre); "
+_fits = dict(crop='short side, centre', squish='out of proportion', pad='long side, grey beside it')
+
+def _card(name, where, classes, part, licence, size, augments, fit):
+    count = f"{len(part):,} pictures, {len(classes)} classes, brought to {size} x {size} ({_fits[fit]}); "
     return Card(name, where, count + _counts(part),
                 'stratified by class where it was carved: see the report', licence, 'the task itself',
                 'how it does on pictures from another camera, place or time than these', augments)
 
 # %% ../nbs/core/02_data.ipynb #c70469a1
-def _beside(name):
-    "What is to be said where a folder is called like a target"
-    if not Path(name).is_dir(): return []
-    return [f"{name} is the course's own target; the folder {name}{os.sep} that stands here was not read: "
-            f"write .{os.sep}{name} to take it"]
+def _check_alone(name):
+    "Refuse a name that is also the name of a folder here"
+    if Path(name).is_dir():
+        raise BadInput(f"{name!r} can be read in two ways, as a target of the course and as the folder that stands here: say "
+                       f".{os.sep}{name} (or a Path) for the folder, or ask from another folder for the target")
 
 def target(
     name_or_path:str|Path, # A name; or a folder with a folder for each class or with a split.csv: a `Path`, or './name'
@@ -763,25 +794,35 @@ def target(
     test_pct:float=.2, # Share of each class for the test, if nothing is split
     seed:int=0, # Of that split, or of the glyphs; digits and drawings are the same for each
     drop_duplicates:bool=False, # Drop the training and validation pictures that are copies of test pictures
+    groups:str|None=None, # As in `list_folder`: pictures of one group stay in one part
+    fit:str='crop', # As in `fit_picture`: 'crop', 'squish' or 'pad'
+    min_class:int|None=None, # Classes with fewer pictures are left out; None: all stay
     progress=None # Called with (done, total) while pictures are decoded
 ) -> Target: # Raises `BadInput`
     "A target by name, or from a folder of one's own pictures."
     if size is not None: size = _whole('size', size, 8, 1024)
     seed = _whole('seed', seed)
-    kw = dict(valid_pct=valid_pct, test_pct=test_pct, seed=seed, drop_duplicates=bool(drop_duplicates), progress=progress)
+    kw = dict(valid_pct=valid_pct, test_pct=test_pct, seed=seed, drop_duplicates=bool(drop_duplicates), progress=progress,
+              fit=fit)
+    if fit not in FITS: raise unknown('fit', fit, FITS)
+    if min_class is not None: min_class = _whole('min_class', min_class, 1)
     nm = str(name_or_path)
     named = isinstance(name_or_path, str) and Path(nm).name == nm # A path is a folder, whatever it is called
-    if named and nm in drawn_targets(): return _drawn(nm, size, seed, _beside(nm))
-    if named and nm in DRAWINGS: return _emoji(nm, size, _beside(nm))
+    if named and nm in [*offline_targets(), *ONLINE]:
+        _check_alone(nm)
+        given = [k for k,v in (('groups',groups), ('min_class',min_class)) if v is not None]
+        if given: raise BadInput(f"{', '.join(given)}: {nm} comes with its classes and parts; leave it out, or give a folder")
+    if named and nm in drawn_targets(): return _drawn(nm, size, seed)
+    if named and nm in DRAWINGS: return _emoji(nm, size)
     if named and nm in ONLINE:
         url,get,s,lic = ONLINE[nm]
         d = _fetch(nm)
         try: rows = get(d)
         except OSError as e: raise BadInput(f"the download of {nm!r} is not whole ({e}): remove {d} and ask again") from None
-        return _from_rows(nm, rows, _beside(nm), d, size=size or s, where=f'downloaded from {url}', licence=lic, **kw)
+        return _from_rows(nm, rows, [], d, size=size or s, where=f'downloaded from {url}', licence=lic, **kw)
     p = Path(name_or_path).expanduser()
     if named and not p.exists(): raise unknown('target', nm, [*offline_targets(), *ONLINE])
-    rows,notes = list_folder(p)
+    rows,notes = list_folder(p, groups, min_class)
     nm = p.resolve().name
     return _from_rows(nm, rows, notes, p, size=size or 128, where=f'the folder {nm}', licence='not stated', **kw)
 
@@ -791,7 +832,7 @@ def _check_names(t, parts):
     seen = {}
     for c in map(str, t.classes):
         bad = (c.startswith(('.', '__')) or c != c.strip() or c.endswith('.') or not c or set(c) & set('/\\:*?"<>|\0')
-               or not parts and c.lower() in _parts)
+               or not parts and _part_of(c))
         if bad: raise BadInput(f"class {c!r} of target {t.name!r} cannot be the name of a folder: rename it")
         if c.lower() in seen:
             raise BadInput(f"classes {seen[c.lower()]!r} and {c!r} of target {t.name!r} differ by capitals alone, and many "

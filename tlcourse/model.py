@@ -31,7 +31,8 @@ from .compare import _inside, _root, _source_hash, _strategy, compare, default_o
 from .comparison import Comparison, _at, pct
 from .data import Part, PicImage, _store, _whole
 from .finetune import STRATEGIES
-from .pictures import Unreadable, _array, _class_files, _threads, _try
+from .folders import _class_files, _said
+from .pictures import Unreadable, _array, _seen_lines, _threads, _try
 from .records import Records
 from .runs import CODE, _glyphs, steps_for, task
 
@@ -169,16 +170,16 @@ def _whole_folder(place):
 
 # %% ../nbs/tools/04_model.ipynb #mo000027
 def _reading(learn):
-    "How pictures reach a learner: dict(size, statistics)"
+    "How pictures reach a learner: dict(size, fit, range, statistics)"
     dl = learn.dls.valid
-    sizes = [f.size for tl in getattr(dl.dataset, 'tls', [])[:1] for f in tl.tfms.fs if isinstance(f, PicImage)]
+    fs = [f for tl in getattr(dl.dataset, 'tls', [])[:1] for f in tl.tfms.fs if isinstance(f, PicImage)]
     norms = [f for f in dl.after_batch.fs if isinstance(f, Normalize)]
-    if len(sizes) != 1 or len(norms) > 1:
+    if len(fs) != 1 or len(norms) > 1:
         raise BadInput("this learner brings pictures to size in a way that a card cannot say: "
                        "train it on target(...).dls()")
     flat = lambda o: o.flatten().tolist()
     mean, std = (flat(norms[0].mean), flat(norms[0].std)) if norms else ([0.]*3, [1.]*3)
-    return dict(size=sizes[0], statistics=dict(mean=mean, std=std))
+    return dict(size=fs[0].size, fit=fs[0].fit, range=[0, fs[0].top], statistics=dict(mean=mean, std=std))
 
 def _shapes(o): return {k: tuple(v.shape) for k,v in o.items()}
 
@@ -186,7 +187,7 @@ def _described(learn):
     "The fields of a card that predictions depend on, but for the weights"
     a = arch(learn.arch) if hasattr(learn, 'arch') else None
     if a is None: raise BadInput("this learner does not say its backbone: make it with learner() or vision_learner()")
-    res = dict(classes=[str(c) for c in learn.dls.vocab], fit='crop', range=[0, 255], **_reading(learn),
+    res = dict(classes=[str(c) for c in learn.dls.vocab], **_reading(learn),
                backbone=f'timm/{a.name}' if a.kind == 'timm' else a.name)
     have = _shapes(learn.model.state_dict())
     for head in heads.values():
@@ -311,10 +312,10 @@ def _found(o, others):
         return fs or [(str(o), Unreadable('a folder without pictures'))]
     except (OSError, ValueError) as e: return [(str(o), Unreadable(getattr(e, 'strerror', None) or str(e)))]
 
-def _decode(o, size):
+def _decode(o, size, **how):
     "uint8 (3,size,size), or the reason why there are none"
     if isinstance(o, Unreadable): return str(o)
-    try: return _try(o, size) if isinstance(o, Path) else _array(o, size)
+    try: return _try(o, size, **how) if isinstance(o, Path) else _array(o, size, **how)
     except ValueError as e: return str(e)
 
 # %% ../nbs/tools/04_model.ipynb #mo000037
@@ -331,18 +332,19 @@ def predict(self:Model,
     if at_least is not None and not 0 <= at_least <= 1:
         raise BadInput(f"at_least={at_least}: give a probability of 0 to 1")
     one = isinstance(items, (str, os.PathLike, bytes, Image.Image)) or getattr(items, 'ndim', 4) < 4
-    others = Counter()
+    others, seen = Counter(), []
+    how = dict(fit=self.card['fit'], top=self.card['range'][1], seen=seen)
     todo = [f for o in ([items] if one else items) for f in _found(o, others)]
     res, bs, ahead = Predictions(), 256 if self.size <= 64 else 64, deque()
     with ThreadPoolExecutor(workers or _threads()) as ex, warnings.catch_warnings():
         warnings.simplefilter('ignore') # Pillow warns about odd tags; what matters is whether the pixels come out
         for i in range(0, len(todo) + 2*bs, bs): # Two batches are decoded while one goes through the network
-            ahead.append([(name, ex.submit(_decode, o, self.size)) for name,o in todo[i:i+bs]])
+            ahead.append([(name, ex.submit(_decode, o, self.size, **how)) for name,o in todo[i:i+bs]])
             if len(ahead) <= 2: continue
             for p in self._batch([(name, f.result()) for name,f in ahead.popleft()], top, at_least):
                 res.append(p)
                 if on_done: on_done(p)
-    res.notes = [f"left alone: {', '.join(f'{n} {e}' for e,n in sorted(others.items()))}"]*bool(others)
+    res.notes = [*_seen_lines(seen), *[f"left alone: {_said(others)}"]*bool(others)]
     return res
 
 @patch
@@ -497,6 +499,9 @@ def train(target, # A target's name, a folder of pictures, or a `Target`
           size:int|None=None, # Side of the pictures in pixels; None: the target's default
           device:str='auto', # 'auto', 'cpu', 'cuda', 'mps'
           study=None, # Folder that `compare` wrote into; None: looked for in tlcourse-out
+          groups=None, # This and the next two as in `target`, and as the study was given them
+          fit=None, # 'crop', 'squish' or 'pad'
+          min_class=None, # Classes with fewer pictures are left out
           seed:int=0, # Of the head's weights, the order and the augmentation
           say=print # Where lines of progress go; None: nowhere
          ) -> Model: # As `load` gives it; raises `BadInput` for what cannot be trained or stored
@@ -504,13 +509,15 @@ def train(target, # A target's name, a folder of pictures, or a `Target`
     if strategy != 'auto' and _strategy(strategy) not in STRATEGIES: raise unknown('strategy', strategy, ['auto', *STRATEGIES])
     place = _free(out) # Before any work
     pick_device(device)
-    job = task(target, backbone, size, weights, device)
+    job = task(target, backbone, size, weights, device, groups=groups, fit=fit, min_class=min_class)
     if _inside(place, job.target):
         raise BadInput(f"{str(out)!r} lies inside the pictures' folder and would be read as pictures: name another folder")
     given = backbone is not None or weights is not None
     which = dict(backbone=job.arch.name, weights=job.arch.weights_id) if given else {}
     c = _stored_study(job.target.pixel_hash, study, say or _silent, **which)
-    if c is None and strategy == 'auto': c = _new_study(target, job, device, say)
+    if c is None and strategy == 'auto': c = _new_study(target, job, device, say) # Says what was read
+    else:
+        for line in job.target.lines(): (say or _silent)(line)
     arms = {'auto', *(r['strategy'] for r in c.rates)} if c else ()
     if strategy in arms and not given: job = replace(job, arch=_arch_of(c))
     return _train(job, *_plan(c, job.target, strategy), c, place, seed, say or _silent)
@@ -540,7 +547,7 @@ def _train(job, plan, why, c, place, seed, say):
                  precision=plan.precision)
     on = dict(target=t.name, parts=['training', 'validation'], counts=counts, pixel_hash=t.pixel_hash)
     return save(learn, place, strategy=plan.arm, rates=rates, accuracy=plan.accuracy, trained_on=on,
-                licences=_licences(t, a, pretrained))
+                licences=_licences(t, a, pretrained), notes=t.report.lines())
 
 # %% ../nbs/tools/04_model.ipynb #mo000053
 def _accuracy_said(a):

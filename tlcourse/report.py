@@ -14,7 +14,7 @@ from collections import Counter
 from matplotlib.figure import Figure
 from PIL import Image
 from fastcore.basics import patch
-from .base import _esc, html_table, writable_folder
+from .base import _esc, html_table, sha256, writable_folder
 from .comparison import (
     _at, _beside, _control_text, _curve_table, _forecast_text, _marked, _missing_text, _pairs_table, _size, _so_far, Comparison, labels)
 from .plots import _order, style
@@ -469,6 +469,11 @@ def _sub(c):
             + f"{steps} steps a run of what trains, "*bool(steps)
             + f"{_and([_size(c, k) for k in s['shots']])} labels per class. Measured with tlcourse {c.versions.get('tlcourse', '')}.")
 
+def _mark(c):
+    "What stands in a report to tell whose it is: pictures and network"
+    s = c.settings
+    return f"study {sha256('|'.join(map(str, (s['pixel_hash'], c.backbone, s['weights']))).encode())[:8]}"
+
 def report_html(comparison # What `compare` measured
                ) -> str:
     "The report as one HTML text."
@@ -476,18 +481,23 @@ def report_html(comparison # What `compare` measured
     title = f"{c.name}: which transfer strategy, with {c.backbone}?"
     nav = ''.join(f'<li><a href="#{k}">{_esc(h)}</a></li>' for k,(h,_) in parts.items())
     body = '\n'.join(f'<section aria-labelledby="{k}">\n<h2 id="{k}">{_esc(h)}</h2>\n{text}</section>' for k,(h,text) in parts.items())
-    return _page.format(title=_esc(title), css=_css, sub=_esc(_sub(c)), answer=_esc(c.recommend()), nav=nav, body=body)
+    return _page.format(title=_esc(title), css=_css, sub=_esc(_sub(c)), answer=_esc(c.recommend()), nav=nav, body=body) + f'<!-- {_mark(c)} -->\n'
 
 # %% ../nbs/tools/02_report.ipynb #bbd59450
 def write_report(comparison, # What `compare` measured
                  folder # Where to; made if it is missing
-                ) -> list: # Paths written: `curve.png`, `report.html`
+                ) -> list: # Paths written: `curve.png`, `report.html`; a mark in their names where those are of another study
     "Write the report, each file whole or not at all; raises `BadInput` where the folder cannot be written."
     text, png = report_html(comparison), _png(_draw(comparison.plot, 6 + 1.2*(len({x['strategy'] for x in comparison.cells}) > 4), 4))
     folder = writable_folder(folder)
-    write_bytes(folder/'curve.png', png)
-    write_text(folder/'report.html', text)
-    return [folder/'curve.png', folder/'report.html']
+    old, mark = folder/'report.html', _mark(comparison)
+    try: other = old.is_file() and mark not in old.read_text(encoding='utf-8', errors='replace')
+    except OSError: other = True
+    tail = f"-{mark.split()[1]}"*other # A report is never replaced by that of another study
+    files = [folder/f'curve{tail}.png', folder/f'report{tail}.html']
+    write_bytes(files[0], png)
+    write_text(files[1], text)
+    return files
 
 # %% ../nbs/tools/02_report.ipynb #rep00001
 @patch

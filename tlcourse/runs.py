@@ -42,7 +42,7 @@ def task(name, # A target's name, a folder, or a `Target`
          weights=None, # File of pretrained weights; None: the backbone's own
          device:str='auto', # As in `pick_device`
          shifts=(), # Names in `SHIFTS` are left out; others are targets of the same size
-         **kwargs # For `target`: valid_pct, test_pct, seed, drop_duplicates
+         **kwargs # For `target`: valid_pct, test_pct, seed, drop_duplicates, groups, fit, min_class
         ) -> Task: # Raises `BadInput` as `target`, `arch` and `pick_device` do
     "The pictures read and the weights found: made once, handed to every worker."
     if isinstance(name, Target):
