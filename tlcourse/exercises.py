@@ -228,11 +228,12 @@ def _stem_likeness(learn):
 def _blank(learn):
     "A Learner trained as the page's, but from random weights"
     if h := _learner(learn, "trained"): return h
-    epochs, like = len(getattr(learn.recorder, 'values', [])), _stem_likeness(learn)
+    like, stem = _stem_likeness(learn), next(learn.model.parameters())
+    steps = learn.opt.state[stem].get('step', 0) if learn.opt else 0 # the recorder forgets a fit as soon as one validates
+    want = 3*len(learn.dls.train)
     if like is None: return "that is another network: change the weights alone"
     if like > .5: return "its first layer is the pretrained one: say pretrained=False"
-    if not epochs: return "it has not been trained"
-    if epochs != 3: return f"its last fit had {epochs} epochs, the page's has 3: change the weights alone"
+    if steps != want: return f"its first layer was trained for {steps} steps; fine_tune(3) makes it {want} here"
     with learn.no_bar(), learn.no_logging(): right = learn.validate()[-1]
     if not 0 <= right <= 1: return "its last metric is no accuracy: metrics=accuracy, as on the page"
     if right > .9: return f"from random weights, {right:.2f} of the validation pictures after 3 epochs? Look at its data again"
