@@ -92,8 +92,8 @@ _as_subclass = torch.Tensor.as_subclass
 def _class(kind):
     if issubclass(kind, Pretended): return kind
     if kind in (torch.Tensor, torch.nn.Parameter): return Pretended
-    if kind not in _both: # `__torch_function__` by name: torch switches it off in Pretended
-        _both[kind] = type(f'Pretended{kind.__name__}', (Pretended, kind), dict(__torch_function__=classmethod(kind.__torch_function__.__func__)))
+    if kind not in _both: # `__torch_function__` by name: torch switches it off in Pretended. Related as the classes themselves are: they may meet
+        _both[kind] = type(f'Pretended{kind.__name__}', (_class(kind.__base__), kind), dict(__torch_function__=classmethod(kind.__torch_function__.__func__)))
     return _both[kind]
 
 def _cast(self, kind):

@@ -210,6 +210,77 @@ def _fair(answer):
                e="e is not a fault: one look at the end is what a test set is for")
     return _choice(answer, {'a', 'b', 'd'}, why, "there are more. Who chose the rates, on what, how often?")
 
+# %% ../nbs/tools/04_exercises.ipynb #yopex002
+def _learner(o, what):
+    "A hint where `o` is no fastai Learner"
+    from fastai.learner import Learner
+    return None if isinstance(o, Learner) else f"give the Learner itself, {what}"
+
+def _stem_likeness(learn):
+    "Cosine of the first layer's weights with the pretrained ones; None for another network"
+    from tlcourse.backbones import tf_efficientnet_lite0
+    a, b = (next(m.parameters()).detach().cpu().flatten() for m in (learn.model, tf_efficientnet_lite0(pretrained=True)))
+    return float(a @ b/(a.norm()*b.norm())) if a.shape == b.shape else None
+
+# %% ../nbs/tools/04_exercises.ipynb #yopex003
+@exercise('your_own_pictures', 1)
+def _blank(learn):
+    "A Learner trained as the page's, but from random weights"
+    if h := _learner(learn, "trained"): return h
+    like, stem = _stem_likeness(learn), next(learn.model.parameters())
+    steps = learn.opt.state[stem].get('step', 0) if learn.opt else 0 # the recorder forgets a fit as soon as one validates
+    want = 3*len(learn.dls.train)
+    if like is None: return "that is another network: change the weights alone"
+    if like > .5: return "its first layer is the pretrained one: say pretrained=False"
+    if steps != want: return f"its first layer was trained for {steps} steps; fine_tune(3) makes it {want} here"
+    with learn.no_bar(), learn.no_logging(): right = learn.validate()[-1]
+    if not 0 <= right <= 1: return "its last metric is no accuracy: metrics=accuracy, as on the page"
+    if right > .9: return f"from random weights, {right:.2f} of the validation pictures after 3 epochs? Look at its data again"
+
+# %% ../nbs/tools/04_exercises.ipynb #yopex004
+def _wide_folder(d, rng, n=10):
+    "Wide green pictures in two class folders: red at the left end, blue at the right, a white square in the middle"
+    from PIL import Image
+    for c in (classes := sorted(f'class {o}' for o in rng.choice(100, 2, replace=False))):
+        (Path(d)/c).mkdir()
+        for i in range(n):
+            x = np.zeros((80, 160, 3), np.uint8) + np.array([0, rng.integers(200, 256), 0], np.uint8)
+            x[:, :24], x[:, -24:], x[20:60, 60:100] = (255, 0, 0), (0, 0, 255), 255
+            Image.fromarray(x).save(Path(d)/c/f'{i}.png')
+    return classes
+
+@exercise('your_own_pictures', 2)
+def _padded(block):
+    "A DataBlock of class folders: 64 pixels, padded, three tenths for validation"
+    from fastai.data.block import DataBlock
+    from tempfile import TemporaryDirectory
+    if not isinstance(block, DataBlock): return "give the DataBlock itself, before `dataloaders`"
+    with TemporaryDirectory() as d:
+        classes = _wide_folder(d, np.random.default_rng())
+        dls = block.dataloaders(d, bs=2, num_workers=0)
+        if list(map(str, dls.vocab)) != classes: return f"its classes are {list(dls.vocab)}: the label is the name of the folder"
+        if len(dls.valid_ds) != 6: return f"of 20 pictures it keeps {len(dls.valid_ds)} for validation; three tenths are 6"
+        x = dls.valid.one_batch()[0][0].cpu().numpy()
+    if x.shape != (3, 64, 64): return f"a picture comes out as {tuple(x.shape)}, not (3, 64, 64)"
+    def more(row, col, k): return x[k, row, col] - np.delete(x[:, row, col], k).mean() > .5 # of colour k than of the others
+    if not (more(32, 3, 0) and more(32, 60, 2)): return "the ends of a wide picture are cut off: another method of Resize"
+    if not more(20, 32, 1): return "nothing is cut off, but a square comes out higher than wide: the picture is bent"
+
+# %% ../nbs/tools/04_exercises.ipynb #yopex005
+@exercise('your_own_pictures', 3)
+def _mine(learn):
+    "A Learner from `load_learner`, for classes of the reader's own; its accuracy does not matter"
+    from PIL import Image
+    page = {'animal', 'face', 'food or drink', 'vehicle'}
+    if h := _learner(learn, "as `load_learner` gives it"): return h
+    classes = list(map(str, learn.dls.vocab))
+    if len(classes) < 2: return f"it knows {len(classes)} class: two or more are needed to tell anything apart"
+    if set(classes) <= page: return "those are the classes of the page: take a folder of your own"
+    if len(learn.dls.train_ds): return "it still holds its training pictures: hand over what `load_learner` gives back"
+    with learn.no_bar(), learn.no_logging():
+        name,i,p = learn.predict(np.random.default_rng().integers(0, 256, (90, 120, 3), dtype=np.uint8))
+    if len(p) != len(classes) or not np.isclose(float(p.sum()), 1, atol=1e-3): return "it gives no probability for each class"
+
 # %% ../nbs/tools/04_exercises.ipynb #ex020001
 @exercise('honest_data', 1)
 def _sampler(f):
