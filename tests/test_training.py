@@ -115,6 +115,26 @@ def test_stored_in_other_bodies(backbone, n):
     with torch.no_grad(): want = torch.cat([learn.model.eval()(x) for x,_ in learn.dls.train.new(shuffle=False)])
     assert torch.allclose(got, want, atol=1e-4)
 
+def test_maps_are_kept_for_the_same_pictures_and_stages(monkeypatch):
+    "And for no others: other pixels, other weights, another cut run again"
+    monkeypatch.setattr(features, '_kept', {})
+    ran, old = [], features._maps
+    monkeypatch.setattr(features, '_maps', lambda dl, *args: ran.append(dl.part.name) or old(dl, *args))
+    def fit(n=-2, change=lambda learn: None, **kwargs):
+        set_seed(0)
+        learn = learner(digits.dls(shots=5, bs=16, augment=False, device='cpu', **kwargs), 'glyphnet', opt_func=fused_adam)
+        change(learn)
+        ran.clear()
+        with learn.no_bar(), learn.no_logging(), stored_activations(true_freeze(learn, n)): learn.fit_one_cycle(1, 5e-3)
+        return state(learn), len(ran)
+    def other(learn): next(learn.model[0].parameters()).data.mul_(1.01)
+    first, again = fit(), fit()
+    assert (first[1], again[1]) == (2, 0) and all(torch.equal(first[0][k], again[0][k]) for k in first[0])
+    assert fit(change=other)[1] == 2 and fit(n=-1)[1] == 2 and fit(seed=1)[1] == 1 # The validation part is the same
+    assert fit()[1] == 0
+    monkeypatch.setattr(features, '_most_kept', 1)
+    assert fit(seed=2)[1] == 1 and fit(seed=2)[1] == 1
+
 def test_stored_on_the_disk(monkeypatch):
     "Above the limit the activations lie in a file; the training is the same, and the file goes"
     import os, tempfile
@@ -127,6 +147,7 @@ def test_stored_on_the_disk(monkeypatch):
         return state(learn)
     set_seed(0); a = run()
     monkeypatch.setattr(features, '_most', 0)
+    monkeypatch.setattr(features, '_kept', {})
     monkeypatch.setattr(tempfile.TemporaryDirectory, '__exit__', leave)
     set_seed(0); b = run()
     assert seen == [['0', '1']]

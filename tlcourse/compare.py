@@ -189,7 +189,9 @@ def _sizes(self:Study, shots):
     t, top = self.target, self.target.max_shots
     if shots is None:
         res = [k for k in (1, 5, 20, 100) if k <= top]
-        if len(res) < 4: self.note(f"The smallest class of {t.name} holds {top} training pictures: sizes stop at {labels(res[-1])}.")
+        if len(res) < 4:
+            few = '; --min-class leaves small classes out' if top < 5 and t.train.paths else ''
+            self.note(f"The smallest class of {t.name} holds {top} training picture{'s'*(top != 1)}: sizes stop at {labels(res[-1])}{few}.")
         # A row for the last fifth of the labels would say the same twice
         return res if res[-1]*len(t.classes) >= .8*len(t.train) else [*res, 'all']
     shots = [s.strip() for s in shots.split(',') if s.strip()] if isinstance(shots, str) else list(shots) if isinstance(shots, (list, tuple)) else [shots]
@@ -398,10 +400,13 @@ def timings(self:Study) -> dict: # strategy arm -> dict(once, step): wall second
     "What a run of each arm costs besides its steps, and what a step costs; kept in the store."
     few = min(self.target.max_shots, math.ceil(2*self.bs/len(self.target.classes)))
     more = 4 if _glyphs(self.target) else 2
-    specs = [{**self.spec(a, few, STRATEGIES[_strategy(a)].rate, TUNE_SEED, 'timing'), 'steps': more} for a in self.trained]
+    # Augmentation costs little beside a step
+    of = {a: _strategy(a) if _strategy(a) in self.trained else a for a in self.trained}
+    asked = list(dict.fromkeys(of.values()))
+    specs = [{**self.spec(a, few, STRATEGIES[_strategy(a)].rate, TUNE_SEED, 'timing'), 'steps': more} for a in asked]
     full = min(1, self._labels(few)/self.bs)
-    got = sweep(specs, self.records, self.pool, progress=False)
-    return {a: dict(once=r['once'], step=r['step']/full) for a,r in zip(self.trained, got)}
+    got = dict(zip(asked, sweep(specs, self.records, self.pool, progress=False)))
+    return {a: dict(once=got[o]['once'], step=got[o]['step']/full) for a,o in of.items()}
 
 @patch
 def run_seconds(self:Study,
@@ -414,7 +419,8 @@ def run_seconds(self:Study,
     t, n, cost = self.target, self._labels(k), self.cost[arm]
     valid = len(t.valid) if kind == 'report' or k == 'all' else self.V*len(t.classes)
     passes = valid + len(t._sealed)*(1 + len(self.shifts))*(kind == 'report') + n*(_strategy(arm) == 'scratch')
-    if _strategy(arm) == 'last-layers' and not self.augment: passes += n + valid # What is stored of them
+    # What is stored of them; a CPU keeps it from run to run
+    if _strategy(arm) == 'last-layers' and not self.augment and self.device != 'cpu': passes += n + valid
     return cost['once'] + cost['step']*self.steps_of(k)*part*min(1, n/self.bs) + passes*self._picture()[0]
 
 # %% ../nbs/tools/03_compare.ipynb #co000012

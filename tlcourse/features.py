@@ -469,19 +469,44 @@ def _room(shape, device, files):
     return z.permute(0, 3, 1, 2) if len(shape) == 4 else z
 
 # %% ../nbs/lessons/06_feature_extraction.ipynb #be441324
+_kept, _most_kept = {}, 2**28 # Hash of pictures and stages to maps; bytes of them
+
+def _asked(dl, part, precision):
+    "A hash of all that the maps of the pictures in `dl` depend on, None on a GPU, and their labels"
+    h, ys, cpu = hashlib.sha256(f'{part}{precision}'.encode()), [], dl.device.type == 'cpu'
+    if cpu: _hashed(part.state_dict(), h)
+    for x,y in dl:
+        if cpu: h.update(np.ascontiguousarray(x.numpy()))
+        ys.append(y.cpu())
+    return h.hexdigest() if cpu else None, torch.cat(ys).as_subclass(torch.Tensor)
+
+def _keep(key, z):
+    if key is None or 4*z.numel() > min(_most, _most_kept): return
+    _kept[key] = z
+    while sum(4*o.numel() for o in _kept.values()) > _most_kept: del _kept[next(iter(_kept))] # The oldest
+
+# %% ../nbs/lessons/06_feature_extraction.ipynb #be441325
+def _maps(dl, part, files):
+    "What `part` gives for the pictures of `dl`"
+    z, i = None, 0
+    for x,_ in dl:
+        a = part(x.as_subclass(torch.Tensor))
+        if z is None: z = _room((dl.n, *a.shape[1:]), dl.device, files)
+        z[i:i+len(a)] = a
+        i += len(a)
+    return z
+
 @torch.no_grad()
 def _from_stored(dl, part, files, precision):
     "A copy of `dl` whose batches are gathered from what `part` gives for its pictures"
-    z, ys, i = None, [], 0
+    plain = dl.new(shuffle=False, drop_last=False)
     with _autocast(precision, dl.device), torch.random.fork_rng(devices=[]): # the order of training stays what it would be
-        for x,y in dl.new(shuffle=False, drop_last=False):
-            a = part(x.as_subclass(torch.Tensor))
-            if z is None: z = _room((dl.n, *a.shape[1:]), dl.device, files)
-            z[i:i+len(a)] = a
-            ys, i = ys + [y.cpu()], i + len(a)
+        key, y = _asked(plain, part, precision)
+        z = _kept[key] if key in _kept else _maps(plain, part, files)
+    _keep(key, z)
     res = _own_dl(dl)
-    res.part = Part(dl.part.name, z, torch.cat(ys).as_subclass(torch.Tensor), dl.part.classes)
-    res.ids = torch.arange(i)
+    res.part = Part(dl.part.name, z, y, dl.part.classes)
+    res.ids = torch.arange(len(y))
     res.after_batch = Pipeline([])
     return res
 
