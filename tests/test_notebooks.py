@@ -1,7 +1,7 @@
 "Every notebook passes in a fresh kernel, executed once; lessons keep their form."
-import re
+import json, re
 import pytest
-from tlcourse.dev import Executed, cells
+from tlcourse.dev import Executed, cells, long_cells
 from conftest import PAGES, ROOT, name, together
 
 LESSONS = [p for p in PAGES if p.parent.name == 'lessons']
@@ -49,8 +49,14 @@ def test_lesson_form(page):
     code = cells(page, 'code')
     off = [c['source'] for c in code if re.search(r'^#\|\s*eval:\s*false', c['source'], re.M)]
     assert not off, 'Run All would stop there'
-    lines = lambda c: [l for l in c['source'].splitlines() if l.strip()]
-    assert not [c['source'] for c in code if len(lines(c)) > 20], 'a cell of over 20 lines'
+    assert not long_cells(page), 'cells of over 20 lines'
+
+def test_a_long_cell_is_seen(tmp_path):
+    nb = json.loads(LESSONS[0].read_text(encoding='utf-8'))
+    for i,n in enumerate((20, 21)): nb['cells'].append(dict(cell_type='code', id=f'long{i}', metadata={}, outputs=[], execution_count=None,
+                                                            source='#| export\n' + '\n'.join(f'x{n} = {j}\n' for j in range(n - 1))))
+    (tmp_path/'page.ipynb').write_text(json.dumps(nb), encoding='utf-8')
+    assert long_cells(tmp_path/'page.ipynb') == ['x21 = 0']
 
 @pytest.mark.parametrize('page', [p for p in LESSONS if told(p)], ids=name)
 def test_lesson_spine(page):

@@ -6,7 +6,8 @@ Docs: https://tlcourse.github.io/tlcourse/tools/dev.html.md"""
 
 # %% auto #0
 __all__ = ['find_root', 'pages', 'cells', 'make_readme', 'Number', 'prose_numbers', 'output_numbers', 'unshown', 'out_of_date',
-           'prose_pages', 'digest', 'Executed', 'executed_path', 'without_widgets', 'execute', 'execute_all', 'main']
+           'prose_pages', 'digest', 'Executed', 'executed_path', 'without_widgets', 'execute', 'execute_all',
+           'long_cells', 'main']
 
 # %% ../nbs/tools/09_dev.ipynb #3271d34f
 import argparse, hashlib, html, json, os, re, shutil, subprocess, sys, time
@@ -324,8 +325,16 @@ def execute_all(paths, # Notebooks
     return {p: res[p] for p in paths}
 
 # %% ../nbs/tools/09_dev.ipynb #e036cb84
+def long_cells(path:str|Path, # A lesson
+               most:int=20 # Lines that are not blank
+              ) -> list[str]: # The second line of each; the first is often `#| export`
+    "The code cells that are too long to be read in one go."
+    lines = [[l for l in c['source'].splitlines() if l.strip()] for c in cells(path, 'code')]
+    return [o[1] for o in lines if len(o) > most]
+
 def _check(root):
     bad = out_of_date(root)
+    for p in (p for p in pages(root=root) if p.parent.name == 'lessons'): bad += [f'{p.relative_to(root).as_posix()}: over 20 lines in a cell: {o}' for o in long_cells(p)]
     for p in prose_pages(root): bad += [f'{p.relative_to(root).as_posix()}: {o}' for o in unshown(p)]
     return bad
 
@@ -335,7 +344,7 @@ def main(args:list[str]|None=None # The words after the command; `sys.argv` if N
     ap = argparse.ArgumentParser(prog='python -m tlcourse.dev', description='Work on the course.')
     sub = ap.add_subparsers(dest='cmd', required=True)
     sub.add_parser('readme', help='write README.md from nbs/index.ipynb')
-    sub.add_parser('check', help='exported, clean, README current, every number in the prose shown?')
+    sub.add_parser('check', help='exported, clean, README current, no long cell in a lesson, every number in the prose shown?')
     r = sub.add_parser('run', help='execute notebooks in fresh kernels')
     r.add_argument('names', nargs='*', help="parts of their paths, as 'lessons' or '05_freezing'; none means all")
     r.add_argument('--inplace', action='store_true', help='save the outputs into the notebooks')

@@ -496,6 +496,7 @@ def _maps(dl, part, files):
         i += len(a)
     return z
 
+# %% ../nbs/lessons/06_feature_extraction.ipynb #be441326
 @torch.no_grad()
 def _from_stored(dl, part, files, precision):
     "A copy of `dl` whose batches are gathered from what `part` gives for its pictures"
