@@ -33,7 +33,7 @@ LIBRARY = [
     Plant("the score of a model on the CPU, its pictures normalised on the device", [stats_left], 'scores'),
     Plant('features of the test on the device, heads on the CPU', [Change('tlcourse.features:_Frozen.features', 'z.float().cpu()', 'z.float()')],
           'heads of a study'),
-    Plant('heads that stay where they lie', [Change('tlcourse.data:Target.score_heads', 'deepcopy(h).cpu().eval()', 'deepcopy(h).eval()')], 'heads on the test'),
+    Plant('heads that stay where they lie', [Change('tlcourse.features:_own_heads', 'deepcopy(h).cpu().eval()', 'deepcopy(h).eval()')], 'heads on the test'),
     Plant('the votes of neighbours on the CPU', [Change('tlcourse.probes:NearestNeighbours.forward', ', device=self.x.device)', ')')], 'heads on the test'),
     Plant('pictures on the CPU that a random body counts its statistics on',
           [Change('tlcourse.finetune:_count_stats', 'x.as_subclass(torch.Tensor) for', 'x.as_subclass(torch.Tensor).cpu() for')], 'all strategies'),

@@ -3,7 +3,8 @@ them, put back one at a time. Two processes, for torch cannot forget a device.""
 import json, os, re, subprocess, sys
 from pathlib import Path
 import numpy as np, pytest
-from pretend_plants import LESSONS, LIBRARY
+from pretend_plants import _changed, LESSONS, LIBRARY
+from tlcourse.dev import cells
 from conftest import PAGES, ROOT
 
 TESTS = Path(__file__).parent
@@ -21,6 +22,13 @@ def run(script, tmp, *args):
     res = [json.loads(l) for l in out.read_text().splitlines()]
     print(*(f"{o['seconds']:6.1f} s  {o['name']}" for o in res), sep='\n')
     return {o['name']: o for o in res}
+
+@pytest.mark.parametrize('plant', [*LIBRARY, *LESSONS], ids=lambda p: p.name)
+def test_the_text_of_a_mistake_is_there(plant, monkeypatch):
+    "In seconds, before anything runs on the device"
+    monkeypatch.syspath_prepend(ROOT/'benchmarks')
+    for c in plant.changes: _changed(c)
+    if plant.lesson: assert plant.now in next(c['source'] for c in cells(PAGE[next(k for k in PAGE if k.endswith(plant.lesson))]) if c['id'] == plant.seen_by)
 
 @pytest.fixture(scope='module')
 def parts(tmp_path_factory): return run('pretend_parts.py', tmp_path_factory.mktemp('parts'))

@@ -128,9 +128,10 @@ def test_maps_are_kept_for_the_same_pictures_and_stages(monkeypatch):
         with learn.no_bar(), learn.no_logging(), stored_activations(true_freeze(learn, n)): learn.fit_one_cycle(1, 5e-3)
         return state(learn), len(ran)
     def other(learn): next(learn.model[0].parameters()).data.mul_(1.01)
+    def lies(learn): learn.model.to(memory_format=torch.channels_last)
     first, again = fit(), fit()
     assert (first[1], again[1]) == (2, 0) and all(torch.equal(first[0][k], again[0][k]) for k in first[0])
-    assert fit(change=other)[1] == 2 and fit(n=-1)[1] == 2 and fit(seed=1)[1] == 1 # The validation part is the same
+    assert fit(change=other)[1] == 2 and fit(change=lies)[1] == 2 and fit(n=-1)[1] == 2 and fit(seed=1)[1] == 1 # The validation part is the same
     assert fit()[1] == 0
     monkeypatch.setattr(features, '_most_kept', 1)
     assert fit(seed=2)[1] == 1 and fit(seed=2)[1] == 1

@@ -473,7 +473,8 @@ _kept, _most_kept = {}, 2**28 # Hash of pictures and stages to maps; bytes of th
 
 def _asked(dl, part, precision):
     "A hash of all that the maps of the pictures in `dl` depend on, None on a GPU, and their labels"
-    h, ys, cpu = hashlib.sha256(f'{part}{precision}'.encode()), [], dl.device.type == 'cpu'
+    lies = [p.stride() for p in part.parameters()] # Channels last rounds otherwise
+    h, ys, cpu = hashlib.sha256(f'{part}{precision}{lies}'.encode()), [], dl.device.type == 'cpu'
     if cpu: _hashed(part.state_dict(), h)
     for x,y in dl:
         if cpu: h.update(np.ascontiguousarray(x.numpy()))
