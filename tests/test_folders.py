@@ -248,6 +248,13 @@ def test_small_classes_are_left_out_by_name(tmp_path):
     for bad in (0, -1, 2.5, '5'):
         with pytest.raises(BadInput, match='min_class'): target(root, min_class=bad)
 
+def test_a_folder_of_results_is_no_rival_of_a_name(tmp_path, monkeypatch):
+    "Whoever keeps the report in a folder called like the target asks the same question again"
+    monkeypatch.chdir(tmp_path)
+    ask = ['compare', 'digits', '--strategies', 'feature-extraction', '--shots', '1', '--tune', 'none', '--out', 'digits']
+    assert main(ask) == 0 and (tmp_path/'digits/records.db').is_file() and (tmp_path/'digits/curve.png').is_file()
+    assert main(ask) == 0
+
 def test_a_name_that_is_also_a_folder_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for name in ('digits', 'emoji', 'pets'):

@@ -782,8 +782,9 @@ def _card(name, where, classes, part, licence, size, augments, fit):
 
 # %% ../nbs/core/02_data.ipynb #c70469a1
 def _check_alone(name):
-    "Refuse a name that is also the name of a folder here"
-    if Path(name).is_dir():
+    "Refuse a name that is also the name of a folder here with sub-folders or a table, as data have; a folder of results has none"
+    d = Path(name)
+    if d.is_dir() and any(o.is_dir() or o.suffix.lower() in ('.csv', '.tsv') for o in d.iterdir()):
         raise BadInput(f"{name!r} can be read in two ways, as a target of the course and as the folder that stands here: say "
                        f".{os.sep}{name} (or a Path) for the folder, or ask from another folder for the target")
 
