@@ -26,11 +26,11 @@ from torch import nn
 from timing import quiet, row, save, show, table
 from tlcourse.backbones import arch
 from tlcourse.base import BadInput, photo_assets
+from tlcourse.compare import _decay
 from tlcourse.data import Part, kshot, target
 from tlcourse.features import extract
 from tlcourse.finetune import STRATEGIES, _fit, _learner
 from tlcourse.probes import fit_probes
-from tlcourse.rates import choose, grid
 from tlcourse.records import Records
 from tlcourse.runs import TUNE_SEED, Heads, steps_for
 from tlcourse.stats import mean_ci, paired_ci
@@ -77,13 +77,7 @@ def choosers(k, spec): # As `Study` has them
 def decay(heads, k, spec):
     "The weight decay of a cell, as `compare` chooses it"
     if k != 'all' and k <= 2: return TABLE_WD
-    known = {}
-    def run(asked):
-        new = [wd for _,wd,_ in asked if wd not in known]
-        if not known: new = list(dict.fromkeys([*new, *grid(TABLE_WD, -4, 4)]))
-        if new: known.update(zip(new, heads.losses(k, new, *choosers(k, spec))))
-        return [known[wd] for _,wd,_ in asked]
-    return choose(run, {k: TABLE_WD})[k].rate
+    return _decay(heads, k, TABLE_WD, *choosers(k, spec)).rate
 
 def converged(heads, k, spec, ids):
     "The chosen weight decay, and which test pictures the heads of `fit_probes` get right: (seeds, n)"

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from fastcore.basics import patch
 from .backbones import Arch
-from .base import BadInput, sha256, unknown, versions, writable_folder
+from .base import _s, BadInput, sha256, unknown, versions, writable_folder
 from .comparison import Comparison, _at, _read_cell, labels, label_sizes, pct
 from .data import SHIFTS, Target, offline_targets
 from .finetune import STRATEGIES
@@ -191,7 +191,7 @@ def _sizes(self:Study, shots):
         res = [k for k in (1, 5, 20, 100) if k <= top]
         if len(res) < 4:
             few = '; --min-class leaves small classes out' if top < 5 and t.train.paths else ''
-            self.note(f"The smallest class of {t.name} holds {top} training picture{'s'*(top != 1)}: sizes stop at {labels(res[-1])}{few}.")
+            self.note(f"The smallest class of {t.name} holds {top} training picture{_s(top)}: sizes stop at {labels(res[-1])}{few}.")
         # A row for the last fifth of the labels would say the same twice
         return res if res[-1]*len(t.classes) >= .8*len(t.train) else [*res, 'all']
     shots = [s.strip() for s in shots.split(',') if s.strip()] if isinstance(shots, str) else list(shots) if isinstance(shots, (list, tuple)) else [shots]
@@ -281,6 +281,18 @@ def head_spec(self:Study,
 @patch
 def _views(self:Study): return 4 if self.augment and self.target.augments else 1
 
+# %% ../nbs/tools/03_compare.ipynb #decay001
+def _decay(heads, k, table, seeds, V, cell='a head'): # `Heads`; k, seeds and V as in `Heads.losses`; `cell` names it in an error
+    "The `Chosen` weight decay of heads at a size"
+    known = {}
+    def run(asked):
+        # Heads of several weight decays share most of the work: nine at once cost less than three and then one by one
+        new = [wd for _,wd,_ in asked if wd not in known]
+        if not known: new = list(dict.fromkeys([*new, *grid(table, -4, 4)]))
+        if new: known.update(zip(new, heads.losses(k, new, seeds, V)))
+        return [known[wd] for _,wd,_ in asked]
+    return choose(run, {cell: table})[cell]
+
 # %% ../nbs/tools/03_compare.ipynb #co000008
 @patch
 def _tuned(self:Study, k):
@@ -309,14 +321,8 @@ def _choose_wd(self:Study, arm, k):
     if not self._tuned(k): return Chosen(table, 0, [], False, fixed=True)
     key = self._choice_spec(arm, k)
     if not self.records.has(key):
-        heads, known = self._heads(arm), {}
-        def run(asked):
-            # Heads of several weight decays share most of the work: nine at once cost less than three and then one by one
-            new = [wd for _,wd,_ in asked if wd not in known]
-            if not known: new = list(dict.fromkeys([*new, *grid(table, -4, 4)]))
-            if new: known.update(zip(new, heads.losses(k, new, self._tune_seeds(k), None if k == 'all' else self.V)))
-            return [known[wd] for _,wd,_ in asked]
-        self.records.add(key, dict(chosen=asdict(choose(run, {arm: table})[arm])), opened=False)
+        got = _decay(self._heads(arm), k, table, self._tune_seeds(k), key['V'], arm)
+        self.records.add(key, dict(chosen=asdict(got)), opened=False)
     return Chosen(**self.records.get(key)['chosen'])
 
 # %% ../nbs/tools/03_compare.ipynb #co000009
@@ -353,16 +359,14 @@ def _frozen_cells(self:Study, arms):
 def frozen(self:Study) -> 'Study':
     "Stage 1: the heads on the pretrained body."
     arms = ['feature-extraction', *(a for a in self.beside if a == 'k-nn')]
-    if self._heads_stored(arms):
-        self.say("Stage 1, frozen features: all of it is stored.")
-        self._frozen_cells(arms)
-        return self
-    n, per = sum(map(len, (self.target.train, self.target.valid, self.target.test))), self._picture()[0]
-    need = per*(n + (self._views() - 1)*len(self.target.train)) + self._heads_seconds()
-    self.say(f"Stage 1, frozen features: {n:,} pictures at {1/per:.0f} a second, about {_time(need)} if none is stored yet.")
-    self.clock[1] = [need, time.monotonic()]
+    new, start = not self._heads_stored(arms), time.monotonic()
+    if new:
+        n, per = sum(map(len, (self.target.train, self.target.valid, self.target.test))), self._picture()[0]
+        need, start = per*(n + (self._views() - 1)*len(self.target.train)) + self._heads_seconds(), time.monotonic()
+        self.say(f"Stage 1, frozen features: {n:,} pictures at {1/per:.0f} a second, about {_time(need)} if none is stored yet.")
+    else: self.say("Stage 1, frozen features: all of it is stored.")
     self._frozen_cells(arms)
-    self.clock[1][1] = time.monotonic() - self.clock[1][1]
+    if new: self.clock[1] = [need, time.monotonic() - start]
     return self
 
 @patch

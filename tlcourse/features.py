@@ -472,14 +472,12 @@ def _room(shape, device, files):
 _kept, _most_kept = {}, 2**28 # Hash of pictures and stages to maps; bytes of them
 
 def _asked(dl, part, precision):
-    "A hash of all that the maps of the pictures in `dl` depend on, None on a GPU, and their labels"
+    "A hash of all that the maps of the pictures in `dl` depend on; None on a GPU, where they are not kept"
+    if dl.device.type != 'cpu': return None
     lies = [p.stride() for p in part.parameters()] # Channels last rounds otherwise
-    h, ys, cpu = hashlib.sha256(f'{part}{precision}{lies}'.encode()), [], dl.device.type == 'cpu'
-    if cpu: _hashed(part.state_dict(), h)
-    for x,y in dl:
-        if cpu: h.update(np.ascontiguousarray(x.numpy()))
-        ys.append(y.cpu())
-    return h.hexdigest() if cpu else None, torch.cat(ys).as_subclass(torch.Tensor)
+    h = _hashed(part.state_dict(), hashlib.sha256(f'{part}{precision}{lies}'.encode()))
+    for x,_ in dl: h.update(np.ascontiguousarray(x.numpy()))
+    return h.hexdigest()
 
 def _keep(key, z):
     if key is None or 4*z.numel() > min(_most, _most_kept): return
@@ -503,12 +501,12 @@ def _from_stored(dl, part, files, precision):
     "A copy of `dl` whose batches are gathered from what `part` gives for its pictures"
     plain = dl.new(shuffle=False, drop_last=False)
     with _autocast(precision, dl.device), torch.random.fork_rng(devices=[]): # the order of training stays what it would be
-        key, y = _asked(plain, part, precision)
+        key = _asked(plain, part, precision)
         z = _kept[key] if key in _kept else _maps(plain, part, files)
     _keep(key, z)
     res = _own_dl(dl)
-    res.part = Part(dl.part.name, z, y, dl.part.classes)
-    res.ids = torch.arange(len(y))
+    res.part = Part(dl.part.name, z, dl.part.y[dl.ids], dl.part.classes)
+    res.ids = torch.arange(dl.n)
     res.after_batch = Pipeline([])
     return res
 
