@@ -5,7 +5,7 @@ from tlcourse.dev import Executed, cells, long_cells
 from conftest import PAGES, ROOT, name, together
 
 LESSONS = [p for p in PAGES if p.parent.name == 'lessons']
-SPINE = ['Question', 'Predict', 'Mechanism', 'Experiment', 'Reading the result', 'Break it', 'On real photos',
+SPINE = ['Question', 'Predict', 'Mechanism', 'Experiment', 'Reading the result', 'Break it', 'On pictures',
          'Recap and exercises']
 UNTOLD = 'still to be told'
 

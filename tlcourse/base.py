@@ -81,7 +81,7 @@ def package_assets() -> Path:
 
 # %% ../nbs/core/00_base.ipynb #e5252630
 def photo_assets() -> Path|None: # None where `TLCOURSE_ASSETS` is unset or not a folder
-    "The folder of real photos and ImageNet weights that `TLCOURSE_ASSETS` names; the lessons' *On real photos* cells use it."
+    "The folder of real photos and ImageNet weights that `TLCOURSE_ASSETS` names; the lessons' *On pictures* cells use it."
     d = os.environ.get('TLCOURSE_ASSETS')
     return Path(d) if d and Path(d).is_dir() else None
 
