@@ -170,10 +170,13 @@ from itertools import groupby
 def _pieces(m, name, kind): # (name, parameters) of the parts of `m`, opened where its parameters are of several kinds
     kids = [c for c in m.children() if any(True for _ in c.parameters())]
     if len({kind(p) for p in m.parameters()} - {None}) < 2 or not kids: return [(name, list(m.parameters()))]
-    return [o for i,c in enumerate(kids, 1) for o in _pieces(c, f'{name}.{i}', kind)]
+    own = list(m.parameters(recurse=False))
+    return [(name, own)]*bool(own) + [o for i,c in enumerate(kids, 1) for o in _pieces(c, f'{name}.{i}', kind)]
 
 def _stages(body, kind): # The same for a body, stage by stage
-    res, n = [], 0
+    while len(kids := [*body.children()]) == 1 and not any(True for _ in body.parameters(recurse=False)): body = kids[0]
+    own = list(body.parameters(recurse=False)) # Of a transformer: its tokens
+    res, n = [('tokens', own)]*bool(own), 0
     for k,c in body.named_children():
         ps, lists = list(c.parameters()), bool([*c.children()])
         if res and not any(p.ndim > 1 for p in ps): # A BatchNorm or an activation belongs to what stands before it
