@@ -12,6 +12,8 @@ from conftest import PAGES, ROOT, name
 @pytest.fixture(scope='session')
 def html(site): return {f.relative_to(site).as_posix(): f.read_text(encoding='utf-8') for f in site.rglob('*.html')}
 
+BESIDE = 'cards', 'cheatsheet', 'glossary', 'reading', 'speed' # Pages beside the index, in the sidebar's order
+
 def page(p):
     "The page that Quarto would make of a notebook: without the number."
     return re.sub(r'(^|/)\d+_', r'\1', name(p)) + '.html'
@@ -88,7 +90,7 @@ def test_sidebar(html):
     assert [re.sub(' <small.*', '', t) for _,t in links[:len(ls)]] == [f'{l.number} {unescape(l.title)}' for l in ls]
     for (_,t),l in zip(links, ls): assert f'>{l.seconds}\xa0s\xa0·\xa0{l.device}</small>' in t
     rest = [h for h,_ in links[len(ls):]]
-    assert rest[0] == 'base.html' and rest[-3:] == ['../cards.html', '../glossary.html', '../speed.html'] and '../tools/compare.html' in rest
+    assert rest[0] == 'base.html' and rest[-5:] == [f'../{o}.html' for o in BESIDE] and '../tools/compare.html' in rest
 
 def test_times_on_the_front_page(html):
     row = next(r for r in re.findall(r'<tr.*?</tr>', html['index.html'], re.S) if 'lessons/freezing.html' in r)
@@ -101,6 +103,14 @@ def test_formulas(html):
 def test_glossary(html):
     zh = '迁移学习 特征提取 微调 冻结 判别式学习率 灾难性遗忘 预训练 层组 负迁移 数据泄漏'.split()
     assert not [o for o in zh if o not in html['glossary.html']]
+
+def test_cheatsheet(html):
+    "Its tables come from runs whose code stays out of sight, and lead to the lessons; so does that of symptoms."
+    s = html['cheatsheet.html']
+    s = s[s.index('<article'):s.index('</article>')]
+    assert s.count('<table') >= 4 and 'exec(' not in s and s.count('<pre') == 0 # no code at all
+    rows = [r for r in re.findall(r'<tr.*?</tr>', s, re.S) if '<td' in r]
+    assert len(rows) > 20 and not [r for r in rows if 'href="lessons/' not in r and 'href="reading.html"' not in r]
 
 # --- what is refused
 
@@ -189,7 +199,7 @@ def test_imports_have_cells_of_their_own():
 
 def test_pages_of_the_root():
     names = [p.name for p in pages(root=ROOT)]
-    assert names[0] == 'index.ipynb' and names[-3:] == ['cards.ipynb', 'glossary.ipynb', 'speed.ipynb']
+    assert names[0] == 'index.ipynb' and names[-5:] == [f'{o}.ipynb' for o in BESIDE]
 
 def test_without_widgets():
     nb = {'metadata': {'widgets': {'state': 1}, 'kernelspec': {}}, 'cells': [
