@@ -282,30 +282,43 @@ def _mine(learn):
     if len(p) != len(classes) or not np.isclose(float(p.sum()), 1, atol=1e-3): return "it gives no probability for each class"
 
 # %% ../nbs/tools/04_exercises.ipynb #ex020001
+def _people(backbone, seeds=range(20)):
+    "What a random split of the digits adds, for heads on a backbone: the experiment of the lesson"
+    import torch
+    from tlcourse.data import Part, kshot, target
+    from tlcourse.features import extract
+    from tlcourse.probes import fit_probes
+    from tlcourse.stats import paired_ci
+    d = target('digits')
+    x,y = (torch.cat([getattr(p, o) for p in (d.train, d.valid)]) for o in 'xy')
+    z,i,n = extract(backbone, Part('pool', x, y, d.classes)),np.arange(len(y)),len(y)
+    def right(fifth, seed):
+        others = [i[fifth != j] for j in range(5)]
+        heads = fit_probes(z, [o[kshot(z.y[o], 20, seed)] for o in others], wds=.01)
+        return heads.predict(z)[fifth,0,i] == z.y
+    mixed = [right(np.random.RandomState(s).permutation(i*5//n), s) for s in seeds]
+    return paired_ci(mixed, [right(np.roll(i*5//n, s*n//100), s) for s in seeds])
+
 @exercise('honest_data', 1)
-def _sampler(f):
-    "`f(y, k, seed)`: k places of each class, nested in k"
-    if h := _calls(f, 'sampler'): return h
-    rng = np.random.default_rng()
-    for ns in (5, 9, 6), (30, 8, 12, 8):
-        y = rng.permutation(np.repeat(np.arange(len(ns)), ns))
-        def places(k, seed): return np.asarray(f(y.copy(), k, seed))
-        def of(k, seed): return set(places(k, seed).tolist())
-        for k in 1, 2, 5:
-            got = places(k, 3)
-            if got.ndim != 1 or got.dtype.kind not in 'iu': return "give the places in y as a list or array of whole numbers"
-            if len(set(got.tolist())) < len(got): return "a place comes twice: draw without replacement"
-            if got.size and (got.min() < 0 or got.max() >= len(y)): return "a place that y does not have: give places in y, not within the class"
-            have = np.bincount(y[got], minlength=len(ns)).tolist() if got.size else []
-            if have != [k]*len(ns): return f"for k={k} the classes have {have} pictures, not {k} each: draw from each class in turn"
-        if of(5, 3) != of(5, 3): return "the same seed gives other pictures when asked again: take every random number from the seed"
-        if not all(of(a, s) <= of(b, s) for s in range(4) for a,b in ((1, 2), (2, 5))):
-            return "the five of a class do not hold its two: shuffle the class once by the seed, and take the first k"
-        if len({frozenset(of(2, s)) for s in range(8)}) == 1: return "every seed gives the same pictures"
+def _leak(got):
+    "The Interval of a paired difference, as an untrained glyphnet has it"
+    from tlcourse.backbones import arch
+    from tlcourse.stats import Interval
+    if not isinstance(got, Interval): return "give what `paired_ci` returns: an interval, not a number"
+    if got.unit != 'points': return "that is one accuracy: the difference of the two splits is asked for"
+    if got.mean < 0: return "the sign is turned: what does the random split add?"
+    want = _people(arch('glyphnet', 'random'))
+    if want.low <= got.mean <= want.high: return None
+    if abs(got.mean - (trained := _people('glyphnet')).mean) < trained.half:
+        return "that is what the trained network gives: extract with arch('glyphnet', 'random')"
+    return "another difference: with 20 labels per class and 20 seeds, as on the page?"
 
 # %% ../nbs/tools/04_exercises.ipynb #ex020002
 def _few_pictures(rng, n, size=16): # Coarse patterns, no two alike
     return np.kron(rng.integers(40, 180, (n, size//4, size//4)), np.ones((4, 4))).astype(np.uint8)
+
+_missed = dict(same="it misses copies that are the same pixel by pixel",
+               noise="a copy that was saved again differs by a few levels in each pixel: allow for it")
 
 @exercise('honest_data', 2)
 def _copies(f):
@@ -322,46 +335,62 @@ def _copies(f):
         if how == 'dark': new = new*.5 + 10
         test[where], want[where] = new.clip(0, 255).astype(np.uint8), at
         got = np.asarray(f(train.copy(), test.copy()))
-        if got.shape == (30,): return "one answer for each training picture: for each *test* picture its copy in train is asked for"
+        if got.shape == (30,): return "that is an answer for each training picture; give one for each *test* picture"
         if got.shape != (12,): return f"for 12 test pictures the result has shape {got.shape}, not (12,)"
         if (got == want).all(): continue
         if how == 'same' and (got == -1).all(): return "it finds no copy, though some are the same pixel by pixel"
-        if (got[want < 0] >= 0).any(): return "it names copies of pictures that have none: how alike must two pictures be? (uint8 minus uint8 runs over: use floats)"
-        return {'same': "it misses copies that are the same pixel by pixel", 'noise': "a copy that was saved again differs by a few levels in each pixel: allow for it"}.get(how,
-               "a brighter or darker copy is a copy too: take the mean off and divide by the spread before you compare")
+        if (got[want < 0] >= 0).any():
+            return ("it names copies of pictures that have none: how alike must two pictures be? "
+                    "(uint8 minus uint8 runs over: use floats)")
+        return _missed.get(how, "a brighter or darker copy is a copy too: take the mean off and divide by the spread "
+                                "before you compare")
 
 # %% ../nbs/tools/04_exercises.ipynb #ex020003
+def _people_folder(d, rng, n=3):
+    "A folder for each of five people, with n pictures of each class in it; the class stands in the file's name"
+    from PIL import Image
+    classes = sorted(f'class {o}' for o in rng.choice(100, 2, replace=False))
+    for p in 'ann', 'bo', 'cy', 'di', f'person{rng.integers(100)}':
+        (Path(d)/p).mkdir()
+        for c in classes:
+            for i in range(n):
+                x = rng.integers(0, 256, (70, 80, 3), dtype=np.uint8)
+                Image.fromarray(x).save(Path(d)/p/f'{c}-{i}.png')
+    return classes
+
 @exercise('honest_data', 3)
-def _optimism(f):
-    "`f(m, n, p)`: by how much the highest of m equal models reads above p on n pictures"
-    from scipy.stats import binom
-    if h := _calls(f, 'optimism_of'): return h
-    rng = np.random.default_rng()
-    for m,n,p in (1, 100, .9), (10, 100, .9), (72, 50, float(rng.uniform(.6, .9))), (20, 400, float(rng.uniform(.6, .9))):
-        want, got = (1 - binom.cdf(np.arange(n), n, p)**m).sum()/n - p, _number(f(m, n, p))
-        if got is None: return _no_number
-        if abs(got - want) < .006: continue
-        if abs(got - want - p) < .006: return "that is the reading itself: how far is it above p?"
-        if abs(got - 100*want) < .6: return "that is in points; give a fraction, as p is"
-        if abs(got) < .006: return "that is the mean of the models, which is honest: the highest one is reported"
-        return f"for m={m}, n={n}, p={p:.2f} it gives {got:.3f}: let m models toss n coins each, take the highest share, and the mean of that over many repetitions"
+def _by_person(block):
+    "A DataBlock of people's folders: the label from the file's name, cy and di for validation, 64 pixels"
+    from fastai.data.block import DataBlock
+    from tempfile import TemporaryDirectory
+    if not isinstance(block, DataBlock): return "give the DataBlock itself, before `dataloaders`"
+    with TemporaryDirectory() as d:
+        classes = _people_folder(d, np.random.default_rng())
+        dls = block.dataloaders(d, bs=2, num_workers=0)
+        if list(map(str, dls.vocab)) != classes:
+            return f"its classes are {list(dls.vocab)}: the label is what stands before the hyphen in the file's name"
+        train,valid = (sorted(Path(f).parent.name for f in o.items) for o in (dls.train_ds, dls.valid_ds))
+        if both := {*train} & {*valid}: return f"pictures of {min(both)} are in both parts: people are torn apart"
+        if {*valid} != {'cy', 'di'}: return f"for validation it keeps {', '.join(sorted({*valid}))}, not cy and di"
+        if (len(train), len(valid)) != (18, 12): return f"of 18 and 12 pictures it takes {len(train)} and {len(valid)}"
+        x = dls.valid.one_batch()[0]
+    if x.shape[1:] != (3, 64, 64): return f"a picture comes out as {tuple(x.shape[1:])}, not (3, 64, 64)"
 
 # %% ../nbs/tools/04_exercises.ipynb #ex020004
 @exercise('honest_data', 4)
-def _to_unit(f):
-    "`f(mean, std)` of pixels 0..255 to those of pixels 0..1"
-    if h := _calls(f, 'to_unit'): return h
-    rng = np.random.default_rng()
-    for mean,std in ((127.5, 63.75), (123.7, 58.4), tuple(rng.uniform((50, 20), (200, 90)))):
-        got = f(mean, std)
-        try: a,b = (float(o) for o in got)
-        except (TypeError, ValueError): return "give two numbers, the mean and the standard deviation"
-        x = rng.integers(0, 256, 50)
-        if not b: return "a standard deviation of 0 cannot be divided by"
-        if np.allclose((x/255 - a)/b, (x - mean)/std): continue
-        if np.isclose(a, mean) and np.isclose(b, std): return "these are the statistics for pixels of 0 to 255; yours go from 0 to 1"
-        if np.isclose(a, mean/255): return "the mean is right; what does dividing all pixels by 255 do to their spread?"
-        return f"for ({mean:.1f}, {std:.1f}) the network is given other numbers than it was trained on: (x/255 - a)/b must equal (x - mean)/std"
+def _mine_grouped(t):
+    "A Target of the reader's folder, split by groups; what is in it does not matter"
+    from tlcourse.data import Target
+    if not isinstance(t, Target): return "give what `target(folder, groups=...)` returns"
+    if not t.train.paths: return f"{t.name} comes with the course: take a folder of your own"
+    r = t.report
+    if not any(' by ' in o and 'of a group stay in one part' in o for o in r.notes):
+        return "nothing keeps pictures together: give groups=, a column of your table or a pattern of the file names"
+    if torn := [o for o in r.notes if 'in more than one part' in o]: return f"{torn[0]}: split the folder anew"
+    if r.conflicts: return f"{r.conflicts[0][0]} is also {r.conflicts[0][2]}, under another label: which one is right?"
+    if len(r.copies) > r.dropped:
+        return f"{r.copies[0][0]} lies in two parts: drop_duplicates=True, or one group for it and its copy"
+    if t.openings: return "its test has been opened: make the target anew, and leave its test sealed"
 
 # %% ../nbs/tools/04_exercises.ipynb #0c9396d6
 def _conv_bn_params(ni, nf, k, groups): return nf*(ni//groups)*k*k + 2*nf
