@@ -380,24 +380,25 @@ def _colours(shares):
 # %% ../nbs/tools/04_exercises.ipynb #inex0002
 @exercise('inside', 2)
 def _shapes(f):
-    "`f(body, x)`: the shapes of what the children of a body give, with no hook left"
+    "`f(body, x)`: the shapes of what the convolutions inside a body give, with no hook left"
     if h := _calls(f, 'shapes'): return h
     import torch
     from torch import nn
     for n,side in (2, 16), (3, 9):
         a,b = map(int, np.random.default_rng().integers(2, 9, 2))
-        inner = nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU())
-        body = nn.Sequential(nn.Conv2d(3, a, 3, 2, 1), inner, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+        inner = nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.Conv2d(b, a, 3, 2))
+        body = nn.Sequential(nn.Conv2d(3, a, 3, 2, 1), inner, nn.ReLU(), nn.AdaptiveAvgPool2d(1)).eval()
         x = torch.randn(n, 3, side, side)
-        want = [tuple(body[:i+1](x).shape) for i in range(len(body))]
+        first,last = body[0](x),body[:2](x)
+        want = [tuple(o.shape) for o in (first, inner[0](first), last)]
         if (got := f(body, x)) is None: return "the function returns nothing: is there a `return`?"
         if any(m._forward_hooks for m in body.modules()):
             return "its hooks are still there and run at every later pass: use `with hook_outputs(...)`"
-        if not all(isinstance(o, (tuple, list)) for o in got): return "give a list with one tuple for each child"
+        if not all(isinstance(o, (tuple, list)) for o in got): return "give a list with one tuple for each convolution"
         if (got := [tuple(o) for o in got]) == want: continue
-        if got == [want[-1]]: return "that is the last shape alone: `hook_outputs` takes all children, `list(body)`"
-        if len(got) > len(want): return f"{len(got)} shapes for {len(want)} children: leave out modules inside modules"
-        return f"for a body whose children give {want} it returns {got}"
+        if len(got) == len(body): return "those are the children of the body; `body.modules()` goes inside them as well"
+        if len(got) > len(want): return f"{len(got)} shapes for {len(want)} convolutions: leave the other modules out"
+        return f"for a body whose convolutions give {want} it returns {got}"
 
 # %% ../nbs/tools/04_exercises.ipynb #inex0003
 @exercise('inside', 3)
