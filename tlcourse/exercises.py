@@ -392,70 +392,58 @@ def _mine_grouped(t):
         return f"{r.copies[0][0]} lies in two parts: drop_duplicates=True, or one group for it and its copy"
     if t.openings: return "its test has been opened: make the target anew, and leave its test sealed"
 
-# %% ../nbs/tools/04_exercises.ipynb #0c9396d6
-def _conv_bn_params(ni, nf, k, groups): return nf*(ni//groups)*k*k + 2*nf
-
+# %% ../nbs/tools/04_exercises.ipynb #inex0001
 @exercise('inside', 1)
-def _block_params(f):
-    "`f(ni, nf, k, groups)`: parameters of a convolution without bias and the BatchNorm behind it"
-    if h := _calls(f, 'block_params'): return h
-    w = int(np.random.default_rng().integers(2, 30))*8
-    for ni,nf,k,g in (3, 24, 3, 1), (w, 2*w, 1, 1), (w, w, 5, 1), (w, w, 3, w), (w, 2*w, 3, 8):
-        want, got = _conv_bn_params(ni, nf, k, g), _number(f(ni, nf, k, g))
-        if got is None: return _no_number
-        if got == want: continue
-        if got == want - 2*nf: return "that is the convolution alone; BatchNorm adds a factor and a shift for each channel"
-        if got == want + nf: return "there is no bias in front of a BatchNorm, whose shift does the same"
-        if got in (want + 2*nf, want + 2*nf + 1): return "BatchNorm's mean and variance are buffers, not parameters"
-        if g > 1 and got == _conv_bn_params(ni, nf, k, 1): return "with groups, each output channel sees only `ni/groups` of the input channels"
-        if g > 1: return f"right without groups; for ({ni}, {nf}, {k}, {g}) it gives {got:g}. How many input channels does one output channel see?"
-        return f"for ({ni}, {nf}, {k}, {g}) it gives {got:g}: each of the {nf} kernels has {ni} x {k} x {k} weights"
+def _colours(shares):
+    "How often the nearest drawn picture shares the colour, at each stage of `glyphnet_multi`"
+    got = np.asarray(shares, dtype=float)
+    if got.shape != (5,): return f"its shape is {got.shape}: give five shares, one for each stage"
+    if not ((got >= 0) & (got <= 1)).all(): return "a share lies between 0 and 1"
+    if got[4] > .7: return "at the last stage that is more than colour reaches: did you compare another label?"
+    if got[1] > .45: return "at stage1 that is what the texture reaches: compare the colour"
+    if got[3] > .4 and got[4] > .25: return None
+    if got[0] > got[3] and got[0] > .2:
+        return "from the stem on it falls, as in a network with random weights: is it the pretrained one?"
+    return "that is near chance, as in glyphnet, which had no use for colour: take arch('glyphnet_multi'), in eval mode"
 
-# %% ../nbs/tools/04_exercises.ipynb #ex030004
-def _field(convs, dilated=True, product=True):
-    r,step = 1,1
-    for k,s,d in convs: r,step = r + (k-1)*step*(d if dilated else 1), step*s if product else s
-    return r
-
+# %% ../nbs/tools/04_exercises.ipynb #inex0002
 @exercise('inside', 2)
-def _receptive(f):
-    "`f(convs)`: receptive field of one output, in pixels a side, for (kernel, stride, dilation) in turn"
-    if h := _calls(f, 'field'): return h
-    rng = np.random.default_rng()
-    some = [tuple(int(o) for o in (rng.choice([1, 3, 5, 7]), rng.integers(1, 3), rng.integers(1, 5))) for _ in range(6)]
-    for convs in ([(3,1,1)], [(3,2,1), (3,1,1), (3,1,1)], [(7,2,1), (3,2,1), (3,2,1), (1,1,1)], [(3,1,2)], [(3,2,1), (3,1,4)], some):
-        want, got = _field(convs), _number(f(list(convs)))
-        if got is None: return _no_number
-        if got == want: continue
-        if got == _field(convs, dilated=False): return "dilation pulls the kernel's taps apart: its `kernel - 1` steps are `dilation` times as long"
-        if got == _field(convs, product=False): return "the step is the product of all strides so far, not the last one"
-        if got == want - 1: return "one short: even without a layer an output sees one pixel"
-        return f"for {convs} it gives {got:g}, not {want}"
-
-# %% ../nbs/tools/04_exercises.ipynb #ex030006
-@exercise('inside', 3)
-def _group_of(f):
-    "`f(groups, p)`: the index of the layer group that holds the parameter `p`, None if none does"
-    if h := _calls(f, 'group_of'): return h
+def _shapes(f):
+    "`f(body, x)`: the shapes of what the convolutions inside a body give, with no hook left"
+    if h := _calls(f, 'shapes'): return h
     import torch
-    par = lambda n: torch.nn.Parameter(torch.ones(n))
-    groups = [[par(3), par(3)], [par(3), par(2)], [par(3)]]
-    for i,g in enumerate(groups):
-        for p in g:
-            got = f(groups, p)
-            if isinstance(got, bool) or not isinstance(got, (int, np.integer)): return f"for a parameter of group {i} it gives {got!r}, not a number: is there a `return`?"
-            if got != i and got == i - len(groups): return "count from the front: 0 is the early body"
-            if got != i: return f"a parameter of group {i} is said to be in group {got}: two parameters may hold the same values and not be the same (use `is`)"
-    if (got := f(groups, par(3))) is not None: return f"a parameter that is in no group gives {got!r}, not None: are values compared, or the parameters themselves?"
+    from torch import nn
+    for n,side in (2, 16), (3, 9):
+        a,b = map(int, np.random.default_rng().integers(2, 9, 2))
+        inner = nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.Conv2d(b, a, 3, 2))
+        body = nn.Sequential(nn.Conv2d(3, a, 3, 2, 1), inner, nn.ReLU(), nn.AdaptiveAvgPool2d(1)).eval()
+        x = torch.randn(n, 3, side, side)
+        first,last = body[0](x),body[:2](x)
+        want = [tuple(o.shape) for o in (first, inner[0](first), last)]
+        if (got := f(body, x)) is None: return "the function returns nothing: is there a `return`?"
+        if any(m._forward_hooks for m in body.modules()):
+            return "its hooks are still there and run at every later pass: use `with hook_outputs(...)`"
+        if not all(isinstance(o, (tuple, list)) for o in got): return "give a list with one tuple for each convolution"
+        if (got := [tuple(o) for o in got]) == want: continue
+        if len(got) == len(body): return "those are the children of the body; `body.modules()` goes inside them as well"
+        if len(got) > len(want): return f"{len(got)} shapes for {len(want)} convolutions: leave the other modules out"
+        return f"for a body whose convolutions give {want} it returns {got}"
 
-# %% ../nbs/tools/04_exercises.ipynb #ex030008
-@exercise('inside', 4)
-def _shows_learning(answer):
-    "Which findings show that pretraining put something into a network, as a set of letters"
-    why = dict(b="b: patches that look alike are found in random networks, too",
-               c="c: on this page the curve of random networks rises as well: wider stages make more features to read from",
-               d="d: shuffled labels show that a probe does not invent; a random network passes that test")
-    return _choice(answer, {'a', 'e'}, why, "which findings set the pretrained network beside one that learned nothing?")
+# %% ../nbs/tools/04_exercises.ipynb #inex0003
+@exercise('inside', 3)
+def _twins(pairs):
+    "Pairs of picture files: each validation picture, and its nearest training picture"
+    from PIL import Image
+    pairs = [tuple(map(Path, p)) for p in pairs]
+    if any(len(p) != 2 for p in pairs): return "give pairs: (validation picture, training picture)"
+    if len(pairs) < 5: return f"{len(pairs)} pairs: take a folder with five validation pictures or more"
+    new,old = ({p[i] for p in pairs} for i in (0, 1))
+    if len(new) < len(pairs): return "a picture stands first in two pairs: the validation picture comes first, once"
+    if new & old: return f"{min(new & old).name} stands on both sides: search among training pictures only"
+    if len(old) == 1: return "one picture is the nearest to all of them: is the body pretrained, and in eval mode?"
+    for p in new | old:
+        if not p.is_file(): return f"{p.name} is no file"
+        with Image.open(p) as im: im.verify()
 
 # %% ../nbs/tools/04_exercises.ipynb #ex040001
 @exercise('freezing', 1)
