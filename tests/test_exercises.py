@@ -66,7 +66,7 @@ def test_hints_of_letters():
 
 @pytest.mark.parametrize('at,answer,words', [
     (('first_transfer', 1), .04, 'Learner itself'), (('first_transfer', 2), .15, 'what `compare` returns'), (('first_transfer', 4), {'c'}, 'c is not a fault'),
-    (('inside', 1), .04, 'function itself'), (('inside', 1), lambda ni, nf, k, g: 'x', 'no number'), (('honest_data', 4), lambda m, s: (m/255, s), 'spread'),
+    (('how_much_data', 1), .04, 'function itself'), (('how_much_data', 1), lambda *a: 'x', 'no number'), (('honest_data', 4), lambda m, s: (m/255, s), 'spread'),
     (('inside', 1), lambda ni, nf, k, g: nf*ni//g*k*k, 'the convolution alone'), (('feature_extraction', 1), lambda m: m.amax((2, 3)), 'largest'),
     (('fine_tuning', 3), lambda s, g: 7, 'another kind'), (('fine_tuning', 3), lambda s, g: 1/0, 'your answer raises ZeroDivisionError'),
     (('learning_rates', 1), lambda cs: 2/min(cs), 'steepest'), (('extraction_or_tuning', 1), lambda ks, a, b: 'never', 'one of the sizes'),
