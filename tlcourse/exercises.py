@@ -162,45 +162,56 @@ def _choice(answer, want, why, more):
     if got != want: return f"{len(got)} of them; {more}"
 
 # %% ../nbs/tools/04_exercises.ipynb #dddb226b
+def _as_pretrained(learn):
+    "A hint where a weight matrix of the body is not glyphnet's"
+    from tlcourse.backbones import glyphnet
+    def matrices(m): return [p.detach().cpu() for p in m.parameters() if p.dim() > 1]
+    ours, theirs = matrices(learn.model[0]), matrices(glyphnet(pretrained=True))
+    if [p.shape for p in ours] != [p.shape for p in theirs[:len(ours)]]: return "that is another network: take glyphnet"
+    if all(a.equal(b) for a,b in zip(ours, theirs)): return
+    a, b = ours[0].flatten(), theirs[0].flatten()
+    if a @ b < .5*a.norm()*b.norm(): return "its first layer is not the pretrained one: leave pretrained as it is"
+    return "its body has been trained too: leave it frozen, as vision_learner gives it to you"
+
 @exercise('first_transfer', 1)
-def _half_width(f):
-    "`f(p, n)`: half-width of the 95 % interval of an accuracy `p` on `n` images"
-    if h := _calls(f, 'half_width'): return h
-    rng = np.random.default_rng()
-    for p,n in (.9, 100), (.5, 500), (.993, 797), (rng.uniform(.6, .98), int(rng.integers(50, 2000))):
-        want, got = 1.96*np.sqrt(p*(1-p)/n), _number(f(p, n))
-        if got is None: return _no_number
-        if abs(got - want) < 2e-3*want + 1e-9 or abs(got - want/1.96*2) < 1e-6: continue
-        if abs(got - want/1.96) < 1e-6: return "that is one standard error; an interval of 95 % reaches 1.96 of them to each side"
-        if abs(got - 2*want) < 1e-6: return "that is the whole width; the half-width is asked for"
-        if abs(got - 1.96*p*(1-p)/n) < 1e-6: return "the variance is p(1-p)/n; take its square root"
-        if abs(got - 100*want) < 1e-4: return "that is in points; give it as a fraction, as p is"
-        return f"for p={p:.3g}, n={n} it gives {got:.4g}; compare with the spread of n coin tosses"
+def _head_only(learn):
+    "A Learner on `digits` with 5 labels per class: a pretrained body, frozen, and a trained head"
+    from fastai.learner import Learner
+    if not isinstance(learn, Learner): return "give the Learner itself, trained"
+    if h := _as_pretrained(learn): return h
+    n, classes = len(learn.dls.train.dataset), len(learn.dls.vocab)
+    if (n, classes) != (50, 10): return f"it has {n} training pictures of {classes} classes; five of each digit are 50 of 10"
+    with learn.no_bar(), learn.no_logging(): right = learn.validate()[-1]
+    if not 0 <= right <= 1: return "its last metric is no accuracy: say metrics=accuracy"
+    if right < .8: return f"it names {right:.2f} of the validation pictures correctly: train longer, or in larger steps"
 
 # %% ../nbs/tools/04_exercises.ipynb #5e2bd26d
+_two_bodies = 'feature-extraction', 'random-features'
+
+def _comparison(c, shots=None):
+    "A hint where `c` is no comparison of a pretrained and a random body at some size, or at `shots`"
+    from tlcourse.comparison import Comparison
+    if not isinstance(c, Comparison): return "give what `compare` returns"
+    sizes = {k for _,k in c.correct} if shots is None else {shots}
+    if any((s, k) not in c.correct for s in _two_bodies for k in sizes):
+        return f"it lacks a row: compare {' and '.join(_two_bodies)}" + f" at {shots} labels per class"*bool(shots)
+
 @exercise('first_transfer', 2)
-def _gain(f):
-    "`f(a, b)`: paired gain of each seed, (m, n) correctness matrices to (m,)"
-    if h := _calls(f, 'gain'): return h
-    rng = np.random.default_rng()
-    for m,n in (3, 40), (5, 7):
-        a,b = rng.random((m, n)) < .8, rng.random((m, n)) < .6
-        want, got = a.mean(1) - b.mean(1), np.asarray(f(a, b), dtype=float)
-        if got.shape == (): return "that is one number for all seeds; give one difference for each seed"
-        if got.shape == (n,): return "that is one number for each image: average over images (axis 1), not over seeds"
-        if got.shape != want.shape: return f"for {m} seeds and {n} images the result has shape {got.shape}, not ({m},)"
-        if np.allclose(got, -want): return "the sign is turned: how much better is a than b?"
-        if np.allclose(got, 100*want): return "that is in points; give fractions"
-        if not np.allclose(got, want): return "right shape, other values: the difference of the two accuracies, seed by seed"
+def _control20(c):
+    "A `Comparison` on digits at 20 labels per class, in which the pretrained body is ahead of the random one"
+    from tlcourse.stats import paired_ci
+    if h := _comparison(c, 20): return h
+    if c.name != 'digits': return f"that is a comparison on {c.name}: digits are asked for"
+    gap = paired_ci(*(c.correct[s, 20] for s in _two_bodies))
+    if gap.low <= 0: return f"pretrained less random body is {gap}, which is no lead: are the weights pretrained?"
 
 # %% ../nbs/tools/04_exercises.ipynb #34196864
 @exercise('first_transfer', 3)
-def _letters(s):
-    "A Score of feature extraction on `letters` with 5 labels per class"
-    from tlcourse.data import Score
-    if not isinstance(s, Score): return "give the Score that `target.score(learn)` returns"
-    if s.n != 1000: return f"a Score on {s.n} images: the letters target has 1000 test images, is it that one?"
-    if s.accuracy < .9: return f"{s.accuracy:.3f} is lower than a linear head on glyphnet's features reaches; is it pretrained, and is it the score of feature extraction?"
+def _own_folder(c):
+    "A `Comparison` on a folder of the reader's own; what came out does not matter"
+    if h := _comparison(c): return h
+    if c.target is None or c.target.train.paths is None:
+        return f"{c.name} is one of the course's targets: give compare the path of a folder of yours"
 
 # %% ../nbs/tools/04_exercises.ipynb #cdc73690
 @exercise('first_transfer', 4)
