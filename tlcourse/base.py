@@ -7,10 +7,10 @@ Docs: https://tlcourse.github.io/tlcourse/core/base.html.md"""
 # %% auto #0
 __all__ = ['LESSONS', 'BadInput', 'unknown', 'lesson_number', 'lesson_name', 'user_path', 'cache_dir', 'package_assets',
            'photo_assets', 'sha256', 'writable_folder', 'watched', 'Bar', 'html_table', 'html_block', 'versions',
-           'pick_device', 'Stamp']
+           'pick_device', 'Stamp', 'Prose', 'prose']
 
 # %% ../nbs/core/00_base.ipynb #a79deaad
-import difflib, hashlib, os, re, sys, tempfile, time, warnings
+import difflib, hashlib, json, os, re, sys, tempfile, time, warnings
 from html import escape
 from importlib import metadata
 from numbers import Number
@@ -285,3 +285,22 @@ class Stamp:
     def seconds(self): return time.perf_counter() - self.t0
     def __repr__(self): return ' · '.join(f'{k} {v}' for k,v in self.v.items()) + f' · {self.device} · {self.seconds:.0f} s'
     def _repr_markdown_(self): return f'<small>{self!r}</small>'
+
+# %% ../nbs/core/00_base.ipynb #prose002
+class Prose(dict):
+    "Name -> number, of what a page's text says; as JSON in a notebook's output."
+    def __repr__(self): return json.dumps(self)
+
+def _named(name, v):
+    "The numbers in a value: of an interval three, in %"
+    if hasattr(v, 'low') and hasattr(v, 'high'): v = {'': 100*v.mean, '.low': 100*v.low, '.high': 100*v.high}
+    elif isinstance(v, dict): v = {f'.{k}': o for k,o in v.items()}
+    else:
+        try: return {name: round(float(v), 6)}
+        except (TypeError, ValueError): raise BadInput(f"prose: {name} is {v!r}, which is no number, interval or dict of them") from None
+    return {k: o for end,w in v.items() for k,o in _named(name + end, w).items()}
+
+def prose(**values # Name -> a number in the unit of the text, an interval of fractions (name, name.low, name.high in %), or a dict
+         ) -> Prose: # Raises `BadInput` where a value is no number
+    "The values that a page's text names."
+    return Prose({k: o for name,v in values.items() for k,o in _named(name, v).items()})
