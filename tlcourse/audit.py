@@ -1,4 +1,4 @@
-"""What a fit would change in any Learner, found without running one; and layer groups by depth for any network.
+"""`freeze_audit(learn)`: what a fit would change in any Learner, found without running one. `depth_split(k)`: layer groups by depth for any network.
 
 Docs: https://tlcourse.github.io/tlcourse/core/audit.html.md"""
 
