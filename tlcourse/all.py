@@ -21,6 +21,7 @@ from .stats import *
 from .records import *
 from .sweep import *
 from .plots import *
+from .audit import *
 from .layers import *
 from .features import *
 from .probes import *

@@ -457,45 +457,56 @@ def _twins(pairs):
         with Image.open(p) as im: im.verify()
 
 # %% ../nbs/tools/04_exercises.ipynb #ex040001
-@exercise('freezing', 1)
-def _running(f):
-    "`f(old, x, momentum)`: the running mean after a batch in training mode"
+def _source_after(momentum):
+    "Source accuracy in %, as the page measures it, after a fit with `train_bn=False` and this momentum of BatchNorm"
     import torch
-    if h := _calls(f, 'running'): return h
-    for n,d,m in (6, 3, .1), (17, 2, .3), (4, 5, float(np.random.default_rng().uniform(.01, .4))):
-        old,x = torch.randn(d), torch.randn(n, d)*3 + 5
-        want,got = (1-m)*old + m*x.mean(0), f(old.clone(), x.clone(), m)
-        if got is None: return "the function returns nothing: is there a `return`?"
-        got = torch.as_tensor(got, dtype=torch.float)
-        if got.shape != want.shape: return f"for {d} channels the result has shape {tuple(got.shape)}, not ({d},): average over the batch (dimension 0)"
-        if torch.allclose(got, want, atol=1e-4): continue
-        if torch.allclose(got, m*old + (1-m)*x.mean(0), atol=1e-4): return "the shares are swapped: PyTorch's momentum is the share of the new batch"
-        if torch.allclose(got, x.mean(0), atol=1e-4): return "that is the batch's own mean; only a part of it is mixed in"
-        if torch.allclose(got, old + m*x.mean(0), atol=1e-4): return "the old value gives up the share that the new one gets"
-        return f"with momentum {m}, the mean moves {m:.0%} of the way from the old one to the batch's"
+    from fastai.torch_core import set_seed
+    from tlcourse.backbones import glyphnet, learner
+    from tlcourse.data import target
+    from tlcourse.world import SourceDrawer
+    set_seed(0, reproducible=True)
+    learn = learner(target('digits').dls(shots=20, bs=32), 'glyphnet', train_bn=False)
+    for m in learn.model[0].modules():
+        if hasattr(m, 'momentum'): m.momentum = momentum
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(5, 1e-2)
+    net,(x,y) = glyphnet(pretrained=True),SourceDrawer('glyph').check(500)
+    model = torch.nn.Sequential(learn.model[0].cpu(), net.pool, net.flatten, net.fc).eval()
+    with torch.no_grad(): return 100*(model((x - .5)/.25).argmax(1) == y).float().mean().item()
+
+@exercise('freezing', 1)
+def _slower(answer):
+    "The source accuracy after a fit in which BatchNorm mixes in a hundredth of each batch, in %"
+    if (got := _number(answer)) is None: return "give the accuracy as one number, in %"
+    if 0 <= got <= 1: return "give it in %, so between 0 and 100"
+    want = _source_after(.01)
+    if abs(got - want) <= 1: return None
+    if abs(got - _source_after(.1)) <= 1: return "that is the accuracy with the usual momentum: set it in the body, before the fit"
+    if abs(got - _source_after(.99)) <= 1: return "PyTorch's momentum is the share of the new batch: .01 keeps most of the old statistics"
+    return "another number comes out here; is the rest as in `after('train_bn=False')`, the seed among it?"
 
 # %% ../nbs/tools/04_exercises.ipynb #ex040002
+def _changes(learn):
+    "Names of what one epoch changes in the body"
+    before = {k: v.clone() for k,v in learn.model[0].state_dict().items()}
+    with learn.no_bar(), learn.no_logging(): learn.fit(1)
+    return [k for k,v in learn.model[0].state_dict().items() if not v.to(before[k].device).equal(before[k])]
+
+def _is_body(learn, net):
+    "Has the body of `learn` the shapes of the network `net`, its head left out?"
+    got,want = ([tuple(p.shape) for p in m.parameters()] for m in (learn.model[0], net))
+    return got == want[:len(got)] and len(want) - len(got) <= 2
+
 @exercise('freezing', 2)
-def _drifted(f):
-    "`f(before, after)`: names of the BatchNorm buffers that changed"
-    import torch
-    from torch import nn
-    if h := _calls(f, 'drifted'): return h
-    def state(m): return {k: v.clone() for k,v in m.state_dict().items()}
-    m = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 2)), nn.BatchNorm1d(2))
-    a = state(m)
-    if (got := f(a, state(m))) is None: return "the function returns nothing: is there a `return`?"
-    if set(got): return f"nothing changed, and it names {sorted(got)[0]!r}"
-    norms = {'1': m[1], '2.0': m[2][0], '3': m[3]}
-    still = np.random.default_rng().choice(list(norms))
-    norms[still].eval()
-    m(torch.randn(8, 3) + 1)
-    with torch.no_grad(): m[0].weight.add_(1)
-    want,got = {f'{n}.{k}' for n in norms if n != still for k in ('running_mean', 'running_var', 'num_batches_tracked')}, set(f(a, state(m)))
-    if '0.weight' in got: return "a weight that was trained is no statistic: only BatchNorm's buffers are asked for"
-    if got - want: return f"{sorted(got - want)[0]!r} did not change"
-    if any('num_batches' in k for k in want - got): return "`num_batches_tracked` is a buffer too"
-    if want - got: return f"{sorted(want - got)[0]!r} changed, and is not named"
+def _still(learn):
+    "A `vision_learner` whose body one epoch leaves as it was, by fastai's own switches"
+    from tlcourse.backbones import glyphnet
+    if h := _learner(learn, "before any fit"): return h
+    if not _is_body(learn, glyphnet()): return "is its body glyphnet's?"
+    if any(cb.name == 'true_freeze' for cb in learn.cbs): return "this time without `true_freeze`: fastai has two switches"
+    if not any(p.requires_grad for p in learn.model[1].parameters()): return "the head is to train"
+    moved = _changes(learn)
+    if any('running' in k or 'num_' in k for k in moved): return "after an epoch its running statistics have moved"
+    if moved: return f"an epoch trains {moved[0]!r} of the body"
 
 # %% ../nbs/tools/04_exercises.ipynb #ex040003
 @exercise('freezing', 3)
@@ -523,17 +534,18 @@ def _keep_still(f):
 
 # %% ../nbs/tools/04_exercises.ipynb #ex040004
 @exercise('freezing', 4)
-def _half(learn):
-    "A learner whose stem and first three stages are truly frozen"
-    from tlcourse.layers import freeze_audit
-    if not hasattr(learn, 'dls') or not hasattr(learn, 'model'): return "hand over the learner itself, as `true_freeze` returns it"
-    a,p = freeze_audit(learn), dict(learn.model.named_parameters())
-    if sum(o.numel() for n,o in p.items() if n.startswith('0.')) != 737720: return "is its body glyphnet's?"
-    if a.moving: return f"a fit would still change {len(a.moving)} tensors of what is frozen, {a.moving[0]!r} first: `true_freeze` would not"
-    trains = {n.split('.')[1] for n,o in p.items() if o.requires_grad and n.startswith('0.')}
-    if not trains: return "the whole body is frozen; the last stage is to train. Which n does `true_freeze` take?"
-    if trains != {'4'}: return f"stages that train: {', '.join(sorted(trains))} (0 is the stem); only 4 should. How many groups does it take?"
-    if not all(o.requires_grad for n,o in p.items() if n.startswith(('0.4.', '1.'))): return "not all of the last stage and the head trains"
+def _own_frozen(learn):
+    "A trained Learner for the reader's classes, on a body of lite0 that is as pip brought it"
+    from tlcourse.audit import freeze_audit
+    from tlcourse.backbones import tf_efficientnet_lite0
+    if h := _learner(learn, "after its fit"): return h
+    net = tf_efficientnet_lite0(pretrained=True)
+    if not _is_body(learn, net): return "is its body tf_efficientnet_lite0's?"
+    if len(learn.dls.vocab) < 2: return "it knows one class: two or more are needed to tell anything apart"
+    if a := freeze_audit(learn).moving: return f"a fit changes {len(a)} tensors of what is frozen: `true_freeze` would not let it"
+    same = [v.cpu().equal(w) for v,w in zip(learn.model[0].state_dict().values(), net.state_dict().values())]
+    if not all(same): return f"{same.count(False)} tensors of its body are not what they were: freeze it before the first fit"
+    if not learn.opt or not any('step' in s for s in learn.opt.state.values()): return "the head was not trained yet"
 
 # %% ../nbs/tools/04_exercises.ipynb #53aafc59
 @exercise('freezing', 5)
