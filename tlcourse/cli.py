@@ -1,4 +1,4 @@
-"""`tlcourse lessons`, `scores`, `compare`, `train`, `predict`, `pretrain`, `cache`: bad input is one line on stderr and exit code 2.
+"""`tlcourse lessons`, `scores`, `look`, `compare`, `train`, `predict`, `pretrain`, `cache`: bad input is one line on stderr and exit code 2.
 
 Docs: https://tlcourse.github.io/tlcourse/tools/cli.html.md"""
 
@@ -71,6 +71,29 @@ def _scores(a):
     print("\nright: exercises solved, of all in the lesson; guessed: predictions that came true, of those made (guesses).\n"
           "Self-reported: each card was written on its reader's machine and can be edited.")
     if a.json: _write_json(a.json, dict(self_reported=True, scores=table.to_dict('records')))
+
+# %% ../nbs/tools/08_cli.ipynb #lookcli1
+def _add_look(sub):
+    p = sub.add_parser('look', help='what would be read from a folder, and what in it deserves a look',
+                       description='Read FOLDER as compare would and say what was found: classes, parts, labels in '
+                                   'conflict, copies, odd pictures; with a page of contact sheets. Nothing is trained.')
+    p.add_argument('folder', metavar='FOLDER', help='a folder of pictures, as for compare')
+    _add_reading(p)
+    p.add_argument('-o', '--out', metavar='FILE.html',
+                   help='where the page goes (default: a file for this folder in tlcourse-out)')
+    p.add_argument('--json', metavar='FILE', help='write the machine-readable result there')
+    p.set_defaults(func=_look)
+
+def _look(a):
+    _check_json(a.json)
+    from tlcourse.look import _place, look, write_look
+    place = _place(a.folder, a.out) # Before any work
+    if a.json and Path(a.json).absolute() == place.absolute():
+        raise BadInput("--json and --out name one file: name two")
+    found = look(a.folder, a.groups, a.fit or 'crop', a.min_class)
+    for line in found.lines(): print(_plain(line))
+    print(f'wrote {_plain(str(write_look(found, a.out)))}')
+    if a.json: _write_json(a.json, found.to_dict())
 
 # %% ../nbs/tools/08_cli.ipynb #ac975717
 def _add_reading(p):
@@ -242,6 +265,7 @@ def main(argv=None # Arguments; None: the command line's
     sub = p.add_subparsers(title='commands', required=True, metavar='COMMAND')
     _add_lessons(sub)
     _add_scores(sub)
+    _add_look(sub)
     _add_compare(sub)
     _add_train(sub)
     _add_predict(sub)
