@@ -114,7 +114,7 @@ def _add_compare(sub):
                    'heads on a frozen body have 20')
     p.add_argument('--steps', help='optimiser steps of every run (default: five passes over its labels, or more)')
     p.add_argument('--tune', default='valid', help="'valid': choose learning rates on validation pictures (default); 'none': fixed rates")
-    p.add_argument('--size', type=int, help="side of the pictures in pixels (default: the target's)")
+    p.add_argument('--size', type=int, help="side of the pictures in pixels (default: the target's; of a ViT, its own)")
     p.add_argument('--augment', action=argparse.BooleanOptionalAction, help='augment the pictures in every arm (default: only drawn glyphs and digits)')
     p.add_argument('--valid-pct', type=float, metavar='SHARE', help='of each class, to choose with, if the folder has no validation part (default: .2)')
     p.add_argument('--test-pct', type=float, metavar='SHARE', help='of each class, for the test, if nothing is split (default: .2)')
@@ -159,7 +159,7 @@ def _add_train(sub):
     p.add_argument('--strategy', default='auto', help="'auto' (default): what the study recommends, run first where there is none; or a name")
     p.add_argument('--backbone', help="glyphnet, tf_efficientnet_lite0, a torchvision or a timm name (default: the study's)")
     p.add_argument('--weights', metavar='FILE', help="pretrained weights for the backbone (default: the backbone's own)")
-    p.add_argument('--size', type=int, help="side of the pictures in pixels (default: the target's)")
+    p.add_argument('--size', type=int, help="side of the pictures in pixels (default: the target's; of a ViT, its own)")
     p.add_argument('--device', default='auto', help='auto, cpu, cuda, mps (default: auto)')
     p.add_argument('--study', metavar='DIR', help='folder that compare wrote into (default: the one in tlcourse-out with the same pictures)')
     _add_reading(p)
@@ -204,7 +204,7 @@ def _predict(a):
     ps = m.predict(a.items, a.top, a.at_least, workers=min(8, cores()), on_done=show)
     for s in ps.notes: print(f'tlcourse: {s}', file=sys.stderr)
     if bad := len(ps.unreadable): print(f'tlcourse: {bad} of {len(ps)} could not be read', file=sys.stderr)
-    if a.json: _write_json(a.json, dict(model={k: m.card[k] for k in ('classes', 'backbone', 'strategy', 'accuracy')}, predictions=[p.to_dict() for p in ps]))
+    if a.json: _write_json(a.json, dict(model={k: m.card[k] for k in ('classes', 'backbone', 'strategy', 'accuracy')}, notes=ps.notes, predictions=[p.to_dict() for p in ps]))
     if a.csv:
         from tlcourse.store import write_text
         write_text(a.csv, ps.table.to_csv(index=False))
