@@ -31,7 +31,7 @@ from .compare import _inside, _root, _source_hash, _strategy, compare, default_o
 from .comparison import Comparison, _at, pct
 from .data import Part, PicImage, _store, _whole
 from .finetune import STRATEGIES
-from .folders import _class_files, _said
+from .folders import _class_files, _said, _some
 from .pictures import Unreadable, _array, _seen_lines, _threads, _try
 from .records import Records
 from .runs import CODE, _glyphs, steps_for, task
@@ -314,6 +314,10 @@ def _found(o, others):
         return fs or [(str(o), Unreadable('a folder without pictures'))]
     except (OSError, ValueError) as e: return [(str(o), Unreadable(getattr(e, 'strerror', None) or str(e)))]
 
+def _beyond(names):
+    "Which pictures do not have the range of values that the training had"
+    return [f"read with the range of the training all the same: {_some(names, 5)}"]*bool(names)
+
 def _decode(o, size, **how):
     "uint8 (3,size,size), or the reason why there are none"
     if isinstance(o, Unreadable): return str(o)
@@ -334,19 +338,23 @@ def predict(self:Model,
     if at_least is not None and not 0 <= at_least <= 1:
         raise BadInput(f"at_least={at_least}: give a probability of 0 to 1")
     one = isinstance(items, (str, os.PathLike, bytes, Image.Image)) or getattr(items, 'ndim', 4) < 4
-    others, seen = Counter(), []
-    how = dict(fit=self.card['fit'], top=self.card['range'][1], seen=seen)
+    others, high = Counter(), self.card['range'][1]
+    how = dict(fit=self.card['fit'], top=high)
     todo = [f for o in ([items] if one else items) for f in _found(o, others)]
+    seen = [[] for _ in todo]
     res, bs, ahead = Predictions(), 256 if self.size <= 64 else 64, deque()
     with ThreadPoolExecutor(workers or _threads()) as ex, warnings.catch_warnings():
         warnings.simplefilter('ignore') # Pillow warns about odd tags; what matters is whether the pixels come out
         for i in range(0, len(todo) + 2*bs, bs): # Two batches are decoded while one goes through the network
-            ahead.append([(name, ex.submit(_decode, o, self.size, **how)) for name,o in todo[i:i+bs]])
+            new = zip(todo[i:i+bs], seen[i:i+bs])
+            ahead.append([(name, ex.submit(_decode, o, self.size, seen=s, **how)) for (name,o),s in new])
             if len(ahead) <= 2: continue
             for p in self._batch([(name, f.result()) for name,f in ahead.popleft()], top, at_least):
                 res.append(p)
                 if on_done: on_done(p)
-    res.notes = [*_seen_lines(seen, (self.card['range'][1], 0, 0, ())), *[f"left alone: {_said(others)}"]*bool(others)]
+    res.notes = [*_seen_lines([k for s in seen for k in s], (high, 0, 0, ())),
+                 *_beyond([name for (name,_),s in zip(todo, seen) if name and {'above', 'deep'} & set(s)]),
+                 *[f"left alone: {_said(others)}"]*bool(others)]
     return res
 
 @patch

@@ -61,9 +61,11 @@ def _bright(v):
 
 def _down(v, top, seen):
     "uint8 of values of more than 8 bits, of which `top` is the brightest"
-    over = v.max() > max(255, top) and _bright(v) > max(255, top)
+    most = _bright(v) if v.max() > max(255, top) else 0
+    over = most > max(255, top)
+    if over and top > 255: seen.append('above')
+    if over and top < 256 and most < 2**15: seen.append('deep')
     # Where no picture told a range, values above 255 can only be those of the whole 16 bits
-    if over: seen.append('deep' if top < 256 else 'above')
     bits = 16 if over and top < 256 else max(8, top.bit_length())
     return np.minimum(v >> (bits-8), 255).astype(np.uint8)
 
@@ -292,9 +294,9 @@ def _seen_lines(seen, values=(255,0,0,())): # What `read_pictures` put there; of
         yield (f"{above:,} {has} values above {top:,}, where the range ends that the pictures of the training use: "
                "all above it became white")
     if deep and not n:
-        has = 'picture has' if deep == 1 else 'pictures have'
-        yield (f"{deep:,} {has} more than 8 bits, and those of the training had 8: 0 to 65,535 became 0 to 255, so what "
-               "uses fewer bits comes out dark")
+        use = 'picture uses' if deep == 1 else 'pictures use'
+        yield (f"{deep:,} {use} a part of 16 bits, and those of the training had 8: 0 to 65,535 became 0 to 255, so "
+               f"{'it' if deep == 1 else 'they'} came out dark")
     if black: yield f"{black:,} transparent picture{_s(black)} laid on black, for on white there would be nothing to see"
     if cut:
         yield (f"the square that is cut out leaves more than a third of {cut:,} long picture{_s(cut)} away: if what matters "
