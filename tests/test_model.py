@@ -83,7 +83,7 @@ def test_the_range_and_the_fit_of_training_go_with_the_model(tmp_path):
     p = load(tmp_path/'m', 'cpu').predict(t.valid.paths, top=2)
     assert np.abs(probabilities(p, t.classes) - _answers(learn, t.valid.x)[1].numpy()).max() < 1e-5
 
-def test_pictures_beyond_the_range_of_the_training_are_named(tmp_path, made):
+def test_pictures_beyond_the_range_of_the_training_are_named(tmp_path, made): # I2
     for c,k in (('dark', 1), ('light', 3)):
         (tmp_path/'p'/c).mkdir(parents=True)
         for i in range(8):

@@ -113,7 +113,7 @@ def test_pictures_of_other_sizes():
             if size == 224: net.load_state_dict(m.state_dict())
             x = torch.rand(1, 3, size, size)
             torch.testing.assert_close(body(x).flatten(1), net(x), rtol=1e-5, atol=1e-5)
-    with pytest.raises(BadInput, match=re.escape('multiples of 16 pixels a side, these are 100x100: ask for target(..., size=96)')): body(torch.rand(1, 3, 100, 100))
+    with pytest.raises(BadInput, match=re.escape('multiples of 16 pixels a side, these are 100x100: ask for target(..., size=96), or --size 96 in the command line')): body(torch.rand(1, 3, 100, 100))
 
 def test_torchvisions_vit_at_other_sizes():
     torch.manual_seed(0)

@@ -98,7 +98,7 @@ def _unwrapped(sd):
     def under(keys): return next((k for k in keys if isinstance(sd, dict) and holds(sd.get(k))), None)
     while k := under((*_averages, *_wrappers)):
         if k in _averages and under(_wrappers):
-            said.append(f"holds averaged weights (EMA, under {k!r}) beside the others, and the averaged ones were taken")
+            said.append(f"holds averaged weights (EMA, {k!r}) beside the others, and the averaged ones were taken")
         sd = sd[k]
     return sd,said
 
@@ -174,7 +174,8 @@ class _Vectors(nn.Module):
         if tuple(x.shape[-2:]) == self.size: tokens,pos = n._process_input(x),n.encoder.pos_embedding
         else:
             x = n.conv_proj(x)
-            tokens,pos = x.flatten(2).transpose(1, 2),resample_abs_pos_embed(n.encoder.pos_embedding, list(x.shape[-2:]))
+            tokens = x.flatten(2).transpose(1, 2)
+            pos = resample_abs_pos_embed(n.encoder.pos_embedding, list(x.shape[-2:]))
         x,e = torch.cat([n.class_token.expand(len(x), -1, -1), tokens], 1),n.encoder
         return e.ln(e.layers(e.dropout(x + pos)))[:,0]
     def forward(self, x):
@@ -209,7 +210,7 @@ def _body(m, name='this backbone', min_size=1):
 def _first(xs, n=2): return ', '.join(map(repr, xs[:n])) + (', ...' if len(xs) > n else '')
 
 def _layouts(m, body):
-    "Name of the network's own -> name in a file, for each kind of file: of a learner with it as body, or its own (the last)"
+    "The network's own names -> those in a file, for each kind: a learner with it as body, and last the network alone"
     own = m.state_dict(keep_vars=True)
     name = {id(t): k for k,t in own.items()}
     place = {c: i for i,(c,_) in enumerate(m.named_children())}
@@ -232,7 +233,8 @@ def _one_prefix(found, file, name):
     if len(found) > 1 and len(averaged) != 1:
         raise BadInput(f"{file} holds {len(found)} networks that fit {name}, under {_first(found)}: save one of them")
     if len(found) == 1: return found[0],[]
-    return averaged[0],[f"{file} holds averaged weights (under {averaged[0]!r}) beside the others, and the averaged ones were taken"]
+    return averaged[0],[f"{file} holds averaged weights (under {averaged[0]!r}) beside the others, and the averaged "
+                        "ones were taken"]
 
 # %% ../nbs/core/03_backbones.ipynb #wrap0003
 # Computed from the shape of the network alone, and in older files only
@@ -262,7 +264,8 @@ def _grid(m):
     "Of a Vision Transformer the name of its embeddings of places, the sides of its grid, and the tokens before them"
     if hasattr(m, 'class_token'): return 'encoder.pos_embedding',[m.image_size//m.patch_size]*2,1
     if getattr(m, 'pos_embed', None) is None or not hasattr(m, 'patch_embed'): return None,None,0
-    return 'pos_embed',list(m.patch_embed.grid_size),0 if getattr(m, 'no_embed_class', False) else getattr(m, 'num_prefix_tokens', 0)
+    before = 0 if getattr(m, 'no_embed_class', False) else getattr(m, 'num_prefix_tokens', 0)
+    return 'pos_embed',list(m.patch_embed.grid_size),before
 
 def _resampled(v, m, name, shape):
     "Embeddings of places for the grid of `m`; as they are, where they are none or fit already"
@@ -549,7 +552,7 @@ class Arch:
 
     @property
     def own_size(self) -> int|None: # Pixels a side
-        "The size of pictures that the network was made for, where it was made for one (a Vision Transformer); else None."
+        "The size of pictures that the network was made for, where that is one (a Vision Transformer); else None."
         if self.kind == 'timm': return self.size if timm.get_pretrained_cfg(self.name).fixed_input_size else None
         return self.size if self.kind == 'torchvision' and self.name.startswith('vit_') else None
 
