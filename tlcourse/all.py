@@ -36,6 +36,7 @@ from .model import *
 from .lint import *
 from .exercises import *
 from .course import *
+from .doctor import *
 from .widgets import *
 
 # %% ../nbs/tools/08_all.ipynb #d5068218

@@ -1,4 +1,4 @@
-"""`tlcourse lessons`, `scores`, `look`, `compare`, `train`, `predict`, `pretrain`, `cache`: bad input is one line on stderr and exit code 2.
+"""`tlcourse lessons`, `scores`, `look`, `compare`, `train`, `predict`, `pretrain`, `cache`, `doctor`: bad input is one line on stderr and exit code 2.
 
 Docs: https://tlcourse.github.io/tlcourse/tools/cli.html.md"""
 
@@ -255,6 +255,23 @@ def _cache(a):
     def told(es): return [dict(vars(e), path=str(e.path)) for e in es]
     if a.json: _write_json(a.json, dict(kept=told(left), removed=told(gone)))
 
+# %% ../nbs/tools/08_cli.ipynb #doccli01
+def _add_doctor(sub):
+    p = sub.add_parser('doctor', help='what this installation can do, what it keeps, and what would need the network',
+                       description='Versions, device, threads, caches, weights and data sets, each with a line of advice '
+                                   'where there is some. Nothing is changed, and nothing is asked of the network.')
+    p.add_argument('--json', metavar='FILE', help='write the machine-readable result there')
+    p.set_defaults(func=_doctor)
+
+def _doctor(a):
+    _check_json(a.json)
+    from tlcourse.doctor import doctor
+    lines = doctor()
+    for o in lines:
+        print(_plain(f'{o.what}: {o.found}'))
+        if o.advice: print('  ' + _plain(o.advice))
+    if a.json: _write_json(a.json, dict(found=[vars(o) for o in lines]))
+
 # %% ../nbs/tools/08_cli.ipynb #1eb07f0e
 def main(argv=None # Arguments; None: the command line's
         ) -> int: # Exit code
@@ -271,6 +288,7 @@ def main(argv=None # Arguments; None: the command line's
     _add_predict(sub)
     _add_pretrain(sub)
     _add_cache(sub)
+    _add_doctor(sub)
     a = p.parse_args(argv)
     try: return a.func(a) or 0
     except BadInput as e:
