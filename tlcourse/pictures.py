@@ -160,7 +160,7 @@ def _blocks(n, size):
 
 # %% ../nbs/core/01_pictures.ipynb #pi000005
 def _brightest(f):
-    "The brightest value of a file with more than 8 bits, without and with hot pixels; None: it has 8, or cannot be read"
+    "The brightest value of a file with more than 8 bits, without and with hot pixels; None: 8 bits, or unreadable"
     try:
         with open(f, 'rb') as o: head = o.read(26)
         if head[:4] == b'\x89PNG' and head[24:25] != b'\x10': return None # Its bit depth
@@ -603,10 +603,10 @@ class Intake:
     conflicts:list=field(default_factory=list) # (path, label, path, label, 'same' or 'near'): one picture under two labels
     range:tuple=(0,255) # Of values that were scaled to 0..255
     fit:str='crop' # As in `fit_picture`
-    odd:list=field(default_factory=list) # (path, part, kind), as in `odd_looking`
-    alike:list=field(default_factory=list) # (how many, [(path, part) of five]) of each group of copies in a class
-    cut:tuple=(0.,0.,0) # Mean and largest share that the crop takes away; pictures that lose more than a third
-    groups:int|None=None # Groups that stay in one part; None: none were asked for
+    odd:list=field(default_factory=list, repr=False) # (path, part, kind), as in `odd_looking`
+    alike:list=field(default_factory=list, repr=False) # (how many, [(path, part) of five]): copies in a class
+    cut:tuple=field(default=(0.,0.,0), repr=False) # Mean and largest share cropped away; pictures over a third
+    groups:int|None=field(default=None, repr=False) # Groups that stay in one part; None: none were asked for
 
     def lines(self, n=10): # Names shown of each kind
         "The report as a list of lines; empty if there is nothing to say."
