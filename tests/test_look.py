@@ -7,7 +7,7 @@ from tlcourse.base import BadInput
 from tlcourse.cli import main
 from tlcourse.compare import compare
 from tlcourse.data import target
-from tlcourse.look import look, look_html, write_look
+from tlcourse.look import look_at, look_html, write_look
 from test_folders import picture, plant, several
 from test_pictures import folder
 from test_report import Page
@@ -50,11 +50,11 @@ def test_a_conflict_comes_first(tmp_path, capsys):
 def test_near_copies_within_a_class_and_across_parts(tmp_path):
     root = folder(tmp_path/'pets')
     Image.open(root/'train/cat/1.png').resize((90,75)).save(root/'train/cat/near.jpg', quality=70)
-    found = look(root)
+    found = look_at(root)
     assert found.lines()[0] == 'Look first at 1 copy or near-copy within a class.' and 'groups' not in str(found.target.report)
     assert found.to_dict()['alike'] == [dict(count=2, files=[dict(file=f'train/cat/{f}', part='train') for f in ('1.png', 'near.jpg')])]
     Image.open(root/'train/dog/1.png').resize((90,75)).save(root/'test/dog/near.jpg', quality=70)
-    found = look(root)
+    found = look_at(root)
     assert found.lines()[0].startswith('Look first at 1 copy of pictures of another part')
     assert any('say which pictures belong together with groups (--groups in the command line)' in o for o in found.lines()) # I11
     assert 'near.jpg (<b><bdi>test</bdi></b>)' in look_html(found).replace('<bdi>test/dog/near.jpg</bdi>', 'near.jpg')
@@ -65,13 +65,13 @@ def test_pictures_with_nothing_to_see(tmp_path, value, kind):
     a = np.full((40,40,3), value, np.uint8)
     a[3,:7] = 140 # Some dust changes nothing
     Image.fromarray(a).save(root/'cat/odd.png')
-    r = look(root).target.report
+    r = look_at(root).target.report
     assert [(o[0], o[2]) for o in r.odd] == [('cat/odd.png', kind)] and any(kind in o and 'odd.png' in o for o in r.notes)
 
 def test_dark_pictures_that_show_something_are_no_finding(tmp_path):
     root = pics(tmp_path/'pets')
     Image.fromarray(np.asarray(picture(99))//4).save(root/'cat/night.png')
-    assert look(root).target.report.odd == []
+    assert look_at(root).target.report.odd == []
 
 def test_a_split_is_read_as_one_and_two_ways_are_refused(tmp_path, capsys):
     tops = several('training_set/cats', 'training_set/dogs', 'test_set/cats', 'test_set/dogs', n=5)
@@ -84,15 +84,15 @@ def test_what_the_crop_takes_away(tmp_path):
         for i in range(6):
             (tmp_path/'long'/c).mkdir(parents=True, exist_ok=True)
             picture(i + 50*(c == 'dog')).resize((160, 40)).save(tmp_path/'long'/c/f'{i}.png')
-    found = look(tmp_path/'long')
+    found = look_at(tmp_path/'long')
     assert found.to_dict()['cut'] == dict(mean=.75, most=.75, over_a_third=12)
     assert found.lines()[0] == 'Look first at 12 long pictures that the crop cuts by more than a third.' and 'leaves 75% of a picture away' in found.lines()[-1]
-    assert look(tmp_path/'long', fit='pad').lines()[0] == 'Nothing stands out.'
+    assert look_at(tmp_path/'long', fit='pad').lines()[0] == 'Nothing stands out.'
 
 def test_groups_and_small_classes(tmp_path):
     files = [f'{c}/p{i}_{j}.png' for c in ('cat', 'dog') for i in range(6) for j in range(2)]
     root = plant(tmp_path/'pets', *files, 'emu/1.png')
-    found = look(root, groups=r'^(p\d)', min_class=3)
+    found = look_at(root, groups=r'^(p\d)', min_class=3)
     assert found.to_dict()['groups'] == 6 and found.lines()[-1].endswith('6 groups') and any("'emu' (1 picture)" in o for o in found.lines())
 
 HOSTILE = ['<script>alert(1)</script>', '"><img src=x onerror=alert(1)>', 'esc\x1b[31m\rname', 'line\nbreak', '\u202etxt.elif', '{title}%s']
@@ -125,7 +125,7 @@ def test_two_thousand_pictures(tmp_path):
     for c in ('a', 'b', 'c', 'd'):
         (tmp_path/'many'/c).mkdir(parents=True)
         for i in range(500): Image.fromarray(rng.randint(0, 255, (3,4,3)).astype(np.uint8)).resize((32,24), Image.Resampling.BICUBIC).save(tmp_path/'many'/c/f'{i}.png')
-    found = look(tmp_path/'many')
+    found = look_at(tmp_path/'many')
     assert [sum(n) for n in found.target.counts.values()] == [500]*4 and found.target.openings == 0
     text = look_html(found)
     assert text.count('<img') == 4*12 and len(text) < 2e6
@@ -134,7 +134,7 @@ def test_it_says_what_compare_reads(tmp_path):
     root = folder(tmp_path/'pets', n=7)
     (root/'train/cat/again.png').write_bytes((root/'train/dog/2.png').read_bytes())
     (root/'valid/cat/none.png').touch()
-    mine = json.loads(json.dumps(look(root, size=32).to_dict()))
+    mine = json.loads(json.dumps(look_at(root, size=32).to_dict()))
     c = compare(target(root, size=32), 'glyphnet', 'feature-extraction', 1, budget=None, workers=1, device='cpu', out=tmp_path/'out', say=None)
     theirs = json.loads(json.dumps(c.to_dict()))
     same = set(mine) & set(theirs) - {'notes', 'versions'}
@@ -143,7 +143,7 @@ def test_it_says_what_compare_reads(tmp_path):
 
 def test_nothing_of_others_is_replaced(tmp_path, capsys):
     a, b = pics(tmp_path/'a'), pics(tmp_path/'b')
-    page = write_look(look(a), 'look.html')
+    page = write_look(look_at(a), 'look.html')
     before = page.read_bytes()
     assert [o for o in screen(capsys, b, '-o', 'look.html', code=2)] == ['tlcourse: look.html is there and no page of look on this folder: name another file'] and page.read_bytes() == before
     open('mine.html', 'w').write('<!-- mine -->')
@@ -163,4 +163,4 @@ def test_bad_input_is_one_sentence(here, capsys, args, words):
     assert len(said) == 1 and words in said[0] and not os.path.exists('tlcourse-out')
 
 def test_a_class_that_cannot_be_split_is_named(tmp_path):
-    with pytest.raises(BadInput, match="class 'emu' has 2 pictures"): look(plant(tmp_path/'pets', *several('cat', 'dog', n=6), *several('emu', n=2)))
+    with pytest.raises(BadInput, match="class 'emu' has 2 pictures"): look_at(plant(tmp_path/'pets', *several('cat', 'dog', n=6), *several('emu', n=2)))

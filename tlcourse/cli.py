@@ -86,11 +86,11 @@ def _add_look(sub):
 
 def _look(a):
     _check_json(a.json)
-    from tlcourse.look import _place, look, write_look
+    from tlcourse.look import _place, look_at, write_look
     place = _place(a.folder, a.out) # Before any work
     if a.json and Path(a.json).absolute() == place.absolute():
         raise BadInput("--json and --out name one file: name two")
-    found = look(a.folder, a.groups, a.fit or 'crop', a.min_class)
+    found = look_at(a.folder, a.groups, a.fit or 'crop', a.min_class)
     for line in found.lines(): print(_plain(line))
     print(f'wrote {_plain(str(write_look(found, a.out)))}')
     if a.json: _write_json(a.json, found.to_dict())
