@@ -380,11 +380,21 @@ def no_valid(tmp_path):
     for part,classes in ('train', ('a', 'b')), ('valid', ('a',)), ('test', ('a', 'b')): pictures(tmp_path/'d'/part, 6, len(part), classes)
     return tmp_path/'d'
 
-def test_validation_without_a_class(tmp_path):
+def test_validation_without_a_class(tmp_path): # I6
     d = no_valid(tmp_path)
     with pytest.raises(BadInput, match="no validation picture of 'b'.*--tune none"): compare(d, **{**quick, 'tune': 'valid'})
     c = compare(d, **quick)
     assert len(c.cells) == 1
+
+def test_sizes_that_a_small_class_cannot_supply_are_left_out(tmp_path): # I15
+    "40, 40 and 3 pictures: one label per class and all, with a line; more is refused"
+    for c,n in ('a', 40), ('b', 40), ('c', 3): pictures(tmp_path/'d', n, ord(c), (c,))
+    job = task(tmp_path/'d', 'glyphnet', size=32, device='cpu')
+    assert job.target.counts['c'] == [1, 1, 1] and job.target.counts['a'] == [24, 8, 8]
+    st = Study(job, strategies=['scratch', 'fine-tuning'], seeds=3, steps=2, tune='none', out=tmp_path/'o', workers=1, say=None)
+    assert st.shots == [1, 'all'] and ('fine-tuning', 'all') in [c for s in st.later() for c in s]
+    assert any('holds 1 training picture: sizes stop at' in n and '--min-class leaves small classes out' in n for n in st.notes)
+    with pytest.raises(BadInput, match='5 labels per class asked for, but the smallest class of d has 1'): compare(tmp_path/'d', **{**quick, 'shots': [5]})
 
 def test_output_inside_the_pictures(tmp_path):
     d = pictures(tmp_path/'pics', 12)
@@ -402,7 +412,7 @@ def test_a_folder_is_no_place_for_json(tmp_path, capsys, monkeypatch):
     err = capsys.readouterr().err
     assert 'is a folder' in err and err.count('\n') == 1
 
-def test_two_folders_of_one_name_have_two_reports(tmp_path, capsys, monkeypatch):
+def test_two_folders_of_one_name_have_two_reports(tmp_path, capsys, monkeypatch): # I16
     monkeypatch.chdir(tmp_path)
     for i,place in enumerate('ab'): pictures(tmp_path/place/'pics', 10, seed=i)
     assert command('a/pics') == command('b/pics') == command('a/pics/') == 0
@@ -411,7 +421,7 @@ def test_two_folders_of_one_name_have_two_reports(tmp_path, capsys, monkeypatch)
     os.symlink(tmp_path/'a'/'pics', tmp_path/'link')
     assert command('link') == 0 and len(list((tmp_path/'tlcourse-out').iterdir())) == 2, 'the same pictures, the same place'
 
-def test_json_tells_classes_and_parts(tmp_path, monkeypatch):
+def test_json_tells_classes_and_parts(tmp_path, monkeypatch): # I1
     monkeypatch.chdir(tmp_path)
     assert command('digits', '--json', 'j.json') == 0
     j = json.loads((tmp_path/'j.json').read_text())
