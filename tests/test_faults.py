@@ -242,3 +242,205 @@ def test_a_pipe_is_no_store(tmp_path):
     os.mkfifo(tmp_path/'records.db')
     for ro in False, True:
         with pytest.raises(BadInput, match='no regular file'): Records(tmp_path/'records.db', readonly=ro)
+
+# --- F2: checkpoints
+
+SHORT = dict(steps=6, bs=4, n_glyphs=8, progress=False, every=2)
+
+@pytest.fixture(scope='module')
+def interrupted(tmp_path_factory):
+    "A folder with the checkpoint of step 4"
+    from tlcourse.pretrain import pretrain
+    def stop(step, loss):
+        if step == 5: raise KeyboardInterrupt
+    d = tmp_path_factory.mktemp('pretrain')
+    with pytest.raises(KeyboardInterrupt): pretrain(out=d, on_step=stop, **SHORT)
+    assert [o.name for o in d.iterdir()] == ['glyphnet.checkpoint']
+    return d
+
+def goes_on(folder, data, change=None):
+    "Put this in the place of the checkpoint and go on; stops at the next step, if it comes to one"
+    from tlcourse.pretrain import pretrain
+    class Trained(Exception): pass
+    def here(step, loss): raise Trained(step)
+    (folder/'glyphnet.checkpoint').write_bytes(data)
+    try: pretrain(out=folder, on_step=here, **SHORT)
+    except Trained as e: return e.args[0]
+
+@counts()
+def test_bits_of_a_checkpoint(n, interrupted, tmp_path):
+    from tlcourse.store import read_sealed
+    whole = (interrupted/'glyphnet.checkpoint').read_bytes()
+    data = read_sealed(interrupted/'glyphnet.checkpoint')
+    assert goes_on(tmp_path, whole) == 5
+    for i,(at,b) in enumerate(flipped(whole, n)):
+        (tmp_path/'c').write_bytes(b)
+        with pytest.raises(BadInput, match='is damaged'): read_sealed(tmp_path/'c')
+        if i < 3:
+            with pytest.raises(BadInput, match='delete it, or start over with resume=False'): goes_on(tmp_path, b)
+    for i in range(0, len(whole), len(whole)//20): # Blocks of zeros, and files that end too soon
+        for b in whole[:i] + bytes(4096) + whole[i+4096:], whole[:i]:
+            (tmp_path/'c').write_bytes(b)
+            try: assert read_sealed(tmp_path/'c') == data and b == whole # Zeros were there
+            except BadInput as e: assert 'is damaged' in str(e)
+
+def set_(*keys, to):
+    def f(ck):
+        for k in keys[:-1]: ck = ck[k]
+        ck[keys[-1]] = to(ck[keys[-1]]) if callable(to) else to
+    return f
+def without(*keys):
+    def f(ck):
+        for k in keys[:-1]: ck = ck[k]
+        del ck[keys[-1]]
+    return f
+def first(d): return next(iter(d))
+
+NO_CHECKPOINTS = {'a step far away': set_('step', to=10**9), 'the last step': set_('step', to=6), 'a step before the first': set_('step', to=-1), 'a step of text': set_('step', to='4'),
+    'half a step': set_('step', to=4.), 'no step': without('step'), 'no curve': without('curve'), 'a curve of text': set_('curve', to='abcd'), 'a short curve': set_('curve', to=[]),
+    'a loss of text': set_('curve', to=[[1, 'x']]*4), 'seconds below 0': set_('seconds', 'wall', to=-1.), 'seconds that never end': set_('seconds', 'cpu', to=float('inf')), 'other seconds': set_('seconds', to={}),
+    'no weights': set_('model', to={}), 'a weight less': without('model', 'fc.weight'), 'other shapes': set_('model', 'fc.bias', to=lambda t: t[:3]), 'other types': set_('model', 'fc.bias', to=lambda t: t.double()),
+    'no numbers': set_('model', 'fc.bias', to=lambda t: t*float('nan')), 'a variance below 0': set_('model', 'stem.1.running_var', to=lambda t: -t-1), 'a sparse weight': set_('model', 'fc.weight', to=lambda t: t.to_sparse()),
+    'no optimiser': set_('opt', to={}), 'an optimiser of another network': set_('opt', 'state', 0, 'exp_avg', to=lambda t: t[:1]), 'another rate of decay': set_('opt', 'param_groups', 0, 'weight_decay', to=9.),
+    'squares below 0': set_('opt', 'state', 0, 'exp_avg_sq', to=lambda t: t-1), 'an optimiser of another step': set_('opt', 'state', 0, 'step', to=lambda t: t+1), 'a list': lambda ck: ck.clear()}
+
+def test_crafted_checkpoints(interrupted, tmp_path):
+    "Each with a right hash"
+    import io, torch
+    from tlcourse.pretrain import _load_checkpoint
+    from tlcourse.store import read_sealed, write_sealed
+    data = read_sealed(interrupted/'glyphnet.checkpoint')
+    def written(ck):
+        buf = io.BytesIO()
+        torch.save(ck, buf)
+        write_sealed(tmp_path/'c', buf.getvalue())
+        return (tmp_path/'c').read_bytes()
+    assert goes_on(tmp_path, written(torch.load(io.BytesIO(data)))) == 5 # Nothing changed
+    for what,change in NO_CHECKPOINTS.items():
+        ck = torch.load(io.BytesIO(data))
+        change(ck)
+        with pytest.raises(BadInput, match='glyphnet.checkpoint .*(delete it, or start over|another folder)'): print(what, goes_on(tmp_path, written(ck)))
+
+@unix
+def test_a_pipe_is_no_checkpoint(tmp_path):
+    from tlcourse.pretrain import pretrain
+    os.mkfifo(tmp_path/'glyphnet.checkpoint')
+    with pytest.raises(BadInput, match='no file'): pretrain(out=tmp_path, **SHORT)
+
+# --- F4: a report of somebody else's store
+
+MARK = '"><script>boom(1)</script><img src=x onerror=boom(2)> \' $\\frac{ {{x}}'
+
+class Clean:
+    "What a page may not hold: a script, an address, an attribute that runs one, a tag that a name has made"
+    def __init__(self, text):
+        from html.parser import HTMLParser
+        seen = self.seen = []
+        class P(HTMLParser):
+            def handle_starttag(self, tag, attrs):
+                seen.append(tag)
+                for k,v in attrs:
+                    assert not k.startswith('on') and 'javascript:' not in (v or ''), (tag, k, v)
+                    assert k not in ('src', 'href') or v.startswith(('data:image/', '#')), (tag, k, v)
+        P().feed(text)
+        assert not {'script', 'iframe', 'object', 'base', 'form'} & set(seen), text
+
+@pytest.fixture
+def fast(monkeypatch):
+    "Without drawing, which takes most of a report's time"
+    monkeypatch.setattr('tlcourse.report._svg', lambda fig, name, alt: __import__('tlcourse.base').base._esc(alt))
+    monkeypatch.setattr('tlcourse.report._draw', lambda *_: None)
+
+def of_a_stranger(d, mark=MARK, staged=False):
+    "A study of made-up runs whose names are all the same attack"
+    from staged import ACC, ARMS, CLASSES, PLAN, made_staged
+    from test_report import made_up
+    if staged:
+        def odd(s): return s + mark if s.startswith('fine') else s
+        acc, plan = {odd(s): a for s,a in ACC.items()}, {i: [(odd(s), k) for s,k in cs] for i,cs in PLAN.items()}
+        return made_staged(d, acc=acc, arms=[odd(a) for a in ARMS], plan=plan, classes=[c + mark for c in CLASSES], missing=[dict(strategy=odd('fine-tuning+aug'), shots='all', minutes=6.2)],
+                           parts={c + mark: [100, 30, 50] for c in CLASSES})
+    return made_up(d, name=mark, classes=[f'{mark}{i}' for i in range(4)], strategies=('scratch', mark), notes=[mark, f'  {mark}'])
+
+def everywhere(x, change, path=()):
+    "Copies of a JSON value, each with one leaf or key changed, and where"
+    if isinstance(x, dict):
+        for k,v in x.items():
+            yield (*path, k, 'key'), {str(change(k)) if i == k else i: o for i,o in x.items()}
+            yield from ((at, {**x, k: o}) for at,o in everywhere(v, change, (*path, k)))
+    elif isinstance(x, list):
+        # Lists of many alike: the first and the last
+        for i in sorted({0, len(x)-1}) if x else ():
+            yield from ((at, [*x[:i], o, *x[i+1:]]) for at,o in everywhere(x[i], change, (*path, i)))
+    else: yield path, change(x)
+
+CHANGES = {'a script': lambda x: MARK, 'a list': lambda x: [x] if isinstance(x, str) else [MARK], 'a large number': lambda x: -10**30, 'nothing': lambda x: None}
+
+@pytest.mark.parametrize('staged', [False, True], ids=['one table', 'in stages'])
+def test_names_of_a_stranger(staged, tmp_path):
+    "With its figures; the table of a notebook, and the text"
+    from tlcourse.report import report_html
+    c = of_a_stranger(tmp_path, staged=staged)
+    text = report_html(c)
+    Clean(text)
+    Clean(c._repr_html_())
+    assert text.count('&lt;script&gt;') > 20 and "default-src 'none'" in text and repr(c)
+
+@pytest.mark.parametrize('how', CHANGES)
+@pytest.mark.parametrize('n', [12, pytest.param(10**6, marks=pytest.mark.slow)])
+def test_every_field_of_a_stranger(how, n, tmp_path, fast, quiet):
+    "Each field of a study, and of a run, by something else under a right hash: a page without a script, or one sentence"
+    from tlcourse.comparison import Comparison
+    from tlcourse.report import report_html
+    (tmp_path/'a').mkdir()
+    (tmp_path/'b').mkdir()
+    made = [of_a_stranger(tmp_path/'a', 'x'), of_a_stranger(tmp_path/'b', 'x', staged=True)]
+    todo, refused = [], 0
+    for c in made:
+        row = c.records.rows(kind='study')[0]
+        todo += [(c, at, what, row.result) for at,what in everywhere(row.spec, CHANGES[how]) if all(isinstance(k, str) for k in what)]
+        todo += [(c, at, row.spec, res) for at,res in everywhere(row.result, CHANGES[how])]
+    todo = [o for o in todo if o[1] not in (('kind',), ('kind', 'key'), ('pixel_hash',), ('pixel_hash', 'key'))]
+    random.Random(0).shuffle(todo)
+    for c,at,what,res in todo[:n]:
+        try:
+            json.dumps(res)
+            c.records.add(what, res, again=True)
+        except (TypeError, BadInput): continue # No JSON, so no store can hold it
+        try:
+            new = Comparison(c.records, what, c.target)
+            Clean(report_html(new))
+            Clean(new._repr_html_())
+            repr(new)
+        except BadInput as e:
+            refused += 1
+            assert '\n' not in str(e) and c.records.path.name in str(e), (at, e)
+    print(f'{how}: {len(todo[:n])} fields changed, {refused} refused')
+
+FORGED_RUNS = {'a prediction for each': dict(pred=np.zeros(1, np.uint16)), 'a class that there is not': dict(pred=np.full(60, 99, np.uint16)), 'text': dict(pred=np.full(60, 'x')), 'no predictions': dict(pred=None),
+               'seconds of text': dict(seconds=MARK), 'training of text': dict(train_acc=MARK), 'a probability of another size': dict(prob=np.zeros(3, np.float16))}
+
+@pytest.mark.parametrize('what', FORGED_RUNS)
+def test_runs_of_a_stranger(what, tmp_path, fast, quiet):
+    from tlcourse.comparison import Comparison
+    from tlcourse.report import report_html
+    c = of_a_stranger(tmp_path, 'x')
+    row, sp = c.records.rows(kind='study')[0], c.specs['scratch', 5][0]
+    res = {k: v for k,v in {**c.records.get(sp), **FORGED_RUNS[what]}.items() if v is not None}
+    with c.records._writing() as con: con.execute('delete from runs where key=?', (spec_hash(sp),))
+    c.records.add(sp, res)
+    with pytest.raises(BadInput, match='is damaged, or not one that tlcourse wrote'): Clean(report_html(Comparison(c.records, row.spec, c.target)))
+
+@pytest.mark.browser
+def test_no_script_in_a_browser(chrome, tmp_path):
+    "The report of a stranger runs nothing; and if a name were not escaped, the page's policy would stop it"
+    from browser import tab
+    from tlcourse.report import report_html
+    text = report_html(of_a_stranger(tmp_path, MARK))
+    bad = text.replace('</main>', '<script>window.ran = 1</script><img src="x" onerror="window.ran = 2"><svg onload="window.ran = 3"></svg></main>')
+    for t,blocked in (text, 0), (bad, 3):
+        (tmp_path/'report.html').write_text(t, encoding='utf-8')
+        with tab(chrome) as (page, guard):
+            page.goto((tmp_path/'report.html').as_uri())
+            assert page.evaluate("[window.ran, window.boom, document.scripts.length]") == [None, None, int(blocked > 0)]
+            assert len([e for e in guard.errors if 'Content Security Policy' in e or 'Content-Security-Policy' in e]) >= blocked, guard.errors
