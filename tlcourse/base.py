@@ -6,11 +6,11 @@ Docs: https://tlcourse.github.io/tlcourse/core/base.html.md"""
 
 # %% auto #0
 __all__ = ['LESSONS', 'BadInput', 'unknown', 'lesson_number', 'lesson_name', 'user_path', 'cache_dir', 'package_assets',
-           'photo_assets', 'sha256', 'writable_folder', 'watched', 'Bar', 'html_table', 'html_block', 'versions',
-           'pick_device', 'Stamp']
+           'photo_assets', 'check_regular', 'sha256', 'writable_folder', 'watched', 'Bar', 'html_table', 'html_block',
+           'versions', 'pick_device', 'Stamp']
 
 # %% ../nbs/core/00_base.ipynb #a79deaad
-import difflib, hashlib, os, re, sys, tempfile, time, warnings
+import difflib, errno, hashlib, os, re, stat, sys, tempfile, time, warnings
 from html import escape
 from importlib import metadata
 from numbers import Number
@@ -85,11 +85,19 @@ def photo_assets() -> Path|None: # None where `TLCOURSE_ASSETS` is unset or not 
     d = os.environ.get('TLCOURSE_ASSETS')
     return Path(d) if d and Path(d).is_dir() else None
 
+# %% ../nbs/core/00_base.ipynb #f5reg001
+def check_regular(path:str|Path # What is to be opened and read
+                 ): # Raises `OSError` where it is not there, or is neither a file nor a folder
+    "Let files and folders pass, and links to them; nothing that one could wait for."
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)): raise OSError(errno.EINVAL, 'no regular file', str(path))
+
 # %% ../nbs/core/00_base.ipynb #2ca70878
 def sha256(data:bytes|str|Path # Bytes, or the path of a file
           ) -> str: # 64 hexadecimal digits
     "The SHA-256 of some bytes or of a file's content."
     if isinstance(data, bytes): return hashlib.sha256(data).hexdigest()
+    check_regular(data)
     h = hashlib.sha256()
     with open(data, 'rb') as f:
         while b := f.read(2**20): h.update(b) # a file may exceed memory

@@ -25,7 +25,7 @@ from PIL import Image
 from safetensors.torch import save as tensor_bytes
 from torch import nn
 from .backbones import _cols, _read_weights, _row, arch, heads, linear_head
-from .base import (BadInput, html_block, html_table, pick_device, sha256, unknown, user_path, versions,
+from .base import (BadInput, check_regular, html_block, html_table, pick_device, sha256, unknown, user_path, versions,
                            writable_folder)
 from .compare import _inside, _root, _source_hash, _strategy, compare, default_out
 from .comparison import Comparison, _at, pct
@@ -47,7 +47,9 @@ def _check(card): return sha256(json.dumps([card.get(k) for k in _needed], sort_
 
 def _parsed(f):
     "The card in a file, or None where it is none of ours"
-    try: card = json.loads(f.read_text(encoding='utf-8'))
+    try:
+        check_regular(f)
+        card = json.loads(f.read_text(encoding='utf-8'))
     except (ValueError, RecursionError): return None
     return card if isinstance(card, dict) and card.get('kind') == _kind else None
 

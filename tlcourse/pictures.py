@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
-from .base import _s, BadInput, sha256
+from .base import _s, BadInput, check_regular, sha256
 
 # %% ../nbs/core/01_pictures.ipynb #5b8c0a5c
 _formats = 'JPEG MPO PNG GIF BMP DIB TIFF WEBP PPM AVIF JPEG2000'.split()
@@ -43,7 +43,9 @@ def _open(src, draft=None):
     "Header only: nothing is decoded yet."
     if isinstance(src, bytes): src = io.BytesIO(src)
     Image.init()
-    try: im = Image.open(src, formats=[o for o in _formats if o in Image.OPEN])
+    try:
+        if isinstance(src, (str, Path)): check_regular(src)
+        im = Image.open(src, formats=[o for o in _formats if o in Image.OPEN])
     except Image.DecompressionBombError: raise Unreadable(f'over {_max_px//10**6} megapixels') from None
     except UnidentifiedImageError: raise Unreadable(_bands_of(src) or 'not a picture that can be read') from None
     except OSError as e: raise Unreadable(e.strerror or 'cannot be opened') from None
@@ -152,6 +154,7 @@ def _blocks(n, size):
 def _brightest(f):
     "The brightest value of a file with more than 8 bits; None: it has 8, or cannot be read"
     try:
+        check_regular(f)
         with open(f, 'rb') as o: head = o.read(26)
         if head[:4] == b'\x89PNG' and head[24:25] != b'\x10': return None # Its bit depth
         if head[:2] in (b'\xff\xd8', b'BM') or head[:4] in (b'GIF8', b'RIFF'): return None
@@ -212,6 +215,7 @@ def _file_hashes(
 def _try(f, size, was=None, **how):
     if f.suffix.lower() in _foreign: return f'{f.suffix[1:].upper()} cannot be read here: save it as JPEG'
     try:
+        check_regular(f)
         if f.stat().st_size == 0: return 'empty file'
         res = _array(f, size, **how)
     except Unreadable as e: res = str(e)
