@@ -28,6 +28,7 @@ from .training import *
 from .finetune import *
 from .comparison import *
 from .report import *
+from .look import *
 from .rates import *
 from .runs import *
 from .compare import *

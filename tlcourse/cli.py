@@ -1,4 +1,4 @@
-"""`tlcourse lessons`, `scores`, `compare`, `train`, `predict`, `pretrain`, `cache`: bad input is one line on stderr and exit code 2.
+"""`tlcourse lessons`, `scores`, `look`, `compare`, `train`, `predict`, `pretrain`, `cache`: bad input is one line on stderr and exit code 2.
 
 Docs: https://tlcourse.github.io/tlcourse/tools/cli.html.md"""
 
@@ -72,6 +72,29 @@ def _scores(a):
           "Self-reported: each card was written on its reader's machine and can be edited.")
     if a.json: _write_json(a.json, dict(self_reported=True, scores=table.to_dict('records')))
 
+# %% ../nbs/tools/08_cli.ipynb #lookcli1
+def _add_look(sub):
+    p = sub.add_parser('look', help='what would be read from a folder, and what in it deserves a look',
+                       description='Read FOLDER as compare would and say what was found: classes, parts, labels in '
+                                   'conflict, copies, odd pictures; with a page of contact sheets. Nothing is trained.')
+    p.add_argument('folder', metavar='FOLDER', help='a folder of pictures, as for compare')
+    _add_reading(p)
+    p.add_argument('-o', '--out', metavar='FILE.html',
+                   help='where the page goes (default: a file for this folder in tlcourse-out)')
+    p.add_argument('--json', metavar='FILE', help='write the machine-readable result there')
+    p.set_defaults(func=_look)
+
+def _look(a):
+    _check_json(a.json)
+    from tlcourse.look import _place, look, write_look
+    place = _place(a.folder, a.out) # Before any work
+    if a.json and Path(a.json).absolute() == place.absolute():
+        raise BadInput("--json and --out name one file: name two")
+    found = look(a.folder, a.groups, a.fit or 'crop', a.min_class)
+    for line in found.lines(): print(_plain(line))
+    print(f'wrote {_plain(str(write_look(found, a.out)))}')
+    if a.json: _write_json(a.json, found.to_dict())
+
 # %% ../nbs/tools/08_cli.ipynb #ac975717
 def _add_reading(p):
     "How a folder is read, the same for all commands that read one"
@@ -91,7 +114,7 @@ def _add_compare(sub):
                    'heads on a frozen body have 20')
     p.add_argument('--steps', help='optimiser steps of every run (default: five passes over its labels, or more)')
     p.add_argument('--tune', default='valid', help="'valid': choose learning rates on validation pictures (default); 'none': fixed rates")
-    p.add_argument('--size', type=int, help="side of the pictures in pixels (default: the target's)")
+    p.add_argument('--size', type=int, help="side of the pictures in pixels (default: the target's; of a ViT, its own)")
     p.add_argument('--augment', action=argparse.BooleanOptionalAction, help='augment the pictures in every arm (default: only drawn glyphs and digits)')
     p.add_argument('--valid-pct', type=float, metavar='SHARE', help='of each class, to choose with, if the folder has no validation part (default: .2)')
     p.add_argument('--test-pct', type=float, metavar='SHARE', help='of each class, for the test, if nothing is split (default: .2)')
@@ -136,7 +159,7 @@ def _add_train(sub):
     p.add_argument('--strategy', default='auto', help="'auto' (default): what the study recommends, run first where there is none; or a name")
     p.add_argument('--backbone', help="glyphnet, tf_efficientnet_lite0, a torchvision or a timm name (default: the study's)")
     p.add_argument('--weights', metavar='FILE', help="pretrained weights for the backbone (default: the backbone's own)")
-    p.add_argument('--size', type=int, help="side of the pictures in pixels (default: the target's)")
+    p.add_argument('--size', type=int, help="side of the pictures in pixels (default: the target's; of a ViT, its own)")
     p.add_argument('--device', default='auto', help='auto, cpu, cuda, mps (default: auto)')
     p.add_argument('--study', metavar='DIR', help='folder that compare wrote into (default: the one in tlcourse-out with the same pictures)')
     _add_reading(p)
@@ -181,7 +204,7 @@ def _predict(a):
     ps = m.predict(a.items, a.top, a.at_least, workers=min(8, cores()), on_done=show)
     for s in ps.notes: print(f'tlcourse: {s}', file=sys.stderr)
     if bad := len(ps.unreadable): print(f'tlcourse: {bad} of {len(ps)} could not be read', file=sys.stderr)
-    if a.json: _write_json(a.json, dict(model={k: m.card[k] for k in ('classes', 'backbone', 'strategy', 'accuracy')}, predictions=[p.to_dict() for p in ps]))
+    if a.json: _write_json(a.json, dict(model={k: m.card[k] for k in ('classes', 'backbone', 'strategy', 'accuracy')}, notes=ps.notes, predictions=[p.to_dict() for p in ps]))
     if a.csv:
         from tlcourse.store import write_text
         write_text(a.csv, ps.table.to_csv(index=False))
@@ -242,6 +265,7 @@ def main(argv=None # Arguments; None: the command line's
     sub = p.add_subparsers(title='commands', required=True, metavar='COMMAND')
     _add_lessons(sub)
     _add_scores(sub)
+    _add_look(sub)
     _add_compare(sub)
     _add_train(sub)
     _add_predict(sub)

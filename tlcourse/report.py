@@ -428,6 +428,7 @@ tbody{border-bottom:1px solid var(--line)}
 .strip{display:grid;grid-template-columns:repeat(auto-fill,minmax(8rem,1fr));gap:1rem .8rem;list-style:none;padding:0}
 .strip figure{margin:0}.strip img{display:block;width:8rem;max-width:100%;height:auto}
 .strip figcaption{margin-top:.3rem;line-height:1.35}
+.pairs{grid-template-columns:repeat(auto-fill,minmax(16rem,1fr))}.pairs img{width:16rem}
 .pixels{image-rendering:pixelated}.more{list-style:none;margin-left:1rem;font-size:.9rem}
 .formula{text-align:center;font-size:1.1rem}
 @media(min-width:42rem){tbody th{white-space:nowrap}}
@@ -440,6 +441,7 @@ _page = '''<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
@@ -451,7 +453,7 @@ _page = '''<!doctype html>
 <h1>{title}</h1>
 <p class="sub">{sub}</p>
 <p class="answer">{answer}</p>
-<nav aria-label="Parts of the report"><ul>{nav}</ul></nav>
+<nav aria-label="Parts of the page"><ul>{nav}</ul></nav>
 {body}
 </main>
 </body>
@@ -477,6 +479,12 @@ def _mark(c):
     s = c.settings
     return f"study {sha256('|'.join(map(str, (s['pixel_hash'], c.backbone, s['weights']))).encode())[:8]}"
 
+def _filled(title, sub, answer, parts): # parts: id to (heading, HTML)
+    "A whole page; all but the HTML of its parts is text"
+    nav = ''.join(f'<li><a href="#{k}">{_esc(h)}</a></li>' for k,(h,_) in parts.items())
+    body = '\n'.join(f'<section aria-labelledby="{k}">\n<h2 id="{k}">{_esc(h)}</h2>\n{text}</section>' for k,(h,text) in parts.items())
+    return _page.format(title=_esc(title), css=_css, sub=_esc(sub), answer=_esc(answer), nav=nav, body=body)
+
 def report_html(comparison # What `compare` measured
                ) -> str:
     "The report as one HTML text."
@@ -484,9 +492,7 @@ def report_html(comparison # What `compare` measured
     try: parts = _sections(c)
     except (KeyError, IndexError) as e: raise _no_study(c.records) from e # Predictions of a class that there is not, say
     title = f"{c.name}: which transfer strategy, with {c.backbone}?"
-    nav = ''.join(f'<li><a href="#{k}">{_esc(h)}</a></li>' for k,(h,_) in parts.items())
-    body = '\n'.join(f'<section aria-labelledby="{k}">\n<h2 id="{k}">{_esc(h)}</h2>\n{text}</section>' for k,(h,text) in parts.items())
-    return _page.format(title=_esc(title), css=_css, sub=_esc(_sub(c)), answer=_esc(c.recommend()), nav=nav, body=body) + f'<!-- {_mark(c)} -->\n'
+    return _filled(title, _sub(c), c.recommend(), parts) + f'<!-- {_mark(c)} -->\n'
 
 # %% ../nbs/tools/02_report.ipynb #bbd59450
 def write_report(comparison, # What `compare` measured
