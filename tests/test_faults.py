@@ -444,3 +444,98 @@ def test_no_script_in_a_browser(chrome, tmp_path):
             page.goto((tmp_path/'report.html').as_uri())
             assert page.evaluate("[window.ran, window.boom, document.scripts.length]") == [None, None, int(blocked > 0)]
             assert len([e for e in guard.errors if 'Content Security Policy' in e or 'Content-Security-Policy' in e]) >= blocked, guard.errors
+
+# --- F1, F2, F7: models
+
+@pytest.fixture(scope='module')
+def model_folder(tmp_path_factory):
+    from tlcourse.backbones import learner
+    from tlcourse.data import target
+    from tlcourse.model import save
+    d = tmp_path_factory.mktemp('model')
+    save(learner(target('digits').dls(shots=1, bs=8), 'glyphnet'), d/'m', accuracy=dict(value=.81, n=500, interval=[.78, .84], of='models', labels=1, seeds=3, steps=9))
+    return d/'m'
+
+@counts(12)
+def test_bits_of_a_model(n, model_folder, tmp_path, quiet):
+    "A bit in the weights, or in the card: refused, or (in a blank between two words) the same card"
+    from tlcourse.model import load
+    card = load(model_folder, 'cpu').card
+    shutil.copytree(model_folder, tmp_path/'m')
+    said = 0
+    for name in 'card.json', 'model.safetensors':
+        whole = (model_folder/name).read_bytes()
+        for i,data in flipped(whole, n):
+            (tmp_path/'m'/name).write_bytes(data)
+            try: assert load(tmp_path/'m', 'cpu').card == card and name == 'card.json'
+            except BadInput as e: said += 1; assert '\n' not in str(e)
+        (tmp_path/'m'/name).write_bytes(whole)
+    print(f'{2*n} bits turned in a model: {said} noticed, the others are in blanks of the card')
+
+NO_CARDS = dict(classes=[[], ['a', 3], None, {}], fit=['stretch', None], size=[0, -1, '32', 10**9, 32.], range=[[0], [0, float('nan')], 'ab'], head=['none', None], backbone=[None, 3, '../x'],
+                statistics=[{}, None, dict(mean=[0]*3, std=[0]*3), dict(mean='abc', std=[1]*3)], weights=[{}, None, dict(sha256=3)])
+
+@pytest.mark.parametrize('field', NO_CARDS)
+def test_crafted_cards(field, model_folder, tmp_path):
+    "Each with a right check"
+    from tlcourse.model import _check, load
+    shutil.copytree(model_folder, tmp_path/'m')
+    card = json.loads((tmp_path/'m'/'card.json').read_text())
+    for v in NO_CARDS[field]:
+        new = {**card, field: v}
+        (tmp_path/'m'/'card.json').write_text(json.dumps({**new, 'check': _check(new)}))
+        with pytest.raises(BadInput): load(tmp_path/'m', 'cpu')
+
+@unix
+def test_a_pipe_is_no_model(model_folder, tmp_path):
+    from tlcourse.model import load, train
+    for name in 'card.json', 'model.safetensors':
+        shutil.copytree(model_folder, tmp_path/name)
+        (tmp_path/name/name).unlink()
+        os.mkfifo(tmp_path/name/name)
+        with pytest.raises(BadInput, match=f'no {name}'): load(tmp_path/name)
+    with pytest.raises(BadInput, match='no regular file'): train('digits', tmp_path/'card.json', strategy='feature-extraction')
+
+@unix
+def test_killed_while_a_model_is_put_in_place(model_folder, tmp_path):
+    "After SIGKILL: half a folder goes, and a model that was moved out of the way comes back"
+    from tlcourse.model import _whole_folder
+    p = subprocess.Popen([sys.executable, '-c', ''])
+    p.wait()
+    old, new, live = (tmp_path/f'.m.{k}-{i}' for k,i in (('old', p.pid), ('new', p.pid), ('new', os.getppid())))
+    for o in old, new, live: shutil.copytree(model_folder, o)
+    (new/'card.json').unlink()
+    with pytest.raises(ZeroDivisionError), _whole_folder(tmp_path/'m'): 1/0
+    assert sorted(os.listdir(tmp_path)) == [live.name, 'm'] and (tmp_path/'m'/'card.json').read_bytes() == (model_folder/'card.json').read_bytes()
+
+# --- F5: what is no file
+
+@unix
+def test_a_pipe_is_no_picture(tmp_path, monkeypatch):
+    "Pipes and devices with the names of pictures are skipped, and named; nobody waits"
+    from PIL import Image
+    from tlcourse.data import target
+    from tlcourse.pictures import read_picture, Unreadable
+    monkeypatch.setenv('TLCOURSE_CACHE', str(tmp_path/'cache'))
+    for j,c in enumerate('ab'):
+        (tmp_path/'p'/c).mkdir(parents=True)
+        for i in range(10): Image.fromarray(np.random.default_rng(i + 50*j).integers(0, 255, (40, 40, 3)).astype(np.uint8)).save(tmp_path/'p'/c/f'{i}.png')
+    os.mkfifo(tmp_path/'p'/'a'/'x.jpg')
+    (tmp_path/'p'/'b'/'z.png').symlink_to('/dev/zero')
+    (tmp_path/'p'/'b'/'s.png').symlink_to(tmp_path/'p'/'a'/'0.png') # A link to a file is a file
+    t = target(tmp_path/'p', size=32)
+    assert sorted(t.report.skipped) == [('a/x.jpg', 'no regular file'), ('b/z.png', 'no regular file')]
+    assert sum(map(len, (t.train, t.valid, t.test))) == 21
+    for f in 'a/x.jpg', 'b/z.png':
+        with pytest.raises(Unreadable, match='no regular file'): read_picture(tmp_path/'p'/f)
+
+@unix
+def test_a_pipe_is_nothing_to_read(tmp_path, capsys, model_folder):
+    f = tmp_path/'x.png'
+    os.mkfifo(f)
+    assert cli.main(['scores', str(f)]) == 2 and 'no regular file' in capsys.readouterr().err
+    assert cli.main(['predict', str(model_folder), str(f), '--device', 'cpu']) == 1 and 'no regular file' in capsys.readouterr().err
+    assert cli.main(['compare', 'digits', '--weights', str(f), '--device', 'cpu']) == 2 and 'no weights file' in capsys.readouterr().err
+    (tmp_path/'lessons').mkdir()
+    os.mkfifo(tmp_path/'lessons'/'05_freezing.ipynb')
+    assert cli.main(['lessons', '5', '--to', str(tmp_path/'lessons')]) == 2 and 'would be written over' in capsys.readouterr().err

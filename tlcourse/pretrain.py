@@ -225,6 +225,8 @@ def pretrain(kind:str='glyph', # The source task: 'glyph', or 'multi' for glyph,
     if kind not in PRETRAIN_STEPS: raise unknown('source', kind, PRETRAIN_STEPS)
     if steps is None: steps = PRETRAIN_STEPS[kind]
     if steps < 1 or bs < 2: raise BadInput(f"steps={steps}, bs={bs}: at least 1 step and 2 pictures a batch are needed")
+    for what,v,top in ('steps', steps, 10**7), ('bs', bs, 10**5), ('seed', seed, 2**63 - 1):
+        if not 0 <= v <= top: raise BadInput(f"{what}={v}: give a whole number from 0 to {top:,}")
     dev = pick_device(device)
     drawer = SourceDrawer(kind, seed, n_glyphs)
     name = 'glyphnet' if kind=='glyph' else 'glyphnet_multi'

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
-from .base import _s, BadInput, lesson_name, lesson_number, package_assets, sha256
+from .base import _s, BadInput, lesson_name, lesson_number, package_assets, sha256, user_path
 from .store import writing
 
 # %% ../nbs/core/06_records.ipynb #688fca14
@@ -136,7 +136,7 @@ class Records:
                  path:str|Path, # The file; made, with its folder, if it is not there
                  readonly:bool=False # Only read, leave nothing beside it: works in a read-only folder
                 ):
-        self.path,self.readonly = Path(path).expanduser().absolute(), readonly
+        self.path,self.readonly = user_path(path).absolute(), readonly
         self.notice = None # What was wrong with the file, or with some of its rows
         self._con_,self._pid,self._lock,self._format,self._bad = None, None, threading.RLock(), _format, set()
         if self.path.exists() and not self.path.is_file() and not self.path.is_dir():
