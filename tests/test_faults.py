@@ -539,3 +539,273 @@ def test_a_pipe_is_nothing_to_read(tmp_path, capsys, model_folder):
     (tmp_path/'lessons').mkdir()
     os.mkfifo(tmp_path/'lessons'/'05_freezing.ipynb')
     assert cli.main(['lessons', '5', '--to', str(tmp_path/'lessons')]) == 2 and 'would be written over' in capsys.readouterr().err
+
+# --- F6: names that are not UTF-8
+
+def pictures(root, classes=('a', 'b'), n=10):
+    "A small folder of noise, one class darker than the other"
+    from PIL import Image
+    for j,c in enumerate(classes):
+        (root/c).mkdir(parents=True)
+        for i in range(n): Image.fromarray((np.random.default_rng(i + 50*j).integers(0, 255, (40, 40, 3))//(1 + 2*j)).astype(np.uint8)).save(root/c/f'{i}.png')
+    return root
+
+def said(capsys, *args):
+    try: code = cli.main([*map(str, args)])
+    except SystemExit as e: code = e.code
+    o = capsys.readouterr()
+    return code, o.out, o.err
+
+QUICK = ('--strategies', 'feature-extraction', '--seeds', '3', '--shots', '1', '--size', '32', '--backbone', 'glyphnet', '--tune', 'none', '--device', 'cpu')
+needs_bytes = pytest.mark.skipif(sys.platform != 'linux', reason='elsewhere names of files are text')
+
+@needs_bytes
+def test_names_that_are_no_text(tmp_path, monkeypatch, capsys):
+    "A class, a skipped file, the place of the results, the JSON"
+    monkeypatch.setenv('TLCOURSE_CACHE', str(tmp_path/'cache'))
+    odd = os.fsdecode(b'a\xff')
+    p = pictures(tmp_path/f'p{odd}', (odd, 'b'))
+    (p/odd/f'x{odd}.jpg').write_bytes(b'no picture')
+    j = tmp_path/f'{odd}.json'
+    code, out, err = said(capsys, 'compare', p, *QUICK, '--out', tmp_path/f'out{odd}', '--json', j)
+    assert (code, err) == (0, '') and 'a\\udcff' in out and odd not in out
+    told = json.loads(j.read_text())
+    assert told['classes'] == [odd, 'b'] and f'x{odd}.jpg' in json.dumps(told['skipped'], ensure_ascii=False)
+    assert not [o for o in (tmp_path/f'out{odd}').iterdir() if o.name.startswith('.')]
+    Clean((tmp_path/f'out{odd}'/'report.html').read_text(encoding='utf-8'))
+    code, out, err = said(capsys, 'train', p, '-o', tmp_path/f'm{odd}', '--strategy', 'feature-extraction', '--size', 32, '--backbone', 'glyphnet', '--device', 'cpu')
+    assert (code, err) == (0, ''), err
+    code, out, err = said(capsys, 'predict', tmp_path/f'm{odd}', p, '--csv', tmp_path/f'{odd}.csv', '--device', 'cpu')
+    assert code == 0 and out.count('\n') == 21 and 'a\\udcff' in out and (tmp_path/f'{odd}.csv').is_file()
+
+# --- F8: odd tensors
+
+def odd_tensors():
+    import torch
+    g = torch.Generator().manual_seed(0)
+    def w(): return torch.randn(4, 4, generator=g)
+    yield 'float8', {'w': w().to(torch.float8_e4m3fn)}
+    yield 'complex', {'w': w().to(torch.complex64)*float('nan')}
+    yield 'sparse', {'w': w().to_sparse()}
+    yield 'compressed rows', {'w': w().to_sparse_csr()}
+    yield 'on no device', {'w': torch.empty(4, 4, device='meta')}
+    yield 'nested', {'w': torch.nested.nested_tensor([w(), w()[:2]])}
+    yield 'quantized', {'w': torch.quantize_per_tensor(w(), .1, 0, torch.qint8)}
+    yield 'one number many times', {'w': torch.zeros(1).expand(10**12)}
+    yield 'a number as its name', {3: w()}
+    yield 'a pair as its name', {('w', 1): w()}
+    yield 'too large', {'w': w().double() + 1e300}
+    yield 'no number', {'w': w()*float('nan')}
+    yield 'infinite in half precision', {'w': w().half()*float('inf')}
+    yield 'a variance below 0', {'bn.running_var': -torch.ones(4)}
+
+def test_odd_tensors(tmp_path):
+    import torch
+    from safetensors.torch import save_file
+    from tlcourse.backbones import _read_weights
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        for what,sd in odd_tensors():
+            torch.save({'good': torch.zeros(3), **sd}, tmp_path/'w.pth')
+            with pytest.raises(BadInput, match='w.pth (holds a tensor|cannot be read)') as e: print(what, _read_weights(tmp_path/'w.pth'))
+            assert '\n' not in str(e.value) and ('cannot be read' in str(e.value) or repr(next(iter(sd))) in str(e.value)), what
+    save_file({'bn.running_var': -torch.ones(4)}, tmp_path/'w.safetensors')
+    with pytest.raises(BadInput, match='variance below 0'): _read_weights(tmp_path/'w.safetensors')
+    torch.save({'w': torch.zeros(2), 'n': torch.tensor(3), 'b': torch.zeros(3, dtype=torch.bool), 'e': torch.zeros(0), 'h': torch.ones(2).bfloat16(), 't': torch.ones(3, 4).t()}, tmp_path/'good.pth')
+    assert len(_read_weights(tmp_path/'good.pth')) == 6
+
+def test_a_bomb_of_weights(tmp_path):
+    "A zip file that unpacks to a thousand times its size is not unpacked"
+    import torch, zipfile
+    from tlcourse.backbones import _read_weights
+    torch.save({'w': torch.zeros(2**22)}, tmp_path/'w.pth')
+    with zipfile.ZipFile(tmp_path/'w.pth') as z, zipfile.ZipFile(tmp_path/'bomb.pth', 'w', zipfile.ZIP_DEFLATED) as b:
+        for i in z.infolist(): b.writestr(i.filename, z.read(i))
+    assert (tmp_path/'bomb.pth').stat().st_size < 2**22//100
+    with pytest.raises(BadInput, match='compressed'): _read_weights(tmp_path/'bomb.pth')
+    (tmp_path/'torn.pth').write_bytes((tmp_path/'w.pth').read_bytes()[:-30] + b'x'*30)
+    with pytest.raises(BadInput, match='cannot be read'): _read_weights(tmp_path/'torn.pth')
+
+# --- F9, F10: places
+
+@unix
+def test_full_disk_under_pretrain(interrupted, tmp_path):
+    "Under the checkpoint, and under the finished weights: one sentence, and the checkpoint before goes on"
+    shutil.copy(interrupted/'glyphnet.checkpoint', tmp_path)
+    code = """import resource, sys
+from tlcourse import cli
+from tlcourse.pretrain import pretrain
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000,)*2)
+for every in 1, 100:
+    cli._pretrain = lambda a: print(pretrain(out=sys.argv[1], steps=6, bs=4, n_glyphs=8, progress=False, every=every))
+    print(cli.main(['pretrain']))"""
+    was = (tmp_path/'glyphnet.checkpoint').read_bytes()
+    r = subprocess.run([sys.executable, '-c', code, str(tmp_path)], capture_output=True, text=True)
+    assert r.stdout == '2\n2\n' and r.stderr.count('\n') == 2 and r.stderr.count('File too large') == 2, r.stderr
+    assert 'glyphnet.checkpoint (File' in r.stderr and 'glyphnet.safetensors (File' in r.stderr
+    assert os.listdir(tmp_path) == ['glyphnet.checkpoint'] and (tmp_path/'glyphnet.checkpoint').read_bytes() == was
+
+PLACES = """import os, sys
+from tlcourse import cli
+os.chdir(sys.argv[1])
+for a in (['compare', 'digits', '--weights', 'w.pth', '--device', 'cpu'], ['scores', 'a.json'], ['predict', 'm', 'x'], ['train', 'digits', '-o', 'm'], ['train', 'digits', '-o', 'n', '--study', '.', '--device', 'cpu'],
+          ['pretrain', '--out', '.'], ['look', 'p'], ['compare', 'p'], ['compare', 'digits', '--out', 'c'], ['lessons', '--json', 'c/a.json']): print('exit code', cli.main(a), flush=True)"""
+
+@unix
+def test_places_that_cannot_be_read(monkeypatch):
+    "Weights, a score card, a model, a store, a checkpoint, pictures, a folder to write into: one sentence each"
+    import tempfile
+    with tempfile.TemporaryDirectory() as d:
+        d = Path(d)
+        for o in 'm', 'c', 'p': (d/o).mkdir()
+        for o in 'w.pth', 'a.json', 'glyphnet.checkpoint', 'records.db', 'm/card.json': (d/o).write_bytes(b'x')
+        for o in 'w.pth', 'a.json', 'glyphnet.checkpoint', 'records.db', 'm/card.json', 'p': (d/o).chmod(0)
+        (d/'c').chmod(0o555)
+        plain = ['setpriv', '--bounding-set=-all', '--inh-caps=-all']*(os.getuid() == 0) # Root may read everything
+        try: r = subprocess.run([*plain, sys.executable, '-c', PLACES, str(d)], capture_output=True, text=True, timeout=120)
+        finally:
+            for o in 'c', 'p': (d/o).chmod(0o755)
+    assert r.stdout.count('exit code 2\n') == 10 and r.stderr.count('\n') == 10, (r.stdout, r.stderr)
+
+# --- F11: cards of caches
+
+def test_a_card_less_a_key(tmp_path, monkeypatch, quiet):
+    "With a right checksum: said, and made again"
+    import tlcourse.store
+    from tlcourse.data import target
+    monkeypatch.setenv('TLCOURSE_CACHE', str(tmp_path/'cache'))
+    p = pictures(tmp_path/'p')
+    want = target(p, size=32)
+    f, = (tmp_path/'cache'/'pictures').iterdir()
+    with open(f, 'rb') as o: card, n = tlcourse.store._read_card(o)
+    array = f.read_bytes()[:n]
+    odd = [(k, v) for k in card if k not in ('key', 'about', 'code', 'dtype', 'shape', 'sha256') for v in (None, [[1], [2, 3]], 'x')]
+    for k,v in odd + [('places', card['places'][:-1]), ('places', [10**9]*20), ('counts', [1, 2])]:
+        f.write_bytes(array + tlcourse.store._card_bytes({**card, k: v} if v is not None else {i: o for i,o in card.items() if i != k}))
+        t = target(p, size=32)
+        assert t.pixel_hash == want.pixel_hash or k == 'pixel_hash', k
+        assert [str(o) for o in t.train.paths] == [str(o) for o in want.train.paths]
+
+# --- F12: hostile text
+
+ROW = dict(name='Ada', lesson='freezing', n=1, kind='exercise', tries=1, right=True, time='2026-01-05T10:00:00+00:00')
+
+def test_a_hostile_card(tmp_path, capsys):
+    "Its commands are shown; a card that is none is a line, and the table of the others is there"
+    for n,name in ('a', 'Ada'), ('b', '\x1b[2J\x1b[31mBo\x07'), ('c', 'Cy \udcff'), ('d', '\u202eDi'): (tmp_path/n).write_text(json.dumps([{**ROW, 'name': name}]))
+    (tmp_path/'bad\x1b[1m').write_text('[1]')
+    code, out, err = said(capsys, 'scores', *(tmp_path/o for o in ('a', 'b', 'bad\x1b[1m', 'c', 'd', 'none')), '--json', tmp_path/'s.json')
+    assert code == 0 and all(o in out for o in ('Ada', '\\x1b[2J\\x1b[31mBo\\x07', 'Cy \\udcff', '\\u202eDi')) and not set('\x1b\x07\u202e\udcff') & set(out + err)
+    assert err.count('\n') == 2 and 'bad\\x1b[1m is no score card' in err
+    told = json.loads((tmp_path/'s.json').read_text())
+    assert len(told['scores']) == 4 and [Path(o['file']).name for o in told['unreadable']] == ['bad\x1b[1m', 'none']
+
+@unix
+def test_hostile_names(tmp_path, monkeypatch, capsys, model_folder):
+    monkeypatch.setenv('TLCOURSE_CACHE', str(tmp_path/'cache'))
+    odd = 'a\x1b[31m\x9b2J\n'
+    p = pictures(tmp_path/odd, (odd, 'b'))
+    (p/odd/f'{odd}.jpg').write_bytes(b'no picture')
+    texts = [said(capsys, 'compare', p, *QUICK, '--out', tmp_path/f'o{odd}', '--json', tmp_path/f'{odd}.json'), said(capsys, 'predict', model_folder, p, '--device', 'cpu'), said(capsys, 'look', p, '-o', tmp_path/f'{odd}.html'),
+             said(capsys, 'compare', tmp_path/f'no{odd}'), said(capsys, 'predict', f'no{odd}', 'x'), said(capsys, 'train', p, '-o', p), said(capsys, 'scores', f'no{odd}'), said(capsys, 'pretrain', '--out', p/odd/f'{odd}.jpg'),
+             said(capsys, 'lessons', '5', '--to', tmp_path/f'l{odd}'), said(capsys, 'compare', 'digits', '--backbone', odd), said(capsys, 'compare', 'digits', '--strategies', odd), said(capsys, 'compare', 'digits', '--device', odd)]
+    assert [t[0] for t in texts] == [0, 0, 0] + [2]*5 + [0] + [2]*3
+    for code,out,err in texts: assert not set('\x1b\x9b') & set(out + err) and (code != 2 or err.count('\n') == 1), (out, err)
+
+# --- F13: arguments
+
+ARGUMENTS = [('compare', '~nobody-of-this-name/x'), ('compare', '~/nowhere-to-be-found'), ('compare', ''), ('compare', 'x'*300), ('compare', './' + 'x'*300), ('compare', '/'.join(['x'*200]*30)), ('compare', 'a\0b'),
+    *(('compare', 'digits', '--device', o) for o in ('meta', 'xpu', 'hpu', 'vulkan', 'mkldnn', 'ipu', 'privateuseone', 'cuda:-1', '', 'cuda:77')), ('compare', 'digits', '--device', 'cpu', '--seeds', '100000000'),
+    ('compare', 'digits', '--device', 'cpu', '--seeds', '9'*30), ('compare', 'digits', '--device', 'cpu', '--steps', '9'*30), ('compare', 'digits', '--out', ''), ('compare', 'digits', '--json', ''), ('compare', 'digits', '--backbone', ''),
+    ('compare', 'digits', '--out', '~nobody-of-this-name/o'), ('compare', 'digits', '--weights', '~nobody-of-this-name/w.pth'), ('compare', 'digits', '--weights', '~/w.pth'), ('train', 'digits', '-o', ''), ('train', 'digits', '-o', 'm', '--study', '~nobody-of-this-name'),
+    ('train', '', '-o', 'm'), ('predict', '', 'x.png'), ('predict', '~nobody-of-this-name', 'x'), ('lessons', '--to', ''), ('lessons', '--json', ''), ('pretrain', '--out', ''), ('pretrain', '--seed', '9'*30, '--out', 'p'), ('pretrain', '--seed', '-1', '--out', 'p'),
+    ('pretrain', '--steps', '9'*30, '--out', 'p'), ('look', ''), ('look', '~nobody-of-this-name'), ('compare', 'self'), ('compare', './self'), ('predict', 'self', 'self')]
+
+@unix
+def test_arguments(tmp_path, monkeypatch, capsys):
+    "Each is one sentence with exit code 2, and leaves nothing behind"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path/'self').symlink_to('self')
+    for a in ARGUMENTS:
+        code, out, err = said(capsys, *a)
+        assert code == 2 and err.count('\n') == 1 and err.startswith('tlcourse: '), (a, code, out, err)
+        assert {o.name for o in tmp_path.iterdir()} <= {'self', 'p', 'tlcourse-out'}, a
+
+def test_equal_files_are_two_places(tmp_path):
+    "Weights that were asked for under a second name are not looked for under the first"
+    from tlcourse.backbones import GlyphNet, arch
+    import torch
+    torch.save(GlyphNet().state_dict(), tmp_path/'a.pth')
+    shutil.copy(tmp_path/'a.pth', tmp_path/'b.pth')
+    a, b = arch('glyphnet', tmp_path/'a.pth'), arch('glyphnet', tmp_path/'b.pth')
+    assert a == b and hash(a) == hash(b) and a.weights_id == b.weights_id and arch('glyphnet', tmp_path/'a.pth') is a
+    (tmp_path/'a.pth').unlink()
+    b(pretrained=True)
+    with pytest.raises(BadInput, match="no weights file .*a.pth"): a(pretrained=True)
+
+# --- F14: leftovers and noise
+
+@unix
+def test_killed_in_mid_write(tmp_path):
+    "What a killed process began beside a report goes when the next one is written; nothing else with such a name does"
+    from tlcourse.store import _temporary, write_text
+    code = "import os, signal, sys; from tlcourse.store import writing\nwith writing(sys.argv[1]) as p:\n    p.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
+    assert subprocess.run([sys.executable, '-c', code, str(tmp_path/'report.html')]).returncode == -9
+    left, = tmp_path.iterdir()
+    mine = [tmp_path/o for o in ('.git', '.bashrc', '.tlcourse-notes', '.tlcourse-abcdefgh-1-2')]
+    for o in mine: o.write_text('mine'); os.utime(o, (1, 1))
+    live = _temporary(tmp_path)
+    live.write_text('half')
+    write_text(tmp_path/'report.html', 'whole')
+    assert sorted(tmp_path.iterdir()) == sorted([*mine, live, tmp_path/'report.html'])
+
+RUN = "import sys; from tlcourse.cli import main; sys.exit(main({!r}))"
+
+@unix
+@pytest.mark.parametrize('args', [['lessons'], ['--help'], ['compare', '--help']], ids=' '.join)
+def test_a_closed_pipe(args):
+    p = subprocess.Popen([sys.executable, '-c', RUN.format(args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    p.stdout.close() # Before anything is written
+    assert p.stderr.read() == b'' and p.wait(60) in (0, 141)
+    p.stderr.close()
+
+@unix
+def test_a_full_stdout(tmp_path):
+    if not Path('/dev/full').exists(): return
+    with open('/dev/full', 'w') as f: r = subprocess.run([sys.executable, '-c', RUN.format(['lessons'])], stdout=f, stderr=subprocess.PIPE, text=True)
+    assert (r.returncode, r.stderr) == (2, 'tlcourse: No space left on device\n')
+
+def test_an_ascii_stdout(tmp_path):
+    (tmp_path/'a').write_text(json.dumps([{**ROW, 'name': 'Möwe 猫'}]))
+    r = subprocess.run([sys.executable, '-c', RUN.format(['scores', str(tmp_path/'a')])], capture_output=True, env={**os.environ, 'PYTHONIOENCODING': 'ascii', 'LC_ALL': 'C'})
+    assert r.returncode == 0 and b'M\\xf6we \\u732b' in r.stdout and r.stderr == b''
+
+@unix
+def test_workers_of_a_parent_that_is_gone(tmp_path):
+    "The parent is killed in mid-sweep: nobody goes on computing, and no worker shows a traceback"
+    code = """import os, signal, sys, threading, time
+from tlcourse.records import Records
+from tlcourse.sweep import sweep
+def run(spec): time.sleep(.02); return dict(x=spec['i'])
+threading.Timer(.5, lambda: os.kill(os.getpid(), getattr(signal, sys.argv[2]))).start()
+sweep([dict(i=i) for i in range(2000)], Records(sys.argv[1]), run, workers=3, progress=False)"""
+    for sig in 'SIGKILL', 'SIGTERM':
+        r = subprocess.run([sys.executable, '-c', code, str(tmp_path/'r.db'), sig], capture_output=True, text=True, timeout=60)
+        assert r.returncode < 0 and r.stderr == '', r.stderr
+
+def test_pictures_that_would_take_for_ever(tmp_path):
+    from PIL import Image
+    from tlcourse.pictures import Unreadable, read_picture
+    def riff(kind, body): return b'RIFF' + (len(body) + 12).to_bytes(4, 'little') + b'WEBP' + kind + len(body).to_bytes(4, 'little') + body
+    wide = (16383 - 1).to_bytes(3, 'little')
+    for kind,body in (b'VP8X', bytes(4) + wide + wide), (b'VP8L', b'\x2f' + (16382 | 16382 << 14).to_bytes(4, 'little')), (b'VP8 ', b'\0\0\0\x9d\x01\x2a' + (16383).to_bytes(2, 'little')*2):
+        (tmp_path/'w.webp').write_bytes(riff(kind, body + bytes(50)))
+        for src in tmp_path/'w.webp', (tmp_path/'w.webp').read_bytes():
+            with pytest.raises(Unreadable, match='over 100 megapixels .16383 x 16383'): read_picture(src)
+    im = Image.effect_noise((2000, 2000), 20)
+    for kind in 'webp', 'jpg': im.convert('RGB').save(tmp_path/f'good.{kind}', **(dict(progressive=True) if kind == "jpg" else {}))
+    for kind in 'webp', 'jpg': assert read_picture(tmp_path/f'good.{kind}').size == (2000, 2000)
+    data = (tmp_path/'good.jpg').read_bytes()
+    last = data.rindex(b'\xff\xda')
+    (tmp_path/'bomb.jpg').write_bytes(data[:-2] + data[last:-2][:40]*400 + data[-2:])
+    with pytest.raises(Unreadable, match='a JPEG of 41. scans'): read_picture(tmp_path/'bomb.jpg')

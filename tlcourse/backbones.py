@@ -26,7 +26,7 @@ from fastai.data.load import _FakeLoader
 from fastai.vision.all import (Callback, CrossEntropyLossFlat, L, Learner, Normalize, accuracy, get_c, params,
                                vision_learner)
 from fastai.vision.learner import model_meta
-from safetensors.torch import load_file
+from safetensors.torch import load
 from timm.layers import resample_abs_pos_embed
 from torch import nn
 from .base import BadInput, html_block, html_table, package_assets, sha256, unknown, user_path
@@ -85,7 +85,7 @@ _ignored = {'fastcore.foundation.L', 'numpy.dtype', 'numpy.core.multiarray.scala
 
 def _torch_load(path):
     kinds = [(type('_Ignored', (_Ignored,), {}), name) for name in sorted(_ignored)]
-    with torch.serialization.safe_globals(kinds): return torch.load(path, map_location='cpu', weights_only=True)
+    with torch.serialization.safe_globals(kinds), open(path, 'rb') as f: return torch.load(f, map_location='cpu', weights_only=True)
 
 # %% ../nbs/core/03_backbones.ipynb #wrap0002
 _wrappers = 'state_dict', 'model', 'model_state_dict', 'model_state', 'network', 'net', 'weights', 'module'
@@ -157,7 +157,7 @@ def _opened(path) -> tuple: # (name -> tensor, what is to be said of the file)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore') # about old pickles: what can be read is read, the rest is refused below
-            if path.suffix == '.safetensors': sd = load_file(path)
+            if path.suffix == '.safetensors': sd = load(path.read_bytes()) # `load_file` takes no name that is not UTF-8
             elif _compressed(path):
                 raise BadInput(f"{path.name} is compressed, and may be large when unpacked: unpack it, or ask for another")
             else: sd = _torch_load(path)

@@ -76,6 +76,7 @@ def _page(lesson):
 def _rows(path):
     "The rows of a score card, each with its lesson's name; `BadInput` where its content is none, `OSError` where it cannot be read"
     check_regular(path)
+    if os.path.getsize(path) > 2**24: raise BadInput(f"{path} is no score card: it is too large")
     data = Path(path).read_bytes()
     try: rows = json.loads(data.decode('utf-8-sig'))
     except (ValueError, RecursionError): raise BadInput(f"{path} is no score card: it is not readable as JSON") from None

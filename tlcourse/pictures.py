@@ -27,6 +27,22 @@ _max_px = 100_000_000
 class Unreadable(BadInput):
     "This picture cannot be used; the message is the reason."
 
+# %% ../nbs/core/01_pictures.ipynb #f14bnd01
+def _webp_size(h): # The first 30 bytes of a file
+    "Width and height that a WebP file promises, (0, 0) of any other: Pillow makes room for them before it says how many they are"
+    def bits(i, n): return int.from_bytes(h[i:i+n], 'little')
+    kind = h[12:16] if h[:4] == b'RIFF' and h[8:12] == b'WEBP' else b''
+    if kind == b'VP8X': return bits(24, 3) + 1,bits(27, 3) + 1
+    if kind == b'VP8L': return (bits(21, 4) & 0x3fff) + 1,(bits(21, 4) >> 14 & 0x3fff) + 1
+    if kind == b'VP8 ': return bits(26, 2) & 0x3fff,bits(28, 2) & 0x3fff
+    return 0,0
+
+def _check_scans(src, im):
+    "A progressive JPEG is decoded whole for each of its scans. Encoders make ten or so; a file may hold thousands"
+    if im.format not in ('JPEG', 'MPO') or not im.info.get('progressive'): return
+    n = (src.getvalue() if isinstance(src, io.BytesIO) else Path(src).read_bytes()).count(b'\xff\xda')
+    if n > 32 and n*im.width*im.height > 5e8: raise Unreadable(f'a JPEG of {n:,} scans, which would take very long: save it anew')
+
 # %% ../nbs/core/01_pictures.ipynb #da93472b
 def _bands_of(src):
     "What to say of a TIFF with more bands than Pillow reads; None of any other file"
@@ -45,12 +61,16 @@ def _open(src, draft=None):
     Image.init()
     try:
         if isinstance(src, (str, Path)): check_regular(src)
+        with (io.BytesIO(src.getvalue()) if isinstance(src, io.BytesIO) else open(src, 'rb')) as f: w,h = _webp_size(f.read(30))
+        if w*h > _max_px: raise Unreadable(f'over {_max_px//10**6} megapixels ({w} x {h})')
         im = Image.open(src, formats=[o for o in _formats if o in Image.OPEN])
+    except Unreadable: raise
     except Image.DecompressionBombError: raise Unreadable(f'over {_max_px//10**6} megapixels') from None
     except UnidentifiedImageError: raise Unreadable(_bands_of(src) or 'not a picture that can be read') from None
     except OSError as e: raise Unreadable(e.strerror or 'cannot be opened') from None
     except Exception as e: raise Unreadable(f'damaged header ({e})') from None
     if im.width*im.height > _max_px: raise Unreadable(f'over {_max_px//10**6} megapixels ({im.width} x {im.height})')
+    _check_scans(src, im)
     if draft and im.format in ('JPEG', 'MPO'): im.draft(None, draft)
     return im
 
