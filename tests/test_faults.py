@@ -809,3 +809,116 @@ def test_pictures_that_would_take_for_ever(tmp_path):
     last = data.rindex(b'\xff\xda')
     (tmp_path/'bomb.jpg').write_bytes(data[:-2] + data[last:-2][:40]*400 + data[-2:])
     with pytest.raises(Unreadable, match='a JPEG of 41. scans'): read_picture(tmp_path/'bomb.jpg')
+
+# --- at random
+
+import fuzz
+
+@pytest.mark.parametrize('n', [600, pytest.param(int(os.environ.get('TLCOURSE_FUZZ', 20_000)), marks=pytest.mark.slow)])
+@pytest.mark.parametrize('kind', fuzz.KINDS, ids=lambda f: f.__name__)
+def test_fuzz(kind, n, tmp_path, monkeypatch):
+    "No traceback, nothing that takes five seconds, nothing written but in its folder"
+    (tmp_path/'here').mkdir()
+    (tmp_path/'cwd').mkdir()
+    monkeypatch.chdir(tmp_path/'cwd')
+    monkeypatch.setenv('TLCOURSE_CACHE', str(tmp_path/'cache'))
+    n = max(4, n*fuzz.KINDS[kind]//sum(fuzz.KINDS.values()))
+    refused, slowest = fuzz.run(kind, n, tmp_path/'here')
+    print(f'{kind.__name__}: {n:,} inputs, {refused:,} refused, {1000*slowest:.0f} ms the slowest')
+    # What was asked to be written there has such a name as the input gave it
+    assert kind in (fuzz.words, fuzz.command_lines) or not list((tmp_path/'cwd').iterdir())
+    assert {o.name for o in tmp_path.iterdir()} <= {'here', 'cwd', 'cache'} and not list(tmp_path.rglob('.tlcourse-*'))
+
+@counts(20)
+def test_bits_of_a_cache(n, tmp_path, monkeypatch, quiet):
+    "Decoded pictures and features: never an array that is not as it was"
+    from tlcourse.data import _store as stored, target
+    from tlcourse.store import Store
+    monkeypatch.setenv('TLCOURSE_CACHE', str(tmp_path/'cache'))
+    target(pictures(tmp_path/'p'), size=32)
+    s, key = Store('features'), Store('features').key('made up')
+    with s.sink(50) as sink:
+        sink.add(np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32))
+        s.keep(sink, key, 'made up', witness=[1., 2.])
+    for kind,store in ('pictures', stored), ('features', s):
+        f, = (tmp_path/'cache'/kind).iterdir()
+        whole = f.read_bytes()
+        k = key if kind == 'features' else json.loads(whole[whole.rindex(b'\n{') + 1:whole.rindex(b'}') + 1])['key']
+        assert store.find(k)[2] == ''
+        for _,data in flipped(whole, n):
+            f.write_bytes(data)
+            x, card, wrong = store.find(k)
+            assert x is None and card is None and wrong
+
+# --- killed at any moment; 2 of each in `.ci/run`, 10 of each by hand: TLCOURSE_KILLS=10 python -m pytest tests/test_faults.py -m slow -n0 -s -k kills
+
+def sweeping(d):
+    import time
+    from tlcourse.sweep import sweep
+    def run(spec): time.sleep(.01); return result(spec['seed'])
+    sweep([spec(i) for i in range(40)], Records(d/'records.db'), run, workers=2, progress=False)
+    r = Records(d/'records.db')
+    assert r.notice is None and sound(r) == 40 and len(r) == 40
+
+def extracting(d):
+    import hashlib, torch
+    from tlcourse.data import Part
+    from tlcourse.features import extract
+    os.environ['TLCOURSE_CACHE'] = str(d/'cache')
+    torch.manual_seed(0)
+    body = torch.nn.Sequential(*[torch.nn.Conv2d(3 if i == 0 else 24, 24, 3, padding=1) for i in range(3)]).eval()
+    x = torch.randint(0, 256, (1500, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    f = extract(body, Part('train', x, torch.arange(1500) % 3, list('abc')), stats=([.5]*3, [.25]*3), progress=False, device='cpu')
+    (d/'said').write_text(hashlib.sha256(np.ascontiguousarray(f.x)).hexdigest())
+
+def pretraining(d):
+    from tlcourse.pretrain import pretrain
+    card = pretrain(out=d/'out', steps=60, bs=8, n_glyphs=20, every=5, progress=False, device='cpu')
+    assert {o.name for o in (d/'out').iterdir()} == {'glyphnet.json', 'glyphnet.safetensors'}
+    (d/'said').write_text(card['sha256'] + str(card['curve']))
+
+def training(d):
+    from tlcourse.model import load, train
+    os.environ['TLCOURSE_CACHE'] = str(d/'cache')
+    os.chdir(d)
+    if (d/'m').exists(): load(d/'m', 'cpu') # A whole one, from before
+    train('digits', d/'m', strategy='feature-extraction', device='cpu', say=None)
+    (d/'said').write_text(load(d/'m', 'cpu').card['weights']['sha256'])
+
+def telling(d):
+    from tlcourse.course import write_lessons
+    for f in write_lessons(d/'lessons', force=True): json.loads(f.read_text())
+    (d/'said').write_text(str(sorted((f.name, f.stat().st_size) for f in (d/'lessons').iterdir())))
+
+@unix
+@pytest.mark.slow
+@pytest.mark.parametrize('work', [sweeping, extracting, pretraining, training, telling], ids=lambda f: f.__name__)
+def test_kills(work, tmp_path):
+    "SIGKILL at a random moment, some also in the second start; then it comes to the same end, and nothing is left behind"
+    import multiprocessing, signal, time
+    import tlcourse.course, tlcourse.features, tlcourse.model, tlcourse.pretrain, tlcourse.sweep # What a child then need not import
+    ctx, rng = multiprocessing.get_context('fork'), random.Random(work.__name__)
+    def start(d):
+        p = ctx.Process(target=work, args=(d,))
+        p.start()
+        return p
+    def whole(d):
+        p, t0 = start(d), time.monotonic()
+        p.join(120)
+        assert p.exitcode == 0, work
+        return time.monotonic() - t0
+    def found(d): return (d/'said').read_text() if (d/'said').exists() else ''
+    (tmp_path/'whole').mkdir()
+    seconds, want, kills = whole(tmp_path/'whole'), found(tmp_path/'whole'), int(os.environ.get('TLCOURSE_KILLS', 2))
+    for i in range(kills):
+        d = tmp_path/str(i)
+        d.mkdir()
+        for _ in range(rng.choice([1, 1, 2])):
+            p = start(d)
+            time.sleep(rng.uniform(0, seconds))
+            os.kill(p.pid, signal.SIGKILL)
+            p.join()
+        whole(d)
+        assert found(d) == want
+        assert not [o for o in d.rglob('.*') if o.name.startswith(('.tlcourse-', '.m.'))]
+    print(f'{work.__name__}: {kills} kills, {seconds:.1f} s unharmed')

@@ -85,7 +85,8 @@ _ignored = {'fastcore.foundation.L', 'numpy.dtype', 'numpy.core.multiarray.scala
 
 def _torch_load(path):
     kinds = [(type('_Ignored', (_Ignored,), {}), name) for name in sorted(_ignored)]
-    with torch.serialization.safe_globals(kinds), open(path, 'rb') as f: return torch.load(f, map_location='cpu', weights_only=True)
+    with torch.serialization.safe_globals(kinds), open(path, 'rb') as f:
+        return torch.load(f, map_location='cpu', weights_only=True)
 
 # %% ../nbs/core/03_backbones.ipynb #wrap0002
 _wrappers = 'state_dict', 'model', 'model_state_dict', 'model_state', 'network', 'net', 'weights', 'module'
@@ -125,19 +126,23 @@ def _foreign(path):
 
 def _compressed(src): # A path, or an open file
     "Is this a zip file that unpacks to more than it is? torch stores what it writes as it is."
-    try: return zipfile.is_zipfile(src) and any(i.compress_type or i.file_size > i.compress_size for i in zipfile.ZipFile(src).infolist())
+    try:
+        if not zipfile.is_zipfile(src): return False
+        return any(i.compress_type or i.file_size > i.compress_size for i in zipfile.ZipFile(src).infolist())
     except Exception: return False # A damaged list of contents: torch says so
 
 def _no_file(f): return BadInput(f"no weights file {str(f)!r}: give the path of a .pth or .safetensors file")
 
 # %% ../nbs/core/03_backbones.ipynb #f8odd001
-_dtypes = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool}
+_dtypes = {torch.float16, torch.bfloat16, torch.float32, torch.float64,
+           torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool}
 
 def _odd(k, v): # Name and tensor of a file
     "What is wrong with a tensor of a weights file, as the end of a sentence; '' where nothing is"
     if not isinstance(k, str): return f'whose name {k!r} is no text'
-    if v.is_sparse or v.layout != torch.strided or v.is_quantized or v.is_nested or v.device.type != 'cpu': return 'that is not an ordinary dense tensor'
-    if v.dtype not in _dtypes: return f'of type {str(v.dtype).removeprefix("torch.")}, and not of real numbers that can be computed with'
+    if v.layout != torch.strided or v.is_quantized or v.is_nested or v.device.type != 'cpu':
+        return 'that is not an ordinary dense tensor'
+    if v.dtype not in _dtypes: return f"of type {str(v.dtype).removeprefix('torch.')}, with which no network here computes"
     if v.numel()*v.element_size() > v.untyped_storage().nbytes(): return 'that is larger than what the file holds of it'
     if not v.numel() or not v.is_floating_point(): return ''
     low,high = v.aminmax()
@@ -159,7 +164,7 @@ def _opened(path) -> tuple: # (name -> tensor, what is to be said of the file)
             warnings.simplefilter('ignore') # about old pickles: what can be read is read, the rest is refused below
             if path.suffix == '.safetensors': sd = load(path.read_bytes()) # `load_file` takes no name that is not UTF-8
             elif _compressed(path):
-                raise BadInput(f"{path.name} is compressed, and may be large when unpacked: unpack it, or ask for another")
+                raise BadInput(f"{path.name} is compressed and may be large: unpack it, or ask for another")
             else: sd = _torch_load(path)
     except BadInput: raise
     except Exception as e: # torch and safetensors raise a dozen kinds here, UnpicklingError to RuntimeError
@@ -173,7 +178,8 @@ def _opened(path) -> tuple: # (name -> tensor, what is to be said of the file)
     if not isinstance(sd, dict) or not sd or not all(isinstance(v, torch.Tensor) for v in sd.values()):
         raise BadInput(f"{path.name} is not a dictionary of tensors: save it with torch.save(model.state_dict(), path)")
     for k,v in sd.items():
-        if what := _odd(k, v): raise BadInput(f"{path.name} holds a tensor {what} ({k!r}): it is damaged, or of another kind")
+        if what := _odd(k, v):
+            raise BadInput(f"{path.name} holds a tensor {what} ({k!r}): it is damaged, or of another kind")
     return sd,[f'{path.name} {o}' for o in said]
 
 # %% ../nbs/core/03_backbones.ipynb #069b575a

@@ -59,7 +59,8 @@ def lesson_name(lesson:str|int # Name of its page, or its number
 def user_path(path:str|Path # As somebody typed it, perhaps with `~`
              ) -> Path: # Raises `BadInput` for `~nobody` and for nothing
     "`path` with the home folder put in for `~`."
-    if isinstance(path, str) and not path.strip(): raise BadInput("a file or folder is asked for, and its name is empty: name one")
+    if isinstance(path, str) and not path.strip():
+        raise BadInput("a file or folder is asked for, and its name is empty: name one")
     try: return Path(path).expanduser()
     except RuntimeError: raise BadInput(f"{path}: there is no such user here; write the folder out") from None
 
@@ -288,10 +289,11 @@ def pick_device(name:str='auto' # 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'
     if d.type == 'cuda' and not torch.cuda.is_available(): raise BadInput("no CUDA device here: use --device auto or cpu")
     if d.type == 'mps' and not torch.backends.mps.is_available(): raise BadInput("no MPS device here: use --device auto or cpu")
     if d.type == 'cuda' and (n := torch.cuda.device_count()) <= (d.index or 0):
-        raise BadInput(f"no device {name!r} here, CUDA devices are counted from 0 and there {'is 1' if n == 1 else f'are {n}'}: use --device cuda")
+        there = 'is 1' if n == 1 else f'are {n}'
+        raise BadInput(f"no device {name!r} here, CUDA devices count from 0 and there {there}: use --device cuda")
     # A small tensor there and back; on CUDA not even that, for it would forbid this process to fork
     try: d.type == 'cuda' or torch.zeros(1, device=d).cpu().item()
-    except Exception: raise BadInput(f"no device {name!r} here that can be computed on: use --device auto or cpu") from None
+    except Exception: raise BadInput(f"no device {name!r} here to compute on: use --device auto or cpu") from None
     return d
 
 # %% ../nbs/core/00_base.ipynb #f63d72e0

@@ -26,7 +26,8 @@ class _Shown:
     def write(self, s):
         s = self._odd.sub(lambda m: repr(m[0])[1:-1], s)
         try: return self._to.write(s)
-        except UnicodeEncodeError: return self._to.write(s.encode(self._to.encoding, 'backslashreplace').decode(self._to.encoding))
+        except UnicodeEncodeError: code = self._to.encoding
+        return self._to.write(s.encode(code, 'backslashreplace').decode(code))
     def __getattr__(self, k): return getattr(self._to, k)
 
 def _err(s): print(f'tlcourse: {_plain(s)}', file=sys.stderr, flush=True)
@@ -37,7 +38,8 @@ def _showing():
     old = sys.stdout, sys.stderr
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: _err(message)
-        sys.stdout, sys.stderr = _Shown(old[0], '|\r'), _Shown(old[1]) # Bars go back to the begin of their line, on stderr
+        # On stderr bars go back to the begin of their line
+        sys.stdout, sys.stderr = _Shown(old[0], '|\r'), _Shown(old[1])
         try: yield
         finally: sys.stdout, sys.stderr = old
 

@@ -311,41 +311,53 @@ def _a_size(k): return k == 'all' or _count(k) and k > 0
 def _each(good): return lambda xs: isinstance(xs, list) and all(map(good, xs))
 def _under_names(good): return lambda d: isinstance(d, dict) and all(map(good, d.values())) # JSON's keys are text
 
-_asked = dict(target=_text, backbone=_text, weights=_text, tune=_text, pixel_hash=_text, device=_text, strategies=_each(_text), shots=_each(_a_size))
-_asked_too = dict(V=_maybe, steps=_maybe, seeds=_count, bs=_count, size=_count, code=_count, looks=_each(_count), augment=_each(_text), head=_text, precision=_text,
-                  shifts=_under_names(lambda h: h is None or _text(h)))
+def _a_shift(h): return h is None or _text(h)
+
+_asked = dict(target=_text, backbone=_text, weights=_text, tune=_text, pixel_hash=_text, device=_text,
+              strategies=_each(_text), shots=_each(_a_size))
+_asked_too = dict(V=_maybe, steps=_maybe, seeds=_count, bs=_count, size=_count, code=_count, looks=_each(_count),
+                  augment=_each(_text), head=_text, precision=_text, shifts=_under_names(_a_shift))
+
+def _good_spec(o): return _text(o['pixel_hash']) and _maybe(o.get('steps')) and _under_names(_a_shift)(o.get('shifts', {}))
 
 def _good_specs(x):
     s,k,specs = x
-    return (_text(s) and _a_size(k) and len(specs) > 0 and
-            all(_text(o['pixel_hash']) and _maybe(o.get('steps')) and _under_names(lambda h: h is None or _text(h))(o.get('shifts', {})) for o in specs))
+    return _text(s) and _a_size(k) and len(specs) > 0 and all(map(_good_spec, specs))
 
 def _good_rate(r):
     tried = _each(lambda t: len(t) in (2, 3) and all(x is None or _number(x) for x in t))
-    return (_text(r['strategy']) and _a_size(r['shots']) and _number(r.get('rate', r.get('lr'))) and r.get('knob', 'lr') in ('lr', 'wd')
-            and r['edge'] in (-1, 0, 1) and tried(r['tried']) and (r.get('at') is None or _a_size(r['at'])))
+    return (_text(r['strategy']) and _a_size(r['shots']) and _number(r.get('rate', r.get('lr')))
+            and r.get('knob', 'lr') in ('lr', 'wd') and r['edge'] in (-1, 0, 1) and tried(r['tried']) and (r.get('at') is None or _a_size(r['at'])))
 
 def _good_missing(x): return _text(x['strategy']) and _a_size(x['shots']) and _number(x['minutes'])
 
+def _good_parts(x): return x is None or _under_names(lambda p: len(p) == 3 and all(map(_count, p)))(x)
+
 _found = dict(cells=_each(_good_specs), rates=_each(_good_rate), notes=_each(_text), versions=_under_names(_text))
-_found_too = dict(beside=_each(_text), missing=_each(_good_missing), stage=_count, stages=_count, clock=_under_names(_each(_number)), intake=lambda x: isinstance(x, dict),
-                  parts=lambda x: x is None or _under_names(lambda p: len(p) == 3 and all(map(_count, p)))(x))
+_found_too = dict(beside=_each(_text), missing=_each(_good_missing), stage=_count, stages=_count,
+                  clock=_under_names(_each(_number)), intake=lambda x: isinstance(x, dict), parts=_good_parts)
 
 # %% ../nbs/tools/01_comparison.ipynb #f4good02
 def _no_study(records):
-    return BadInput(f"the study in {records.path} is damaged, or not one that tlcourse wrote: run the same tlcourse compare again, or take another file")
+    return BadInput(f"the study in {records.path} is damaged, or not one that tlcourse wrote: run the same tlcourse compare "
+                    "again, or take another file")
 
 def _good_study(what, res):
     "Is this what `compare` writes?"
     try:
-        return (all(good(d[k]) for d,fs in ((what, _asked), (res, _found)) for k,good in fs.items())
-                and all(good(d[k]) for d,fs in ((what, _asked_too), (res, _found_too)) for k,good in fs.items() if k in d))
+        # A study made in stages has them all
+        if what.get('code', 0) >= 4 and not (res['parts'] and 0 < res['stage'] <= res['stages']): return False
+        if what.get('code', 0) >= 4 and not {'beside', 'missing'} <= res.keys(): return False
+        needed, too = [(what, _asked), (res, _found)], [(what, _asked_too), (res, _found_too)]
+        return (all(good(d[k]) for d,fs in needed for k,good in fs.items())
+                and all(good(d[k]) for d,fs in too for k,good in fs.items() if k in d))
     except (KeyError, TypeError, ValueError, AttributeError): return False
 
 def _good_run(r, pred, y, n): # Result of a run, name of the predictions, labels, number of classes
     if r is None or y is None or not _number(r.get('seconds')) or not _number(r.get('train_acc', 0)): return False
     names = [pred] + ['prob']*('prob' in r)
-    if not all(isinstance(r.get(k), np.ndarray) and r[k].shape == y.shape and r[k].dtype.kind in 'iuf' for k in names): return False
+    arrays = [r.get(k) for k in names]
+    if not all(isinstance(a, np.ndarray) and a.shape == y.shape and a.dtype.kind in 'iuf' for a in arrays): return False
     return y.size > 0 and all(o.min() >= 0 and o.max() < n for o in (y, r[pred]))
 
 # %% ../nbs/tools/01_comparison.ipynb #dc0b9dc3
@@ -387,7 +399,7 @@ class Comparison:
         self.cells = [cell for cell,_ in read.values()]
         self.correct = {c: correct for c,(_,correct) in read.items()}
         try: self._stages(what, res)
-        except (KeyError, IndexError) as e: raise _no_study(records) from e # Its parts do not go together
+        except (KeyError, IndexError, TypeError, ArithmeticError) as e: raise _no_study(records) from e # Its parts do not go together
         runs = sum(map(len, self.specs.values()))
         self.settings = {**{k: v for k,v in what.items() if k not in ('kind', 'code')}, 'classes': len(self.classes), 'openings': runs}
     def shifted(self,

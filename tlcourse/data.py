@@ -751,7 +751,7 @@ def _decode(key, rows, root, hashes, classes, how, progress, memory=False):
 
 # %% ../nbs/core/02_data.ipynb #5e1a0c05
 def _told(found, rows, root, notes, how):
-    "What the card of the pixels says, in words of `rows`: the report, the rows that are in, their parts and the pixels' hash"
+    "What the card of the pixels says, in words of `rows`: report, the rows that are in, their parts, the pixels' hash"
     def rel(i): return _rel(rows[i].path, root)
     rep = Intake(notes + found['notes'], [(rel(i), why) for i,why in found['skipped']],
                  [(rel(i), p, rel(j), q, kind) for i,p,j,q,kind in found['copies']], found['dropped'],

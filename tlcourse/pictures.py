@@ -29,7 +29,7 @@ class Unreadable(BadInput):
 
 # %% ../nbs/core/01_pictures.ipynb #f14bnd01
 def _webp_size(h): # The first 30 bytes of a file
-    "Width and height that a WebP file promises, (0, 0) of any other: Pillow makes room for them before it says how many they are"
+    "Width and height that a WebP promises, else (0, 0): Pillow makes room for them before it says how many they are"
     def bits(i, n): return int.from_bytes(h[i:i+n], 'little')
     kind = h[12:16] if h[:4] == b'RIFF' and h[8:12] == b'WEBP' else b''
     if kind == b'VP8X': return bits(24, 3) + 1,bits(27, 3) + 1
@@ -41,7 +41,8 @@ def _check_scans(src, im):
     "A progressive JPEG is decoded whole for each of its scans. Encoders make ten or so; a file may hold thousands"
     if im.format not in ('JPEG', 'MPO') or not im.info.get('progressive'): return
     n = (src.getvalue() if isinstance(src, io.BytesIO) else Path(src).read_bytes()).count(b'\xff\xda')
-    if n > 32 and n*im.width*im.height > 5e8: raise Unreadable(f'a JPEG of {n:,} scans, which would take very long: save it anew')
+    if n > 32 and n*im.width*im.height > 5e8:
+        raise Unreadable(f'a JPEG of {n:,} scans, which would take very long: save it anew')
 
 # %% ../nbs/core/01_pictures.ipynb #da93472b
 def _bands_of(src):
@@ -61,7 +62,8 @@ def _open(src, draft=None):
     Image.init()
     try:
         if isinstance(src, (str, Path)): check_regular(src)
-        with (io.BytesIO(src.getvalue()) if isinstance(src, io.BytesIO) else open(src, 'rb')) as f: w,h = _webp_size(f.read(30))
+        with (io.BytesIO(src.getvalue()) if isinstance(src, io.BytesIO) else open(src, 'rb')) as f: head = f.read(30)
+        w,h = _webp_size(head)
         if w*h > _max_px: raise Unreadable(f'over {_max_px//10**6} megapixels ({w} x {h})')
         im = Image.open(src, formats=[o for o in _formats if o in Image.OPEN])
     except Unreadable: raise

@@ -95,7 +95,7 @@ _most = 2**26 # Bytes of one array: a few kilobytes of zlib can promise a gigaby
 
 def _blob(a, name): # dtype, shape, bytes: little-endian, C order
     a = np.asarray(a)
-    if a.nbytes > _most: raise BadInput(f"{name!r} takes {a.nbytes:,} bytes: one array of a result has {_most:,} at most")
+    if a.nbytes > _most: raise BadInput(f"{name!r} has {a.nbytes:,} bytes: an array of a result has {_most:,} at most")
     a = np.ascontiguousarray(a, dtype=a.dtype.newbyteorder('<')).reshape(a.shape)
     raw = a.tobytes()
     small = zlib.compress(raw, 9)
@@ -111,7 +111,8 @@ def _array(dtype, shape, data):
         if dtype.hasobject or any(type(o) is not int or o < 0 for o in shape) or n > _most: raise _Wrong('an odd array')
         if how: data = zlib.decompressobj().decompress(data, n + 1) # No further than it may go
         return np.frombuffer(data, dtype=dtype).reshape(shape).copy()
-    except (TypeError, ValueError, AttributeError, RecursionError, zlib.error): raise _Wrong('an array is damaged') from None
+    except (TypeError, ValueError, AttributeError, SyntaxError, OverflowError, RecursionError, zlib.error):
+        raise _Wrong('an array is damaged') from None
 
 # %% ../nbs/core/06_records.ipynb #f3seal01
 def _hash_of(*parts): # Text, bytes, numbers; in this order
@@ -212,7 +213,9 @@ def _cut_short(path):
     page = int.from_bytes(h[16:18], 'big') # https://www.sqlite.org/fileformat.html: 1 stands for 65,536
     return size < int.from_bytes(h[28:32], 'big') * (65536 if page == 1 else page)
 
-def _layout(c): return {(kind, name, ' '.join((sql or '').split()).lower()) for kind,name,sql in c.execute('select type, name, sql from sqlite_master')}
+def _layout(c):
+    rows = c.execute('select type, name, sql from sqlite_master')
+    return {(kind, name, ' '.join((sql or '').split()).lower()) for kind,name,sql in rows}
 
 def _tables(version):
     "What `sqlite_master` says of a file of this format"
@@ -222,16 +225,18 @@ def _tables(version):
     finally: c.close()
 
 @patch
-def _versions(self:Records, c): return tuple(c.execute(f'pragma {o}').fetchone()[0] for o in ('application_id', 'user_version'))
+def _versions(self:Records, c):
+    return tuple(c.execute(f'pragma {o}').fetchone()[0] for o in ('application_id', 'user_version'))
 
 @patch
 def _header(self:Records, c):
-    "What is wrong with the tables, '' for a new file or a sound one; a trigger or a view could run for ever, so this comes first"
+    "What is wrong with the tables, '' for a new file or a sound one; before all else, for a trigger may run for ever"
     (app, ver), there = self._versions(c), _layout(c)
     if not there: return ''
     fits = [v for v in range(1, _format + 1) if there == _tables(v)]
     if not fits and app != _app: raise BadInput(f"{self.path} is a database of another program: use another file")
-    if not fits and ver > _format: raise BadInput(f"{self.path} was written by a newer tlcourse: upgrade, or use another file")
+    if not fits and ver > _format:
+        raise BadInput(f"{self.path} was written by a newer tlcourse: upgrade, or use another file")
     if not fits: return 'it has other tables than tlcourse makes'
     self._format = ver
     return '' if app == _app and ver in fits else 'its header was changed'
@@ -246,7 +251,8 @@ def _why_damaged(self:Records): # '' where the file is sound
             res = c.execute('pragma integrity_check(1)').fetchone()[0]
         finally: c.close()
     except sqlite3.DatabaseError as e:
-        if any(o in str(e) for o in ('malformed', 'not a database', 'unsupported file format', 'logic error')): return str(e)
+        said = 'malformed', 'not a database', 'unsupported file format', 'logic error'
+        if any(o in str(e) for o in said): return str(e)
         raise
     return '' if res == 'ok' else ' '.join(res.split())
 
@@ -333,8 +339,10 @@ def _prepare(self:Records):
             except sqlite3.OperationalError as e:
                 if 'locked' not in str(e) or time.monotonic() > end: raise
                 time.sleep(.05)
-        if aside: self._tell(f"{self.path} is damaged ({why}): it is kept as {aside.name}, and a fresh one is begun with "
-                             f"the {self._carry_over(aside):,} runs that are whole")
+        if aside:
+            n = self._carry_over(aside)
+            self._tell(f"{self.path} is damaged ({why}): it is kept as {aside.name}, and a fresh one is begun with the "
+                       f"{n:,} runs that are whole")
         else: self._check_rows()
     except (sqlite3.Error, OSError) as e:
         self.close()
@@ -374,14 +382,16 @@ def _check_readonly(self:Records):
     try: why = self._why_damaged()
     except (sqlite3.Error, OSError) as e: raise self._said(e) or e
     if why: raise BadInput(f"{self.path} is damaged ({why}): get it again from where it came")
-    if self._versions(self._con)[0] != _app: raise BadInput(f"{self.path} is a database of another program: use another file")
+    if self._versions(self._con)[0] != _app:
+        raise BadInput(f"{self.path} is a database of another program: use another file")
 
 # %% ../nbs/core/06_records.ipynb #f3read01
 def _belongings(c, key): # Arrays of a run, and did it open the test set?
     arrays = c.execute('select name, dtype, shape, data from arrays where key=? order by name', (key,)).fetchall()
     return arrays, c.execute('select 1 from openings where key=?', (key,)).fetchone() is not None
 
-def _keyed(key, spec): return isinstance(spec, str) and hashlib.sha256(spec.encode('utf-8', 'surrogatepass')).hexdigest() == key
+def _keyed(key, spec): # Is the key the hash of this text?
+    return isinstance(spec, str) and sha256(spec.encode('utf-8', 'surrogatepass')) == key
 
 def _give_hashes(c):
     "From format 1 to 2; a row that can be seen to be damaged gets no hash"
@@ -433,8 +443,11 @@ def _check_rows(self:Records):
         labels = c.execute('select pixel_hash, dtype, shape, data, info, hash from labels').fetchall()
     bad_labels = [o[0] for o in labels if o[5] != _hash_of(*o[:5])]
     self._bad.update(bad + bad_labels)
-    if bad: self._tell(f"{len(bad):,} of {len(every):,} runs in {self.path} are damaged and count as absent: each is run again when it is asked for")
-    if bad_labels: self._tell(f"{len(bad_labels):,} of {len(labels):,} sets of labels in {self.path} are damaged and count as absent")
+    if bad_labels:
+        self._tell(f"{len(bad_labels):,} of {len(labels):,} sets of labels in {self.path} are damaged and count as absent")
+    if bad:
+        self._tell(f"{len(bad):,} of {len(every):,} runs in {self.path} are damaged and count as absent: each is run again "
+                   "when it is asked for")
 
 # %% ../nbs/core/06_records.ipynb #3dee8a84
 def _split(result): # Arrays apart from what JSON can hold
@@ -470,7 +483,7 @@ def add(self:Records,
     with self._writing() as c:
         new = again or self._row(c, key) is None
         if new:
-            # What was there is replaced where that was asked for, or where it is damaged; that the test set was opened stays true
+            # What was there is replaced where that was asked for, or damaged; that the test set was opened stays true
             opened = opened or _belongings(c, key)[1]
             for t in 'runs', 'arrays': c.execute(f'delete from {t} where key=?', (key,))
             row = key, text, rest, _now()
@@ -486,8 +499,8 @@ def add(self:Records,
 def _labels_row(self:Records, c, pixel_hash):
     "(labels, info) of a target, or None: there are none, or they are damaged"
     hashed = self._format > 1
-    row = c.execute(f"select pixel_hash, dtype, shape, data, info, {'hash' if hashed else 'null'} from labels where pixel_hash=?",
-                    (pixel_hash,)).fetchone()
+    columns = f"pixel_hash, dtype, shape, data, info, {'hash' if hashed else 'null'}"
+    row = c.execute(f'select {columns} from labels where pixel_hash=?', (pixel_hash,)).fetchone()
     if row is None: return None
     try:
         if hashed and row[5] != _hash_of(*row[:5]): raise _Wrong('its hash does not fit')
@@ -663,7 +676,7 @@ def export(self:Records,
 # %% ../nbs/core/06_records.ipynb #fa9353d4
 def lesson_records(lesson:str|int # Name of its page, such as 'freezing', or its number
                   ) -> Records: # Read only
-    "The stored grid of a lesson, as it ships with the package; raises `BadInput` where there is none, or it is damaged."
+    "The stored grid of a lesson, as it ships with the package; `BadInput` where there is none, or it is damaged."
     p = package_assets()/f'{lesson_name(lesson)}.db'
     if not p.is_file(): raise BadInput(f"lesson {lesson_number(lesson)}, {p.stem}, has no stored grid")
     r = Records(p, readonly=True)

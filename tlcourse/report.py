@@ -442,7 +442,6 @@ _page = '''<!doctype html>
 <head>
 <meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>{title}</title>
@@ -490,7 +489,7 @@ def report_html(comparison # What `compare` measured
     "The report as one HTML text."
     c = comparison
     try: parts = _sections(c)
-    except (KeyError, IndexError) as e: raise _no_study(c.records) from e # Predictions of a class that there is not, say
+    except (KeyError, IndexError) as e: raise _no_study(c.records) from e # Its parts do not fit
     title = f"{c.name}: which transfer strategy, with {c.backbone}?"
     return _filled(title, _sub(c), c.recommend(), parts) + f'<!-- {_mark(c)} -->\n'
 
