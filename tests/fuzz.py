@@ -1,6 +1,6 @@
 """Inputs at random, from a fixed seed, for what reads what others have written.
 
-Each kind is a function of a random number generator that makes one input and hands it over. Allowed is a result, or `BadInput` in one line;
+Each kind is a function of a random number generator that makes one input and hands it over. Allowed is a result, or `BadInput`;
 anything else is a fault, and so are five seconds. `tests/test_faults.py` runs a few; by hand, for 200,000 of them:
 
     TLCOURSE_FUZZ=200000 python -m pytest tests/test_faults.py -m slow -n0 -s -k fuzz
@@ -34,7 +34,7 @@ def mutated(r, data):
         if how < 3 and data: data[min(i, len(data)-1)] ^= 1 << r.randrange(8)
         elif how == 3: del data[i:min(j, i + r.choice([1, 4, 10**6]))]
         elif how == 4: data[i:i] = data[i:min(j, i + 64)]
-        else: data[i:i+4] = r.choice([b'\0\0\0\0', b'\xff\xff\xff\xff', b'\x7f\xff\xff\xff', os.urandom(0) + bytes(r.randrange(256) for _ in range(4))])
+        else: data[i:i+4] = r.choice([b'\0\0\0\0', b'\xff\xff\xff\xff', b'\x7f\xff\xff\xff', bytes(r.randrange(256) for _ in range(4))])
     return bytes(data)
 
 def changed(r, x):
@@ -129,11 +129,10 @@ def weights(d):
     return one
 
 def model_cards(d):
-    from tlcourse.model import _check, _read_card
-    card = dict(kind='tlcourse model', version=2, classes=['a', 'b'], fit='crop', range=[0, 255], size=32, backbone='glyphnet', head='pool-flatten-linear', statistics=dict(mean=[.5]*3, std=[.25]*3),
+    from tlcourse.model import VERSION, _check, _read_card
+    card = dict(kind='tlcourse model', version=VERSION, classes=['a', 'b'], fit='crop', range=[0, 255], size=32, backbone='glyphnet', head='pool-flatten-linear', statistics=dict(mean=[.5]*3, std=[.25]*3),
                 weights=dict(file='model.safetensors', sha256='0'*64), accuracy=None, notes=[], versions={})
     (d/'card.json').write_text(json.dumps({**card, 'check': _check(card)}))
-    from tlcourse.model import _read_card
     _read_card(d)
     def one(r):
         new = changed(r, card)
@@ -207,6 +206,7 @@ def command_lines(d):
             try: code = cli.main(a)
             except SystemExit as e: code = e.code
         assert code in (0, 1, 2), (a, code)
+        assert all(l.startswith(('tlcourse', 'usage:', ' ')) for l in err.getvalue().splitlines()), (a, err.getvalue())
         assert not set('\x1b\x9b\udcff') & set(out.getvalue()), (a, out.getvalue())
     return one
 
@@ -235,9 +235,7 @@ def run(kind, n, folder, seed=0):
             r, t0 = random.Random(f'{kind.__name__} {seed} {i}'), time.perf_counter()
             try:
                 with at_most(5): one(r)
-            except BadInput as e:
-                refused += 1
-                assert '\n' not in str(e).replace('\\n', '') or any('\n' in o for o in ODD), f'{kind.__name__} {i}: {e}'
+            except BadInput: refused += 1
             except Exception as e: raise AssertionError(f'{kind.__name__} {seed} {i}: {type(e).__name__}: {e}') from e
             slowest = max(slowest, time.perf_counter() - t0)
     return refused, slowest

@@ -13,7 +13,7 @@ from tlcourse.base import BadInput, package_assets
 from tlcourse.records import Records, lesson_records, spec_hash
 
 unix = pytest.mark.skipif(os.name != 'posix', reason='Windows has no such files, limits or signals')
-FEW, MANY = 25, int(os.environ.get('TLCOURSE_FLIPS', 300))
+FEW, MANY = 12, int(os.environ.get('TLCOURSE_FLIPS', 300))
 
 def counts(few=FEW):
     "A short run, and the long one behind its marker"
@@ -387,7 +387,7 @@ def test_names_of_a_stranger(staged, tmp_path):
     assert text.count('&lt;script&gt;') > 20 and "default-src 'none'" in text and repr(c)
 
 @pytest.mark.parametrize('how', CHANGES)
-@pytest.mark.parametrize('n', [12, pytest.param(10**6, marks=pytest.mark.slow)])
+@pytest.mark.parametrize('n', [6, pytest.param(10**6, marks=pytest.mark.slow)])
 def test_every_field_of_a_stranger(how, n, tmp_path, fast, quiet):
     "Each field of a study, and of a run, by something else under a right hash: a page without a script, or one sentence"
     from tlcourse.comparison import Comparison
@@ -629,6 +629,7 @@ def test_a_bomb_of_weights(tmp_path):
 # --- F9, F10: places
 
 @unix
+@pytest.mark.slow
 def test_full_disk_under_pretrain(interrupted, tmp_path):
     "Under the checkpoint, and under the finished weights: one sentence, and the checkpoint before goes on"
     shutil.copy(interrupted/'glyphnet.checkpoint', tmp_path)
@@ -652,6 +653,7 @@ for a in (['compare', 'digits', '--weights', 'w.pth', '--device', 'cpu'], ['scor
           ['pretrain', '--out', '.'], ['look', 'p'], ['compare', 'p'], ['compare', 'digits', '--out', 'c'], ['lessons', '--json', 'c/a.json']): print('exit code', cli.main(a), flush=True)"""
 
 @unix
+@pytest.mark.slow
 def test_places_that_cannot_be_read(monkeypatch):
     "Weights, a score card, a model, a store, a checkpoint, pictures, a folder to write into: one sentence each"
     import tempfile
@@ -814,7 +816,7 @@ def test_pictures_that_would_take_for_ever(tmp_path):
 
 import fuzz
 
-@pytest.mark.parametrize('n', [600, pytest.param(int(os.environ.get('TLCOURSE_FUZZ', 20_000)), marks=pytest.mark.slow)])
+@pytest.mark.parametrize('n', [400, pytest.param(int(os.environ.get('TLCOURSE_FUZZ', 20_000)), marks=pytest.mark.slow)])
 @pytest.mark.parametrize('kind', fuzz.KINDS, ids=lambda f: f.__name__)
 def test_fuzz(kind, n, tmp_path, monkeypatch):
     "No traceback, nothing that takes five seconds, nothing written but in its folder"

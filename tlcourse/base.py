@@ -61,6 +61,7 @@ def user_path(path:str|Path # As somebody typed it, perhaps with `~`
     "`path` with the home folder put in for `~`."
     if isinstance(path, str) and not path.strip():
         raise BadInput("a file or folder is asked for, and its name is empty: name one")
+    if '\0' in str(path): raise BadInput(f"{str(path)!r} holds a zero byte, which no name can: write it again")
     try: return Path(path).expanduser()
     except RuntimeError: raise BadInput(f"{path}: there is no such user here; write the folder out") from None
 
