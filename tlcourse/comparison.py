@@ -314,8 +314,8 @@ def _under_names(good): return lambda d: isinstance(d, dict) and all(map(good, d
 def _a_shift(h): return h is None or _text(h)
 
 _asked = dict(target=_text, backbone=_text, weights=_text, tune=_text, pixel_hash=_text, device=_text,
-              strategies=_each(_text), shots=_each(_a_size))
-_asked_too = dict(V=_maybe, steps=_maybe, seeds=_count, bs=_count, size=_count, code=_count, looks=_each(_count),
+              strategies=_each(_text), shots=_each(_a_size), V=_maybe, steps=_maybe, seeds=_count)
+_asked_too = dict(bs=_count, size=_count, code=_count, looks=_each(_count),
                   augment=_each(_text), head=_text, precision=_text, shifts=_under_names(_a_shift))
 
 def _good_spec(o): return _text(o['pixel_hash']) and _maybe(o.get('steps')) and _under_names(_a_shift)(o.get('shifts', {}))
@@ -348,6 +348,7 @@ def _good_study(what, res):
         # A study made in stages has them all
         if what.get('code', 0) >= 4 and not (res['parts'] and 0 < res['stage'] <= res['stages']): return False
         if what.get('code', 0) >= 4 and not {'beside', 'missing'} <= res.keys(): return False
+        if what.get('code', 0) < 4 and what['steps'] is None: return False
         needed, too = [(what, _asked), (res, _found)], [(what, _asked_too), (res, _found_too)]
         return (all(good(d[k]) for d,fs in needed for k,good in fs.items())
                 and all(good(d[k]) for d,fs in too for k,good in fs.items() if k in d))

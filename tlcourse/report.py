@@ -485,13 +485,12 @@ def _filled(title, sub, answer, parts): # parts: id to (heading, HTML)
     return _page.format(title=_esc(title), css=_css, sub=_esc(sub), answer=_esc(answer), nav=nav, body=body)
 
 def report_html(comparison # What `compare` measured
-               ) -> str:
+               ) -> str: # Raises `BadInput` for a study whose parts do not fit together
     "The report as one HTML text."
     c = comparison
-    try: parts = _sections(c)
-    except (KeyError, IndexError) as e: raise _no_study(c.records) from e # Its parts do not fit
     title = f"{c.name}: which transfer strategy, with {c.backbone}?"
-    return _filled(title, _sub(c), c.recommend(), parts) + f'<!-- {_mark(c)} -->\n'
+    try: return _filled(title, _sub(c), c.recommend(), _sections(c)) + f'<!-- {_mark(c)} -->\n'
+    except (KeyError, IndexError, TypeError) as e: raise _no_study(c.records) from e
 
 # %% ../nbs/tools/02_report.ipynb #bbd59450
 def write_report(comparison, # What `compare` measured
