@@ -206,7 +206,8 @@ def command_lines(d):
             try: code = cli.main(a)
             except SystemExit as e: code = e.code
         assert code in (0, 1, 2), (a, code)
-        assert all(l.startswith(('tlcourse', 'usage:', ' ')) for l in err.getvalue().splitlines()), (a, err.getvalue())
+        if not any('\n' in o for o in a): # argparse quotes its own arguments as they are
+            assert all(l.startswith(('tlcourse', 'usage:', ' ')) for l in err.getvalue().splitlines()), (a, err.getvalue())
         assert not set('\x1b\x9b\udcff') & set(out.getvalue()), (a, out.getvalue())
     return one
 
