@@ -189,7 +189,8 @@ def test_nothing_is_unpickled(made, tmp_path):
 def test_only_a_model_is_replaced(made, tmp_path):
     d, t, learn, m = made
     old, card, write = spoiled(made, tmp_path/'m')
-    write({**card, 'notes': ['the old one']})
+    card['notes'] = ['the old one']
+    write({**card, 'check': _check(card)})
     save(learn, old)
     assert 'the old one' not in load(old).card['notes'] and [p.name for p in tmp_path.iterdir()] == ['m']
     (tmp_path/'mine').mkdir()
@@ -210,7 +211,8 @@ def test_whole_or_not_at_all(when, made, tmp_path, monkeypatch):
     "An error at any moment leaves the older model where it was, and nothing beside it"
     import tlcourse.model as m
     learn, (old, card, write) = made[2], spoiled(made, tmp_path/'m')
-    write({**card, 'notes': ['the old one']})
+    card['notes'] = ['the old one']
+    write({**card, 'check': _check(card)})
     def fail(*args): raise OSError(28, 'No space left on device')
     real = os.replace
     if when == 'replace': monkeypatch.setattr(m.os, 'replace', lambda a, b: fail() if '.new-' in str(a) else real(a, b))

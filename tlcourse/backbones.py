@@ -26,10 +26,10 @@ from fastai.data.load import _FakeLoader
 from fastai.vision.all import (Callback, CrossEntropyLossFlat, L, Learner, Normalize, accuracy, get_c, params,
                                vision_learner)
 from fastai.vision.learner import model_meta
-from safetensors.torch import load_file
+from safetensors.torch import load
 from timm.layers import resample_abs_pos_embed
 from torch import nn
-from .base import BadInput, html_block, html_table, package_assets, sha256, unknown
+from .base import BadInput, html_block, html_table, package_assets, sha256, unknown, user_path
 
 # %% ../nbs/core/03_backbones.ipynb #0eb52f51
 def _n_params(m): return sum(p.numel() for p in m.parameters())
@@ -85,7 +85,8 @@ _ignored = {'fastcore.foundation.L', 'numpy.dtype', 'numpy.core.multiarray.scala
 
 def _torch_load(path):
     kinds = [(type('_Ignored', (_Ignored,), {}), name) for name in sorted(_ignored)]
-    with torch.serialization.safe_globals(kinds): return torch.load(path, map_location='cpu', weights_only=True)
+    with torch.serialization.safe_globals(kinds), open(path, 'rb') as f:
+        return torch.load(f, map_location='cpu', weights_only=True)
 
 # %% ../nbs/core/03_backbones.ipynb #wrap0002
 _wrappers = 'state_dict', 'model', 'model_state_dict', 'model_state', 'network', 'net', 'weights', 'module'
@@ -107,8 +108,10 @@ _plain = {'torch', 'torch._utils', 'torch.storage', 'torch.serialization', 'coll
 
 def _foreign(path):
     "The first thing that a pickle would import beyond what tensors need, else None; read, not run."
-    z = zipfile.ZipFile(path) if zipfile.is_zipfile(path) else None
-    files = [z.open(n) for n in z.namelist() if n.endswith('data.pkl')] if z else [open(path, 'rb')]
+    try:
+        z = zipfile.ZipFile(path) if zipfile.is_zipfile(path) else None
+        files = [z.open(n) for n in z.namelist() if n.endswith('data.pkl')] if z else [open(path, 'rb')]
+    except Exception: return None # A damaged list of contents
     for f in files:
         strings = []
         try:
@@ -121,21 +124,49 @@ def _foreign(path):
         except Exception: pass # the end of the file, or of what is a pickle
         finally: f.close()
 
+def _compressed(src): # A path, or an open file
+    "Is this a zip file that unpacks to more than it is? torch stores what it writes as it is."
+    try:
+        if not zipfile.is_zipfile(src): return False
+        return any(i.compress_type or i.file_size > i.compress_size for i in zipfile.ZipFile(src).infolist())
+    except Exception: return False # A damaged list of contents: torch says so
+
 def _no_file(f): return BadInput(f"no weights file {str(f)!r}: give the path of a .pth or .safetensors file")
 
+# %% ../nbs/core/03_backbones.ipynb #f8odd001
+_dtypes = {torch.float16, torch.bfloat16, torch.float32, torch.float64,
+           torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool}
+
+def _odd(k, v): # Name and tensor of a file
+    "What is wrong with a tensor of a weights file, as the end of a sentence; '' where nothing is"
+    if not isinstance(k, str): return f'whose name {k!r} is no text'
+    if v.layout != torch.strided or v.is_quantized or v.is_nested or v.device.type != 'cpu':
+        return 'that is not an ordinary dense tensor'
+    if v.dtype not in _dtypes: return f"of type {str(v.dtype).removeprefix('torch.')}, with which no network here computes"
+    if v.numel()*v.element_size() > v.untyped_storage().nbytes(): return 'that is larger than what the file holds of it'
+    if not v.numel() or not v.is_floating_point(): return ''
+    low,high = v.aminmax()
+    if not (low.isfinite() and high.isfinite()): return 'with numbers that are not finite'
+    if max(-low.item(), high.item()) > torch.finfo(torch.float32).max: return 'with numbers that are too large'
+    return 'with a variance below 0' if k.endswith('running_var') and low < 0 else ''
+
+# %% ../nbs/core/03_backbones.ipynb #f8odd002
 def _read_weights(path): # Name -> tensor
     "The tensors in a `.safetensors` or `.pth` file; never runs code that is stored in it."
     return _opened(path)[0]
 
 def _opened(path) -> tuple: # (name -> tensor, what is to be said of the file)
     "The same, and what is to be said of the file"
-    path = Path(path)
+    path = user_path(path)
     if not path.is_file(): raise _no_file(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore') # about old pickles: what can be read is read, the rest is refused below
-            if path.suffix == '.safetensors': sd = load_file(path)
+            if path.suffix == '.safetensors': sd = load(path.read_bytes()) # `load_file` takes no name that is not UTF-8
+            elif _compressed(path):
+                raise BadInput(f"{path.name} is compressed and may be large: unpack it, or ask for another")
             else: sd = _torch_load(path)
+    except BadInput: raise
     except Exception as e: # torch and safetensors raise a dozen kinds here, UnpicklingError to RuntimeError
         if isinstance(e, (MemoryError, PermissionError)): raise BadInput(f"cannot read {str(path)!r}: {e}") from None
         if path.suffix != '.safetensors' and (what := _foreign(path)):
@@ -146,8 +177,9 @@ def _opened(path) -> tuple: # (name -> tensor, what is to be said of the file)
     sd,said = _unwrapped(sd)
     if not isinstance(sd, dict) or not sd or not all(isinstance(v, torch.Tensor) for v in sd.values()):
         raise BadInput(f"{path.name} is not a dictionary of tensors: save it with torch.save(model.state_dict(), path)")
-    bad = [k for k,v in sd.items() if v.is_floating_point() and not v.isfinite().all()]
-    if bad: raise BadInput(f"{path.name} holds numbers that are not finite (first in {bad[0]!r}): it is damaged")
+    for k,v in sd.items():
+        if what := _odd(k, v):
+            raise BadInput(f"{path.name} holds a tensor {what} ({k!r}): it is damaged, or of another kind")
     return sd,[f'{path.name} {o}' for o in said]
 
 # %% ../nbs/core/03_backbones.ipynb #069b575a
@@ -379,8 +411,10 @@ def _hub_file(url):
 def _sha256(path, mtime, size): return sha256(Path(path))
 def _file_hash(f):
     if not os.path.isfile(f): raise _no_file(f)
-    st = os.stat(f)
-    return _sha256(str(f), st.st_mtime_ns, st.st_size)
+    try:
+        st = os.stat(f)
+        return _sha256(str(f), st.st_mtime_ns, st.st_size)
+    except OSError as e: raise BadInput(f"cannot read {str(f)!r}: {e.strerror}") from None
 
 # %% ../nbs/core/03_backbones.ipynb #e4b74ce8
 def _tv_model(name, w=None, init=True, **kwargs):
@@ -684,14 +718,15 @@ def arch(
     file_hash = None
     versions = [w.name for w in torchvision.models.get_model_weights(name)] if kind == 'torchvision' else []
     if weights is not None and weights != 'random' and str(weights) not in versions:
-        weights = str(Path(weights).absolute())
+        weights = str(user_path(weights).absolute())
         file_hash = _file_hash(weights)
     elif kind == 'torchvision' and weights is None: weights = _tv_weights(name).name
     a = Arch(name, kind, weights and str(weights), file_hash)
     if a not in _archs:
         _archs[a] = a
         model_meta[a] = dict(cut=a.cut, split=a.split, stats=a.stats)
-    return _archs[a]
+    # Files of equal content are one backbone; each still stands for the file that was named
+    return _archs[a] if _archs[a].weights == a.weights else a
 
 # %% ../nbs/core/03_backbones.ipynb #n0tice01
 @lru_cache(maxsize=None)

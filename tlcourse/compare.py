@@ -17,7 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from fastcore.basics import patch
 from .backbones import Arch
-from .base import _s, BadInput, sha256, unknown, versions, writable_folder
+from .base import _s, BadInput, sha256, unknown, user_path, versions, writable_folder
 from .comparison import Comparison, _at, _read_cell, labels, label_sizes, pct
 from .data import SHIFTS, Target, offline_targets
 from .finetune import STRATEGIES
@@ -37,18 +37,19 @@ def _names(names, known, kind):
     if not names: raise BadInput(f"no {kind}: name one of {', '.join(known)}")
     return list(dict.fromkeys(names))
 
-def _whole(x, what, least=1):
+def _whole(x, what, least=1, most=10**7):
     "`x` as a whole number"
-    try: v = int(x)
-    except (TypeError, ValueError): v = None
-    if v is None or v != float(x) or v < least:
-        raise BadInput(f"{what} is {x!r}: it must be a whole number, {least} or more")
+    try: v = int(x) if float(x).is_integer() else None
+    except (TypeError, ValueError, OverflowError): v = None
+    if v is None or v < least: raise BadInput(f"{what} is {x!r}: it must be a whole number, {least} or more")
+    if v > most: raise BadInput(f"{what} is {x!r}: it can be {most:,} at most")
     return v
 
 def _looks(seeds):
     "Numbers of seeds, from the first look at the decision to the last"
     if isinstance(seeds, str): seeds = [s.strip() for s in seeds.split(',') if s.strip()]
-    res = [_whole(n, 'seeds', 3) for n in (seeds if isinstance(seeds, (list, tuple)) else [seeds])]
+    # Those that choose rates count from TUNE_SEED
+    res = [_whole(n, 'seeds', 3, TUNE_SEED) for n in (seeds if isinstance(seeds, (list, tuple)) else [seeds])]
     if not res or res != sorted(set(res)): raise BadInput(f"seeds is {seeds!r}: give one number, or several that grow, as in 5,10,20")
     return res
 
@@ -176,7 +177,7 @@ def _open(self:Study, out):
     if _inside(out, self.target):
         raise BadInput(f"{out} lies inside the pictures' folder and would be read as pictures next time: name another --out")
     self._tmp = tempfile.TemporaryDirectory() if out is None else None # Goes with the study
-    self.records = Records(writable_folder(out or self._tmp.name)/'records.db')
+    self.records = Records(writable_folder(self._tmp.name if out is None else out)/'records.db')
     if self.records.notice: self.note(self.records.notice)
     info = dict(classes=self.target.classes)
     for t in [self.target, *(self.task.shifts[n] for n,h in self.shifts.items() if h)]:
@@ -791,7 +792,7 @@ def default_out(job:Task, # What is compared
                 name=None # The target's name or folder, as it was given
                ) -> Path: # Not made yet
     "Where the command line keeps a study: a folder for each target and backbone, and for each place that pictures lie in."
-    stem, place = job.target.name, _root(job.target) if name is None or isinstance(name, Target) else Path(name).expanduser()
+    stem, place = job.target.name, _root(job.target) if name is None or isinstance(name, Target) else user_path(name)
     # The name itself is in use where it is no path: `target` reads it as the offline target
-    if place is not None and place.is_dir() and job.target.train.paths: stem += f"-{sha256(str(place.resolve()).encode())[:6]}"
+    if place is not None and place.is_dir() and job.target.train.paths: stem += f"-{sha256(os.fsencode(place.resolve()))[:6]}"
     return Path('tlcourse-out')/f'{stem}-{job.arch.name}'

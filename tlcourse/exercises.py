@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from filelock import FileLock
 from itertools import count
 from pathlib import Path
-from .base import LESSONS, BadInput, _esc, lesson_name, lesson_number
+from .base import LESSONS, BadInput, _esc, check_regular, lesson_name, lesson_number
 from .store import write_text
 import numpy as np
 
@@ -75,6 +75,8 @@ def _page(lesson):
 
 def _rows(path):
     "The rows of a score card, each with its lesson's name; `BadInput` where its content is none, `OSError` where it cannot be read"
+    check_regular(path)
+    if os.path.getsize(path) > 2**24: raise BadInput(f"{path} is no score card: it is too large")
     data = Path(path).read_bytes()
     try: rows = json.loads(data.decode('utf-8-sig'))
     except (ValueError, RecursionError): raise BadInput(f"{path} is no score card: it is not readable as JSON") from None

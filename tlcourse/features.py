@@ -351,6 +351,7 @@ def _look(self:_Job):
     got, notes, todo = {}, {}, {}
     for i,k in keys.items():
         x, card, wrong = _store.find(k)
+        if x is not None and (x.ndim, len(x)) != (2, self.views*len(self.ids)): x, wrong = None, 'it is of another shape'
         if x is not None and not _same(card.get('witness'), witness[i]): x, wrong = None, 'the body computes something else now'
         if x is None: todo[i] = k, witness[i]
         else: got[i] = x

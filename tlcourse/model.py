@@ -9,7 +9,7 @@ __all__ = ['VERSION', 'NONE', 'Model', 'load', 'save', 'Prediction', 'Prediction
 
 # %% ../nbs/tools/04_model.ipynb #mo000010
 import tlcourse.base
-import json, math, os, shutil, warnings
+import glob, json, math, os, shutil, warnings
 import numpy as np, pandas as pd, torch
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
@@ -25,31 +25,49 @@ from PIL import Image
 from safetensors.torch import save as tensor_bytes
 from torch import nn
 from .backbones import _cols, _read_weights, _row, arch, heads, linear_head
-from .base import (BadInput, html_block, html_table, pick_device, sha256, unknown, user_path, versions,
+from .base import (BadInput, check_regular, html_block, html_table, pick_device, sha256, unknown, user_path, versions,
                            writable_folder)
 from .compare import _inside, _root, _source_hash, _strategy, compare, default_out
 from .comparison import Comparison, _at, pct
 from .data import Part, PicImage, _store, _whole
 from .finetune import STRATEGIES
 from .folders import _class_files, _said, _some
-from .pictures import Unreadable, _array, _seen_lines, _threads, _try
+from .pictures import FITS, Unreadable, _array, _seen_lines, _threads, _try
 from .records import Records
 from .runs import CODE, _glyphs, steps_for, task
+from .store import gone
 
 # %% ../nbs/tools/04_model.ipynb #mo000014
-VERSION = 1 # Of `card.json`; a card of another version is refused
+VERSION = 2 # Of `card.json`; a card of another version is refused
 _kind = 'tlcourse model'
 _files = _card_file, _weights_file = 'card.json', 'model.safetensors'
-_needed = 'classes', 'fit', 'range', 'size', 'backbone', 'head', 'statistics', 'weights'
 _again = 'copy the folder again, or train again'
 
-def _check(card): return sha256(json.dumps([card.get(k) for k in _needed], sort_keys=True).encode())
+def _check(card):
+    "A hash of all that the card says, as it is read again"
+    plain = json.loads(json.dumps({k: v for k,v in card.items() if k != 'check'}))
+    return sha256(json.dumps(plain, sort_keys=True).encode())
 
 def _parsed(f):
     "The card in a file, or None where it is none of ours"
-    try: card = json.loads(f.read_text(encoding='utf-8'))
+    try:
+        check_regular(f)
+        card = json.loads(f.read_text(encoding='utf-8'))
     except (ValueError, RecursionError): return None
     return card if isinstance(card, dict) and card.get('kind') == _kind else None
+
+# %% ../nbs/tools/04_model.ipynb #f7card01
+def _numbers(xs, n): return len(xs) == n and all(isinstance(x, (int, float)) and math.isfinite(x) for x in xs)
+
+def _usable(card):
+    "Does a card hold what predictions depend on, each of its kind?"
+    try:
+        stats, size = card['statistics'], card['size']
+        return (len(card['classes']) > 0 and all(isinstance(c, str) for c in card['classes']) and card['fit'] in FITS
+                and type(size) is int and 0 < size <= 1024 and _numbers(card['range'], 2) and card['head'] in heads.values()
+                and _numbers(stats['mean'], 3) and _numbers(stats['std'], 3) and min(stats['std']) > 0
+                and isinstance(card['backbone'], str) and isinstance(card['weights']['sha256'], str))
+    except (KeyError, TypeError, AttributeError): return False
 
 # %% ../nbs/tools/04_model.ipynb #mo000015
 def _read_card(folder):
@@ -67,7 +85,7 @@ def _read_card(folder):
     if (v := card.get('version')) != VERSION:
         raise BadInput(f"the card in {name} has version {v!r}, and this tlcourse reads {VERSION}: "
                        "upgrade tlcourse, or train again")
-    if card.get('check') != _check(card):
+    if card.get('check') != _check(card) or not _usable(card):
         raise BadInput(f"the {_card_file} in {name} is damaged or was changed by hand: {_again}")
     return card
 
@@ -154,9 +172,19 @@ def _put(f, data): # On the disk before the folder is renamed
         o.flush()
         os.fsync(o.fileno())
 
+def _tidy(place):
+    "What killed processes left beside a model's place; a model that one of them had moved out of the way comes back"
+    for k in 'old', 'new':
+        for o in place.parent.glob(f'.{glob.escape(place.name)}.{k}-*'):
+            pid = o.name.rpartition('-')[2]
+            if not pid.isdecimal() or not gone(int(pid)): continue
+            if k == 'old' and not place.exists() and _parsed(o/_card_file): os.replace(o, place)
+            else: shutil.rmtree(o, ignore_errors=True)
+
 @contextmanager
 def _whole_folder(place):
     "A folder to write into, which then takes its place whole; after an error what was there is there"
+    _tidy(place)
     new, old = (place.with_name(f'.{place.name}.{k}-{os.getpid()}') for k in ('new', 'old'))
     try:
         shutil.rmtree(new, ignore_errors=True)
@@ -246,7 +274,8 @@ def save(learn, # A trained Learner on a `Target`'s loaders, its backbone one th
     card['weights'] = dict(file=_weights_file, sha256=sha256(data), pretrained=getattr(learn, 'weights_id', None))
     notes = [*about.pop('notes', []), *([] if about.get('accuracy') else [_unknown_accuracy])]
     card |= dict.fromkeys(_about) | dict(licences={}) | about
-    card |= dict(notes=notes, versions=versions(), check=_check(card))
+    card |= dict(notes=notes, versions=versions())
+    card['check'] = _check(card)
     with _whole_folder(place) as new:
         _put(new/_weights_file, data)
         _put(new/_card_file, (json.dumps(card, indent=1) + '\n').encode())

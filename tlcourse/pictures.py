@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
-from .base import _s, BadInput, sha256
+from .base import _s, BadInput, check_regular, sha256
 
 # %% ../nbs/core/01_pictures.ipynb #5b8c0a5c
 _formats = 'JPEG MPO PNG GIF BMP DIB TIFF WEBP PPM AVIF JPEG2000'.split()
@@ -26,6 +26,23 @@ _max_px = 100_000_000
 
 class Unreadable(BadInput):
     "This picture cannot be used; the message is the reason."
+
+# %% ../nbs/core/01_pictures.ipynb #f14bnd01
+def _webp_size(h): # The first 30 bytes of a file
+    "Width and height that a WebP promises, else (0, 0): Pillow makes room for them before it says how many they are"
+    def bits(i, n): return int.from_bytes(h[i:i+n], 'little')
+    kind = h[12:16] if h[:4] == b'RIFF' and h[8:12] == b'WEBP' else b''
+    if kind == b'VP8X': return bits(24, 3) + 1,bits(27, 3) + 1
+    if kind == b'VP8L': return (bits(21, 4) & 0x3fff) + 1,(bits(21, 4) >> 14 & 0x3fff) + 1
+    if kind == b'VP8 ': return bits(26, 2) & 0x3fff,bits(28, 2) & 0x3fff
+    return 0,0
+
+def _check_scans(src, im):
+    "A progressive JPEG is decoded whole for each of its scans. Encoders make ten or so; a file may hold thousands"
+    if im.format not in ('JPEG', 'MPO') or not im.info.get('progressive'): return
+    n = (src.getvalue() if isinstance(src, io.BytesIO) else Path(src).read_bytes()).count(b'\xff\xda')
+    if n > 32 and n*im.width*im.height > 5e8:
+        raise Unreadable(f'a JPEG of {n:,} scans, which would take very long: save it anew')
 
 # %% ../nbs/core/01_pictures.ipynb #da93472b
 def _bands_of(src):
@@ -43,12 +60,19 @@ def _open(src, draft=None):
     "Header only: nothing is decoded yet."
     if isinstance(src, bytes): src = io.BytesIO(src)
     Image.init()
-    try: im = Image.open(src, formats=[o for o in _formats if o in Image.OPEN])
+    try:
+        if isinstance(src, (str, Path)): check_regular(src)
+        with (io.BytesIO(src.getvalue()) if isinstance(src, io.BytesIO) else open(src, 'rb')) as f: head = f.read(30)
+        w,h = _webp_size(head)
+        if w*h > _max_px: raise Unreadable(f'over {_max_px//10**6} megapixels ({w} x {h})')
+        im = Image.open(src, formats=[o for o in _formats if o in Image.OPEN])
+    except Unreadable: raise
     except Image.DecompressionBombError: raise Unreadable(f'over {_max_px//10**6} megapixels') from None
     except UnidentifiedImageError: raise Unreadable(_bands_of(src) or 'not a picture that can be read') from None
     except OSError as e: raise Unreadable(e.strerror or 'cannot be opened') from None
     except Exception as e: raise Unreadable(f'damaged header ({e})') from None
     if im.width*im.height > _max_px: raise Unreadable(f'over {_max_px//10**6} megapixels ({im.width} x {im.height})')
+    _check_scans(src, im)
     if draft and im.format in ('JPEG', 'MPO'): im.draft(None, draft)
     return im
 
@@ -162,6 +186,7 @@ def _blocks(n, size):
 def _brightest(f):
     "The brightest value of a file with more than 8 bits, without and with hot pixels; None: 8 bits, or unreadable"
     try:
+        check_regular(f)
         with open(f, 'rb') as o: head = o.read(26)
         if head[:4] == b'\x89PNG' and head[24:25] != b'\x10': return None # Its bit depth
         if head[:2] in (b'\xff\xd8', b'BM') or head[:4] in (b'GIF8', b'RIFF'): return None
@@ -238,6 +263,7 @@ def _file_hashes(
 def _try(f, size, was=None, **how):
     if f.suffix.lower() in _foreign: return f'{f.suffix[1:].upper()} cannot be read here: save it as JPEG'
     try:
+        check_regular(f)
         if f.stat().st_size == 0: return 'empty file'
         res = _array(f, size, **how)
     except Unreadable as e: res = str(e)

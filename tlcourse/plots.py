@@ -119,7 +119,8 @@ def plot_curves(cells, # Dicts with strategy, shots, mean, low, high (fractions)
         top = 100*max(c['high'] for c in cells)
         if top > 90: ax.set_ylim(top=101)
         ax.set_title(title)
-        ax.legend(**(dict(loc='upper left', bbox_to_anchor=(1, 1)) if beside else dict(loc='best')))
+        key = ax.legend(**(dict(loc='upper left', bbox_to_anchor=(1, 1)) if beside else dict(loc='best')))
+        for t in key.get_texts(): t.set_parse_math(False) # A name with two dollars is a name
         _note(ax, cells)
     return ax
 
@@ -143,7 +144,7 @@ def plot_pairs(pairs, # Dicts with shots, a, b, diff, low, high (fractions; diff
         ax = _axes(ax, size or (5.6, .6 + .21*n))
         y, ticks, texts = 0, [], []
         for (a,b),ps in blocks.items():
-            ax.annotate(f'{a} $-$ {b}', (0, y), (4, 0), xycoords=('axes fraction', 'data'),
+            ax.annotate(f'{a} − {b}', (0, y), (4, 0), xycoords=('axes fraction', 'data'), parse_math=False,
                         textcoords='offset points', va='center', fontsize=8.5, weight='bold',
                         bbox=dict(fc='white', ec='none', pad=1))
             for p in sorted(ps, key=lambda p: _order(p['shots'])):

@@ -47,7 +47,7 @@ def task(name, # A target's name, a folder, or a `Target`
     "The pictures read and the weights found: made once, handed to every worker."
     if isinstance(backbone, Arch) and weights is not None:
         raise BadInput("weights: this backbone has its own already; give them to arch() instead")
-    net = arch(backbone, weights) if backbone else None
+    net = None if backbone is None else arch(backbone, weights)
     if isinstance(name, Target):
         given = [k for k,v in dict(size=size, **kwargs).items() if v is not None and v is not False]
         if given: raise BadInput(f"{', '.join(given)}: this target is made already; give these to target() instead")
