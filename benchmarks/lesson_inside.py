@@ -1,9 +1,11 @@
-"""The stored grid of lesson 4: what a linear probe reads at each stage of glyphnet, and of the same network with random weights.
+"""The stored grid of lesson 4: what a linear probe reads at each stage of glyphnet, and of the same network with
+random weights.
 
     python benchmarks/lesson_inside.py     # a few minutes on 2 cores
 
-Stopped and started again it goes on from tlcourse-out/inside. A `stage` run is one probe for digits, with its own opening of the
-sealed test; a `factor` run is one probe for the glyph, the hue or the texture of drawn pictures, of which there is no end.
+Stopped and started again it goes on from tlcourse-out/inside. A `stage` run is one probe for digits, with its own
+opening of the sealed test; a `factor` run is one probe for the glyph, the hue or the texture of drawn pictures, of
+which there is no end.
 """
 from functools import lru_cache
 import numpy as np, torch
@@ -40,20 +42,24 @@ def digits(): return target('digits')
 def digit_features(net, seed):
     b, stats = of_net(net, seed)
     t, vids = digits(), kshot(digits().valid.y, 5, 0) # the same validation pictures for every probe
-    return [extract(b, part, layer=list(STAGES), stats=stats, cache=False, ids=ids) for part,ids in ((t.train, None), (t.valid, vids))]
+    return [extract(b, part, layer=list(STAGES), stats=stats, cache=False, ids=ids)
+            for part,ids in ((t.train, None), (t.valid, vids))]
 
 class Pixels(nn.Module):
     "Pictures (n,3,32,32) as they are, in one channel, for the probe that no network helps."
     def forward(self, x): return x[:,:1].flatten(1)[...,None,None]
 
 def probed(net, stage, shots, seed):
-    "The learner of one probe, and its weight decay: the highest accuracy on the 50 validation pictures, of equals the largest."
+    """The learner of one probe, and its weight decay: the highest accuracy on the 50 validation
+    pictures, of equals the largest."""
     t = digits()
     if net == 'pixels':
         b, stats, vids = Pixels(), ([.5]*3, [.25]*3), kshot(t.valid.y, 5, 0)
-        ft, fv = (extract(nn.Sequential(b), part, stats=stats, cache=False, ids=ids) for part,ids in ((t.train, None), (t.valid, vids)))
+        ft, fv = (extract(nn.Sequential(b), part, stats=stats, cache=False, ids=ids)
+                  for part,ids in ((t.train, None), (t.valid, vids)))
     else:
-        (b, stats), (ft, fv) = of_net(net, seed), (fs[stage] for fs in digit_features(net, seed if net == 'random' else 0))
+        (b, stats), (ft, fv) = (of_net(net, seed),
+                                (fs[stage] for fs in digit_features(net, seed if net == 'random' else 0)))
         b = b[:stage+1]
     probes = fit_probes(ft, [kshot(t.train.y, shots, seed)], WDS, standardize='each')
     j = int(probes.choose(fv)[0])
@@ -99,7 +105,8 @@ def grid():
     same = dict(wds=WDS, standardize='each', weights={n: arch(n).weights_id for n in ('glyphnet', 'glyphnet_multi')})
     on = dict(same, target='digits', pixel_hash=digits().pixel_hash)
     drew = dict(same, drawn=sha256(b''.join(drawn(p)[0].numpy().tobytes() for p in N)))
-    res = [dict(on, kind='stage', net=n, stage=i, shots=k, seed=s) for n in ('glyphnet', 'random') for i in STAGES for k in SHOTS for s in SEEDS]
+    res = [dict(on, kind='stage', net=n, stage=i, shots=k, seed=s) for n in ('glyphnet', 'random') for i in STAGES
+           for k in SHOTS for s in SEEDS]
     res += [dict(on, kind='stage', net='pixels', stage=0, shots=k, seed=s) for k in SHOTS for s in SEEDS]
     res += [dict(drew, kind='factor', net=n, stage=i, factor=f, seed=s)
             for n in ('glyphnet', 'glyphnet_multi', 'random') for i in STAGES for f in FACTORS for s in SEEDS]

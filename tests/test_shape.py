@@ -7,7 +7,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 import pytest
 from fastcore.docments import docments
-from tlcourse.dev import out_of_date
+from tlcourse.dev import long_lines, out_of_date, python_files
 from conftest import ROOT
 
 LIB = ROOT/'tlcourse'
@@ -25,7 +25,8 @@ def place(src):
 def imported(src):
     "Our modules that a module imports, anywhere in it."
     for n in ast.walk(ast.parse(src)):
-        if isinstance(n, ast.Import): yield from (a.name.split('.')[1] for a in n.names if a.name.startswith('tlcourse.'))
+        if isinstance(n, ast.Import):
+            yield from (a.name.split('.')[1] for a in n.names if a.name.startswith('tlcourse.'))
         elif isinstance(n, ast.ImportFrom):
             mod = f"tlcourse{'.' + n.module if n.module else ''}" if n.level else n.module
             if mod == 'tlcourse': yield from (a.name for a in n.names if a.name != '__version__')
@@ -89,7 +90,8 @@ BUILDERS = {'docs': 'docs', 'dev': 'dev'}
 def others(src):
     "The top-level packages, neither Python's nor ours, that a module imports, anywhere in it."
     for n in ast.walk(ast.parse(src)):
-        names = [a.name for a in n.names] if isinstance(n, ast.Import) else [n.module] if isinstance(n, ast.ImportFrom) and not n.level else []
+        names = ([a.name for a in n.names] if isinstance(n, ast.Import)
+                 else [n.module] if isinstance(n, ast.ImportFrom) and not n.level else [])
         yield from {o.split('.')[0] for o in names} - set(sys.stdlib_module_names) - {'tlcourse'}
 
 def undeclared(srcs):
@@ -113,7 +115,8 @@ def test_what_is_imported_is_declared():
 def test_one_fact_one_file():
     pyproject = (ROOT/'pyproject.toml').read_text(encoding='utf-8')
     dynamic = re.search(r'^dynamic = \[(.*?)\]', pyproject, re.M|re.S)[1]
-    for k in ('version', 'dependencies', 'optional-dependencies', 'scripts', 'entry-points', 'classifiers'): assert f'"{k}"' in dynamic
+    for k in ('version', 'dependencies', 'optional-dependencies', 'scripts', 'entry-points', 'classifiers'):
+        assert f'"{k}"' in dynamic
     static = re.findall(r'^(\w[\w-]*) =', pyproject.split('[project]')[1].split('\n[')[0], re.M)
     assert not set(static) & {'version', 'dependencies', 'classifiers', 'scripts'}
     assert not set(settings()) & {'version', 'description', 'author', 'keywords', 'license', 'min_python', 'lib_name'}
@@ -147,7 +150,8 @@ def test_out_of_date_finds_changes(tmp_path):
     next(c for c in nb['cells'] if c['cell_type'] == 'code')['execution_count'] = 3
     p.write_text(json.dumps(nb), encoding='utf-8')
     found = {o.split(':')[0] for o in set(out_of_date(tmp_path)) - before}
-    assert found | {o.split(':')[0] for o in before} >= {'tlcourse/base.py', 'tlcourse/left.py', 'README.md', 'nbs/tools/09_dev.ipynb'}
+    assert (found | {o.split(':')[0] for o in before}
+            >= {'tlcourse/base.py', 'tlcourse/left.py', 'README.md', 'nbs/tools/09_dev.ipynb'})
 
 def test_readme_commands():
     text = (ROOT/'README.md').read_text(encoding='utf-8')
@@ -173,6 +177,14 @@ def test_ci_reads_the_readme():
     ci = (ROOT/'.ci/run').read_text(encoding='utf-8')
     assert os.access(ROOT/'.ci/run', os.X_OK)
     assert 'tlcourse compare' not in ci and '.[dev]' not in ci and 'README.md' in ci
+
+# --- lines that can be read
+
+def test_no_long_lines():
+    "No line over 120 characters in the modules, the tests and the benchmarks."
+    files = python_files(ROOT)
+    assert {p.parent.name for p in files} == {'tlcourse', 'tests', 'benchmarks'} and len(files) > 100
+    assert not {p.relative_to(ROOT).as_posix(): at for p in files if (at := long_lines(p))}
 
 # --- nothing of one machine
 
@@ -288,13 +300,16 @@ SKIPPED = {'because': "import pytest\ndef test(): pytest.skip('because')",
            'browser': "import pytest\n@pytest.mark.browser\ndef test(): pass"}
 
 @pytest.mark.parametrize('ci,there,fails', [('', False, set()), ('1', False, {'because', 'module', 'browser'}),
-                                            ('', True, {'missing'}), ('1', True, {'because', 'module', 'browser', 'missing'})])
+                                            ('', True, {'missing'}),
+                                            ('1', True, {'because', 'module', 'browser', 'missing'})])
 def test_skips(ci, there, fails, tmp_path):
-    "In `.ci/run` only `gpu` and `no assets` may skip (elsewhere `no browser` too), and `no assets` nowhere where the assets are."
+    """In `.ci/run` only `gpu` and `no assets` may skip (elsewhere `no browser` too), and `no assets`
+    nowhere where the assets are."""
     (tmp_path/'tests').mkdir()
     shutil.copy(ROOT/'tests/conftest.py', tmp_path/'tests')
     for k,src in SKIPPED.items(): (tmp_path/f'tests/test_{k}.py').write_text(src)
-    env = {**os.environ, 'TLCOURSE_CI': ci, 'TLCOURSE_ASSETS': str(tmp_path) if there else '', 'PATH': str(tmp_path)} # no browser there
+    # no browser there
+    env = {**os.environ, 'TLCOURSE_CI': ci, 'TLCOURSE_ASSETS': str(tmp_path) if there else '', 'PATH': str(tmp_path)}
     env.pop('TLCOURSE_CHROMIUM', None)
     r = subprocess.run([sys.executable, '-m', 'pytest', '-q', '-rfE', '-p', 'no:cacheprovider',
                         '--continue-on-collection-errors', 'tests'], cwd=tmp_path,

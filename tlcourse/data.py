@@ -1,4 +1,4 @@
-"""One word or one folder becomes a target: pictures to train on, pictures to choose with, and a test set that each finished run may look at once.
+"""One word or one folder becomes a target: pictures to train on, to choose with, and a test set looked at once a run.
 
 Docs: https://tlcourse.github.io/tlcourse/core/data.html.md"""
 
@@ -23,7 +23,8 @@ from .base import _s, BadInput, pick_device, unknown
 from .drawings import ATTRIBUTION, DRAWINGS, drawings
 from fastcore.basics import patch
 from .folders import Row, _part_of, group_lines, list_folder
-from .pictures import (FITS, Intake, Prints, _blocks, _check_pcts, _file_hashes, _seen_lines, carve, find_conflicts,
+from .pictures import (FITS, Intake, Prints, _blocks, _check_pcts,
+                               _file_hashes, _seen_lines, carve, find_conflicts,
                                find_copies, fit_picture, group_copies, read_picture, read_pictures, value_range)
 from .plots import style
 from .store import Store
@@ -52,8 +53,9 @@ def kshot(
     cs,ns = np.unique(y, return_counts=True)
     if len(ns) and ns.min() < k:
         c,n = cs[ns.argmin()],ns.min()
-        raise BadInput(f"{k} {what} pictures a class are not there: class {str(c if classes is None else classes[c])!r} "
-                       f"has {n}; ask for at most {n} or add pictures")
+        raise BadInput(f"{k} {what} pictures a class are not there: "
+                       f"class {str(c if classes is None else classes[c])!r} has {n}; "
+                       f"ask for at most {n} or add pictures")
     def first(c): return np.random.RandomState([seed, int(c)]).permutation(np.flatnonzero(y == c))[:k]
     return np.sort(np.concatenate([first(c) for c in cs]))
 
@@ -164,7 +166,7 @@ class Part:
     def on(self,
         device # Where batches are computed with
     ) -> tuple: # (x, y)
-        "Pixels and labels: on a GPU, copied there once, if they fit into a quarter of its free memory; else as they are."
+        "Pixels and labels: copied to a GPU once, if they fit into a quarter of its free memory; else as they are."
         dev,size = torch.device(device or 'cpu'),self.x.numel()*self.x.element_size()
         if dev.type != 'cuda' or self.x.is_cuda: return self.x,self.y.to(self.x.device)
         now = self.x.data_ptr(),self.x._version
@@ -384,7 +386,8 @@ def _predict(learn, x, bs, shift=None):
         for m,t in mods: m.training = t
     p = torch.cat(probs)
     if not torch.isfinite(p).all():
-        raise BadInput("the learner's predictions are not numbers (NaN): it diverged in training; lower the learning rate")
+        raise BadInput("the learner's predictions are not numbers (NaN): "
+                       "it diverged in training; lower the learning rate")
     prob,pred = p.as_subclass(Tensor).max(1)
     return pred.numpy().astype(np.uint16), prob.numpy().astype(np.float16), p.shape[1]
 
@@ -517,8 +520,9 @@ def _check_vocab(t, learn):
         raise BadInput(f"the learner tells {len(got)} classes apart ({_few(got)}), and target {t.name!r} has "
                        f"{len(want)} ({_few(want)}): train it on the dls of this target")
     i = next(i for i,(a,b) in enumerate(zip(got, want)) if a != b)
-    raise BadInput(f"the learner has the classes of target {t.name!r} in another order (number {i} is {got[i]!r} and not "
-                   f"{want[i]!r}): train it on the dls of this target, or with vocab=target.classes")
+    raise BadInput(f"the learner has the classes of target {t.name!r} in another order "
+                   f"(number {i} is {got[i]!r} and not {want[i]!r}): train it on the dls of this target, "
+                   "or with vocab=target.classes")
 
 def _check_fit(t, learn):
     "Refuse a learner that was made for other classes, another order or another size; the test is not looked at"
@@ -531,7 +535,8 @@ def _check_fit(t, learn):
                        f"{t.name!r} are {' x '.join(map(str, here))}: train it on the dls of this target, "
                        f"or make the target with size={mine[-1]}")
     n = _predict(learn, t.valid.x[:2], 2)[2]
-    if n != len(t.classes): raise BadInput(f"the model predicts {n} classes, and target {t.name!r} has {len(t.classes)}")
+    if n != len(t.classes):
+        raise BadInput(f"the model predicts {n} classes, and target {t.name!r} has {len(t.classes)}")
 
 # %% ../nbs/core/02_data.ipynb #45fae9fb
 def _check_shifts(names):
@@ -594,7 +599,8 @@ def show(self:Target,
                     ax.imshow(x, interpolation='nearest' if small else 'antialiased')
             axs[0,j].set_title(names[j], fontsize=7, loc='center', pad=2, parse_math=False)
         some = f'{k} of {len(self.classes)}' if k < len(self.classes) else f'all {k}'
-        fig.suptitle(f'{self.name}: training pictures of {some} classes', fontsize=9, x=.01, ha='left', parse_math=False)
+        fig.suptitle(f'{self.name}: training pictures of {some} classes', fontsize=9, x=.01, ha='left',
+                     parse_math=False)
     plt.close(fig)
     return fig
 
@@ -640,8 +646,9 @@ def _fetch(name):
         return untar_data(url)
     except Exception as e: # Every layer of the download has its own errors
         why = str(getattr(e, 'reason', e)) or type(e).__name__
-        raise BadInput(f"target {name!r} is not on this machine and could not be downloaded from {url} ({why}): connect to "
-                       f"the network, put the file into {URLs.path(url).parent}, or take one of {', '.join(offline_targets())}"
+        raise BadInput(f"target {name!r} is not on this machine and could not be downloaded from {url} ({why}): "
+                       f"connect to the network, put the file into {URLs.path(url).parent}, or take one of "
+                       f"{', '.join(offline_targets())}"
                       ) from None
     finally: socket.setdefaulttimeout(old)
 
@@ -696,14 +703,16 @@ def _sort(x, rows, kept, skipped, classes, size, valid_pct, test_pct, seed, drop
     drop = [i for i,_,_,q,_ in copies if drop_duplicates and q == 'test']
     rest = np.setdiff1d(np.arange(len(y)), drop)
     for i,c in enumerate(classes):
-        if not (part[rest][y[rest] == i] == 'train').any(): raise BadInput(f"class {c!r} has no picture left to train on")
+        if not (part[rest][y[rest] == i] == 'train').any():
+            raise BadInput(f"class {c!r} has no picture left to train on")
     by = {p:rest[part[rest] == p] for p in ('train','valid','test')}
     for p in ('valid','test'):
         no = [c for i,c in enumerate(classes) if not (y[by[p]] == i).any()]
         if no: said.append(f"no {p} picture of {', '.join(map(repr, no))}: the {p} part says nothing about it")
     if flat := [i for i,o in enumerate(x) if int(o.max()) - int(o.min()) < 16]:
-        said.append(f"{len(flat):,} picture{_s(len(flat))} with almost no contrast (fewer than 16 of 255 steps from dark to "
-                    f"bright), such as {rows[kept[flat[0]]].path.name}: look at {'it' if len(flat) == 1 else 'them'}")
+        said.append(f"{len(flat):,} picture{_s(len(flat))} with almost no contrast "
+                    f"(fewer than 16 of 255 steps from dark to bright), such as {rows[kept[flat[0]]].path.name}: "
+                    f"look at {'it' if len(flat) == 1 else 'them'}")
     return np.concatenate([*by.values()]),dict(
         conflicts=[(int(kept[i]), int(kept[j]), kind) for i,j,kind in find_conflicts(prints, y)],
         counts=[len(o) for o in by.values()], notes=said, dropped=len(drop), skipped=[*skipped.items()],
@@ -715,7 +724,8 @@ _store = Store('pictures', mode='c') # Whoever writes to the pixels of a target 
 def _decoders(): return [PIL.__version__, *(features.version(o) for o in (*features.codecs, 'webp'))]
 
 def _key(rows, root, hashes, how):
-    return _store.key(_decoders(), how, [[_rel(r.path, root), r.label, r.part, r.group, h] for r,h in zip(rows, hashes)])
+    return _store.key(_decoders(), how,
+                      [[_rel(r.path, root), r.label, r.part, r.group, h] for r,h in zip(rows, hashes)])
 
 # %% ../nbs/core/02_data.ipynb #5e1a0c04
 def _decode(key, rows, root, hashes, classes, how, progress, memory=False):
@@ -751,7 +761,8 @@ def _pixels(rows, root, classes, how, progress):
     except OSError as e: why = f'the decoded pictures cannot be kept ({e.strerror or e})'
     # No room on the disk is no reason to refuse a folder that memory can hold
     try: x,found = _decode(*todo, memory=True)
-    except MemoryError: raise BadInput(f"{why}, and memory cannot hold them: set TLCOURSE_CACHE to a folder with room") from None
+    except MemoryError:
+        raise BadInput(f"{why}, and memory cannot hold them: set TLCOURSE_CACHE to a folder with room") from None
     return x,found,[f'{why}: they are held in memory and decoded each time; TLCOURSE_CACHE names another place']
 
 # %% ../nbs/core/02_data.ipynb #5e1a0c06
@@ -782,11 +793,12 @@ def _card(name, where, classes, part, licence, size, augments, fit):
 
 # %% ../nbs/core/02_data.ipynb #c70469a1
 def _check_alone(name):
-    "Refuse a name that is also the name of a folder here with sub-folders or a table, as data have; a folder of results has none"
+    "Refuse a name that a folder of data here has too (with sub-folders or a table; a folder of results has none)"
     d = Path(name)
     if d.is_dir() and any(o.is_dir() or o.suffix.lower() in ('.csv', '.tsv') for o in d.iterdir()):
-        raise BadInput(f"{name!r} can be read in two ways, as a target of the course and as the folder that stands here: say "
-                       f".{os.sep}{name} (or a Path) for the folder, or ask from another folder for the target")
+        raise BadInput(f"{name!r} can be read in two ways, as a target of the course and as the "
+                       f"folder that stands here: say .{os.sep}{name} (or a Path) for the folder, "
+                       "or ask from another folder for the target")
 
 def target(
     name_or_path:str|Path, # A name; or a folder with a folder for each class or with a split.csv: a `Path`, or './name'
@@ -803,8 +815,8 @@ def target(
     "A target by name, or from a folder of one's own pictures."
     if size is not None: size = _whole('size', size, 8, 1024)
     seed = _whole('seed', seed)
-    kw = dict(valid_pct=valid_pct, test_pct=test_pct, seed=seed, drop_duplicates=bool(drop_duplicates), progress=progress,
-              fit=fit)
+    kw = dict(valid_pct=valid_pct, test_pct=test_pct, seed=seed, drop_duplicates=bool(drop_duplicates),
+              progress=progress, fit=fit)
     if fit not in FITS: raise unknown('fit', fit, FITS)
     if min_class is not None: min_class = _whole('min_class', min_class, 1)
     nm = str(name_or_path)
@@ -812,14 +824,16 @@ def target(
     if named and nm in [*offline_targets(), *ONLINE]:
         _check_alone(nm)
         given = [k for k,v in (('groups',groups), ('min_class',min_class)) if v is not None]
-        if given: raise BadInput(f"{', '.join(given)}: {nm} comes with its classes and parts; leave it out, or give a folder")
+        if given:
+            raise BadInput(f"{', '.join(given)}: {nm} comes with its classes and parts; leave it out, or give a folder")
     if named and nm in drawn_targets(): return _drawn(nm, size, seed)
     if named and nm in DRAWINGS: return _emoji(nm, size)
     if named and nm in ONLINE:
         url,get,s,lic = ONLINE[nm]
         d = _fetch(nm)
         try: rows = get(d)
-        except OSError as e: raise BadInput(f"the download of {nm!r} is not whole ({e}): remove {d} and ask again") from None
+        except OSError as e:
+            raise BadInput(f"the download of {nm!r} is not whole ({e}): remove {d} and ask again") from None
         return _from_rows(nm, rows, [], d, size=size or s, where=f'downloaded from {url}', licence=lic, **kw)
     p = Path(name_or_path).expanduser()
     if named and not p.exists(): raise unknown('target', nm, [*offline_targets(), *ONLINE])
@@ -836,8 +850,8 @@ def _check_names(t, parts):
                or not parts and _part_of(c))
         if bad: raise BadInput(f"class {c!r} of target {t.name!r} cannot be the name of a folder: rename it")
         if c.lower() in seen:
-            raise BadInput(f"classes {seen[c.lower()]!r} and {c!r} of target {t.name!r} differ by capitals alone, and many "
-                           "systems would put them into one folder: rename one of them")
+            raise BadInput(f"classes {seen[c.lower()]!r} and {c!r} of target {t.name!r} differ by "
+                           "capitals alone, and many systems would put them into one folder: rename one of them")
         seen[c.lower()] = c
 
 def _attribution(t):

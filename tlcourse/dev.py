@@ -1,4 +1,4 @@
-"""What a person who works on the course runs: the README from its notebook, the checks of a clean tree, the notebooks in fresh kernels, the site.
+"""What a person who works on the course runs: the README, checks of a clean tree, notebooks in fresh kernels, the site.
 
 Docs: https://tlcourse.github.io/tlcourse/tools/dev.html.md"""
 
@@ -7,7 +7,7 @@ Docs: https://tlcourse.github.io/tlcourse/tools/dev.html.md"""
 # %% auto #0
 __all__ = ['find_root', 'pages', 'cells', 'make_readme', 'Number', 'prose_numbers', 'output_numbers', 'unshown', 'out_of_date',
            'prose_pages', 'digest', 'Executed', 'executed_path', 'without_widgets', 'execute', 'execute_all',
-           'long_cells', 'main']
+           'long_cells', 'long_lines', 'python_files', 'main']
 
 # %% ../nbs/tools/09_dev.ipynb #3271d34f
 import argparse, hashlib, html, json, os, re, shutil, subprocess, sys, time
@@ -124,7 +124,8 @@ def prose_numbers(s:str # Markdown
     return res + [n for n in (_as_number(m, '') for m in waiting) if n.decimals]
 
 # %% ../nbs/tools/09_dev.ipynb #9ff40df3
-_shown = re.compile(r'(?<![\w.])([-−+]?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?:e[-+]?\d+)?)(?!\.?\d)(\s?%)?')
+_digits = r'(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)' # 1,234.5, 12.5 or .5
+_shown = re.compile(rf'(?<![\w.])([-−+]?{_digits}(?:e[-+]?\d+)?)(?!\.?\d)(\s?%)?')
 
 def output_numbers(cell:dict # A code cell
                   ) -> list[tuple[float,bool,bool]]: # Value, was it written with %, has it decimals
@@ -261,9 +262,11 @@ def _spent(nb): # the seconds of each cell, as the client timed them
     from datetime import datetime
     t = [c['metadata'].get('execution', {}) for c in nb['cells'] if c['cell_type'] == 'code']
     at = lambda d, k: datetime.fromisoformat(d[f'iopub.{k}'].replace('Z', '+00:00')).timestamp()
-    return sum(at(d, 'status.idle') - at(d, 'status.busy') for d in t if {'iopub.status.idle', 'iopub.status.busy'} <= set(d))
+    return sum(at(d, 'status.idle') - at(d, 'status.busy')
+               for d in t if {'iopub.status.idle', 'iopub.status.busy'} <= set(d))
 
-_clock = "print(*__import__('os').times()[:4])" # as a last cell: user and system, of the kernel and of its children that ended
+# as a last cell: user and system, of the kernel and of its children that ended
+_clock = "print(*__import__('os').times()[:4])"
 
 def _cpu(cell): return sum(float(o) for o in ''.join(_text(o.get('text', '')) for o in cell['outputs']).split())
 
@@ -318,7 +321,8 @@ def execute_all(paths, # Notebooks
         if show: show(p, res)
         return res
     paths = list(paths)
-    alone = [p for p in paths if Path(p).parent.name == 'lessons'] # They run processes of their own, and their seconds are a promise
+    # They run processes of their own, and their seconds are a promise
+    alone = [p for p in paths if Path(p).parent.name == 'lessons']
     res = {p: one(p) for p in alone}
     rest = [p for p in paths if p not in res]
     with ThreadPoolExecutor(max(1, min(workers, os.cpu_count() or 1))) as ex: res.update(zip(rest, ex.map(one, rest)))
@@ -332,9 +336,27 @@ def long_cells(path:str|Path, # A lesson
     lines = [[l for l in c['source'].splitlines() if l.strip()] for c in cells(path, 'code')]
     return [o[1] for o in lines if len(o) > most]
 
+# %% ../nbs/tools/09_dev.ipynb #de120001
+def long_lines(path:str|Path, # A Python file
+               most:int=120 # Characters
+              ) -> list[int]: # Their numbers, from 1
+    "The lines that are too long; the list of names that nbdev writes is not counted."
+    lines = Path(path).read_text(encoding='utf-8').splitlines()
+    return [i for i,l in enumerate(lines, 1) if len(l) > most and not l.startswith('__all__ = ')]
+
+def python_files(root:str|Path # The clone
+                ) -> list[Path]: # Sorted by name
+    "The modules, but for nbdev's index of them, the tests and the benchmarks."
+    found = [p for d in ('tlcourse', 'tests', 'benchmarks') for p in (Path(root)/d).glob('*.py')]
+    return sorted(p for p in found if p.stem != '_modidx')
+
+# %% ../nbs/tools/09_dev.ipynb #de120003
 def _check(root):
     bad = out_of_date(root)
-    for p in (p for p in pages(root=root) if p.parent.name == 'lessons'): bad += [f'{p.relative_to(root).as_posix()}: over 20 lines in a cell: {o}' for o in long_cells(p)]
+    for p in (p for p in pages(root=root) if p.parent.name == 'lessons'):
+        bad += [f'{p.relative_to(root).as_posix()}: over 20 lines in a cell: {o}' for o in long_cells(p)]
+    for p in python_files(root):
+        bad += [f'{p.relative_to(root).as_posix()}: line {i} has over 120 characters' for i in long_lines(p)]
     for p in prose_pages(root): bad += [f'{p.relative_to(root).as_posix()}: {o}' for o in unshown(p)]
     return bad
 
@@ -344,7 +366,8 @@ def main(args:list[str]|None=None # The words after the command; `sys.argv` if N
     ap = argparse.ArgumentParser(prog='python -m tlcourse.dev', description='Work on the course.')
     sub = ap.add_subparsers(dest='cmd', required=True)
     sub.add_parser('readme', help='write README.md from nbs/index.ipynb')
-    sub.add_parser('check', help='exported, clean, README current, no long cell in a lesson, every number in the prose shown?')
+    sub.add_parser('check', help='exported, clean, README current, no long line, no long cell in a lesson, '
+                                 'every number in the prose shown?')
     r = sub.add_parser('run', help='execute notebooks in fresh kernels')
     r.add_argument('names', nargs='*', help="parts of their paths, as 'lessons' or '05_freezing'; none means all")
     r.add_argument('--inplace', action='store_true', help='save the outputs into the notebooks')

@@ -1,4 +1,4 @@
-"""Several hundred colour drawings of real things in twelve classes, and the same drawings as black lines: both from a font that pip brings.
+"""Colour drawings of real things in twelve classes, and the same as black lines, both from a font that pip brings.
 
 Docs: https://tlcourse.github.io/tlcourse/core/drawings.html.md"""
 

@@ -1,4 +1,4 @@
-"""A second look at a learner before you believe it: the traps of the lessons, each found where it can be found, each with what it costs and one line that mends it.
+"""A second look at a learner before you believe it: the traps of the lessons, what each costs, a line that mends it.
 
 Docs: https://tlcourse.github.io/tlcourse/tools/lint.html.md"""
 
@@ -46,7 +46,8 @@ class Finding:
     def __repr__(self):
         return f'{self.name}: {self.where}\n  costs: {self.cost}\n  fix: {self.fix}\n  lesson {self.lesson}'
     def _told(self):
-        return {'trap': self.name, 'where': self.where, 'what it costs': self.cost, 'fix': _Code(self.fix), 'lesson': self.lesson}
+        return {'trap': self.name, 'where': self.where, 'what it costs': self.cost, 'fix': _Code(self.fix),
+                'lesson': self.lesson}
     def _repr_html_(self): return html_block(html_table(self._told(), 'A trap that this learner is in'))
 
 # %% ../nbs/tools/05_lint.ipynb #ee42067a
@@ -78,7 +79,8 @@ class Findings(list):
         return '\n'.join([*map(repr, self), self._said(), *(f'could not be checked: {o}' for o in self._open())])
 
     def _repr_html_(self):
-        table = html_table(pd.DataFrame([o._told() for o in self], dtype=object), 'Traps that this learner is in') if self else ''
+        told = pd.DataFrame([o._told() for o in self], dtype=object)
+        table = html_table(told, 'Traps that this learner is in') if self else ''
         no = ''.join(f'<li>{_esc(o)}</li>' for o in self._open())
         return html_block(table, f'<p>{_esc(self._said())}</p>', f'<p>Could not be checked:</p><ul>{no}</ul>'*bool(no))
 
@@ -89,7 +91,7 @@ class _CannotTell(Exception):
 _traps = {}
 
 def _trap(name, lesson, cost, fix=None):
-    "Decorator: a function `_Look` -> where, (where, fix) or None that finds the trap `name`, which `lesson` (its page) shows"
+    "Decorator: a function `_Look` -> where, (where, fix) or None that finds the trap `name`, shown in `lesson`"
     def _inner(f):
         _traps[name] = f,lesson_number(lesson),cost,fix
         return f
@@ -286,7 +288,8 @@ def _few_groups(k):
     n,lr,idx = len(k.opt.param_lists),k.learn.lr,getattr(k.opt, 'frozen_idx', 0)
     if idx < 0: return f"freeze_to({idx-n}) with {n} layer group{'s'*(n != 1)}: nothing is frozen"
     if isinstance(lr, slice) and n == 1: return f"lr={lr} with one layer group: every layer gets {lr.stop:g}"
-    if isinstance(lr, slice) and lr.start and n == 2: return f"lr={lr} with two groups: all of the body gets {lr.start:g}"
+    if isinstance(lr, slice) and lr.start and n == 2:
+        return f"lr={lr} with two groups: all of the body gets {lr.start:g}"
     if n > 1 or not all(p.requires_grad for p in k.learn.model.parameters()): return
     if k.pretrained is None: raise _CannotTell('one layer group, and whether the body was pretrained is not known')
     if k.pretrained: return "a pretrained body and its head are one layer group"
@@ -297,7 +300,8 @@ _high = 1e-2 # of Adam; lesson 7
 def _adam(opt):
     "Is it one of the Adam family? They move a weight by about the rate, whatever the gradient"
     inner = getattr(opt, 'opt', None)
-    names = [type(inner).__name__] if inner is not None else [type(opt).__name__, *(getattr(f, '__name__', '') for f in opt.cbs)]
+    names = ([type(inner).__name__] if inner is not None
+             else [type(opt).__name__, *(getattr(f, '__name__', '') for f in opt.cbs)])
     return any('adam' in n.lower() for n in names)
 
 def _body_rates(k):
@@ -312,7 +316,8 @@ def _body_rates(k):
     if lrs[-1] != hyp[-1]: raise _CannotTell("the recorded rates are not the optimiser's (after lr_find, the finder's)")
     return max(lrs)*max(hyp[i] for i in gs)/hyp[-1], 'the last fit'
 
-@_trap('rate-too-high', 'fine_tuning', "What the body had learned is overwritten, and the head learns from what is left.",
+@_trap('rate-too-high', 'fine_tuning', "What the body had learned is overwritten, "
+                                       "and the head learns from what is left.",
        "learn = fine_tuning(dls, backbone, epochs=5) # the body at 1/25 of the head's rate")
 def _rate(k):
     if k.pretrained is None: raise _CannotTell('whether the body was pretrained is not known')
@@ -329,7 +334,8 @@ def _not_finite(k):
     if bad: return f"{len(bad)} weight tensors hold nan or inf, {bad[0]} first"
 
 # %% ../nbs/tools/05_lint.ipynb #f1c39ab2
-@_trap('not-in-optimiser', 'fine_tuning', "These weights are never trained, and no message says so.", "learn.create_opt()")
+@_trap('not-in-optimiser', 'fine_tuning', "These weights are never trained, and no message says so.",
+       "learn.create_opt()")
 def _not_held(k):
     t,own = k.audit.tensors,{id(p) for p in k.learn.model.parameters()}
     lost = t[t.part.isin(['weight', 'norm']) & (t.group == -1) & t.requires_grad]
@@ -403,7 +409,8 @@ def _wrong_norm(k):
     if k.pretrained is None: raise _CannotTell('whether the body was pretrained is not known')
     if k.stats is None: raise _CannotTell('the statistics of this backbone are not known')
     got,want = next(iter(said.values())), tuple(map(_vec, k.stats))
-    if len(got[0]) != len(want[0]): raise _CannotTell(f'{len(want[0])} channels in the backbone, {len(got[0])} in Normalize')
+    if len(got[0]) != len(want[0]):
+        raise _CannotTell(f'{len(want[0])} channels in the backbone, {len(got[0])} in Normalize')
     if np.abs(np.array(got) - want).max() > .02: return f"{_stats_text(got)}; the backbone's are {_stats_text(want)}"
 
 # %% ../nbs/tools/05_lint.ipynb #ce4336ae
@@ -458,7 +465,8 @@ def _missing_class(k):
     if no: return f"{len(no)} of {len(cs)} classes have no training picture, {no[0]!r} first"
 
 # %% ../nbs/tools/05_lint.ipynb #389a4756
-@_trap('other-classes', 'honest_data', "Right answers are counted as wrong: class 3 of the learner is not class 3 of the target.",
+@_trap('other-classes', 'honest_data', "Right answers are counted as wrong: "
+                                       "class 3 of the learner is not class 3 of the target.",
        "learn = learner(target.dls(), name)")
 def _other_classes(k):
     if k.target is None: raise _CannotTell('without target= there is nothing to compare the classes with')
@@ -583,7 +591,8 @@ def _test_valid(k):
         if is_test == [True, False]: return f"all {len(a)} validation pictures lie in {a[0].parts[up]}/"
     if not k.target: raise _CannotTell('without target= there is no test to compare the validation pictures with')
 
-@_trap('train-as-validation', 'honest_data', "The validation accuracy measures memory: it rises as the learner overfits.",
+@_trap('train-as-validation', 'honest_data', "The validation accuracy measures memory: "
+                                             "it rises as the learner overfits.",
        "dls = target(folder).dls() # carves validation from train")
 def _train_valid(k):
     if _most(k, 'validation', 'training'): return _of(k, 'validation', 'training')

@@ -1,4 +1,4 @@
-"""The few figures that the lessons and the report share: one style, one colour and marker for each strategy wherever it appears.
+"""The few figures that the lessons and the report share: one style, one colour and marker for each strategy.
 
 Docs: https://tlcourse.github.io/tlcourse/core/plots.html.md"""
 
@@ -19,7 +19,8 @@ okabe_ito = dict(black='#000000', orange='#E69F00', sky='#56B4E9', green='#009E7
 
 _looks = {'scratch': ('black', 's'), 'scratch-4x': ('grey', 'D'), 'feature-extraction': ('blue', 'o'),
           'fine-tuning': ('vermillion', '^'), 'lp-ft': ('green', 'v'), 'gradual': ('orange', 'P'),
-          'single-rate': ('purple', 'X'), 'fine_tune': ('purple', 'h'), 'random-features': ('sky', 'd'), 'last-layers': ('green', 'p'), 'k-nn': ('grey', '*')}
+          'single-rate': ('purple', 'X'), 'fine_tune': ('purple', 'h'), 'random-features': ('sky', 'd'),
+          'last-layers': ('green', 'p'), 'k-nn': ('grey', '*')}
 _more = [(c, m) for m in '<>hp*' for c in ('blue', 'orange', 'green', 'purple', 'sky', 'vermillion', 'grey')]
 
 def look(name:str, # Of a strategy, or of anything else that is drawn as a line
@@ -76,7 +77,8 @@ def _places(cells): # Each size, in order, to its number of labels per class
     res = {}
     for c in sorted(cells, key=lambda c: _order(c['shots'])):
         x = c.get('per_class', c['shots'])
-        if x == 'all': raise BadInput("a cell of size 'all' lacks 'per_class': give its mean number of pictures per class")
+        if x == 'all':
+            raise BadInput("a cell of size 'all' lacks 'per_class': give its mean number of pictures per class")
         res[c['shots']] = x
     return res
 
@@ -91,7 +93,7 @@ def _need(rows, keys, what):
 _thin = dict(color='#8c8c8c', lw=.8, ms=3.5, elinewidth=.6, capsize=0)
 
 # %% ../nbs/core/01_plots.ipynb #fc2db49b
-def plot_curves(cells, # Dicts with strategy, shots, mean, low, high (fractions), and n_test, seeds, per_class, beside if known
+def plot_curves(cells, # Dicts: strategy, shots, mean, low, high (fractions); n_test, seeds, per_class, beside if known
                 ax=None, # Axes to draw on
                 title:str='', # Of the figure
                 size=(5.6, 3.4) # Inches, where `ax` is None
@@ -190,7 +192,8 @@ def picture_grid(xs, # Images: (3,H,W) uint8 or 0..1 tensors or arrays, (H,W,3) 
         for i,(ax,x,t) in enumerate(zip(axs.flat, xs, texts)):
             ax.imshow(x.squeeze(), cmap='gray', interpolation='nearest' if max(x.shape) <= 64 else 'antialiased',
                       vmin=0, vmax=255 if x.dtype == np.uint8 else 1)
-            ax.set_title(t, fontsize=7.5, loc='center', pad=2, color=colors[i] if colors else '#222222', parse_math=False)
+            ax.set_title(t, fontsize=7.5, loc='center', pad=2, color=colors[i] if colors else '#222222',
+                         parse_math=False)
         if title: fig.suptitle(title, fontsize=10, x=.01, ha='left', parse_math=False)
     return fig
 

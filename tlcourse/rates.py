@@ -1,4 +1,4 @@
-"""Learning rates and weight decays by validation loss: the usual one unless another is clearly better, on a grid that grows where it must.
+"""Learning rates and weight decays by validation loss: the usual one unless another is clearly better.
 
 Docs: https://tlcourse.github.io/tlcourse/tools/rates.html.md"""
 
@@ -34,7 +34,7 @@ class Chosen:
 
     @property
     def provisional(self) -> bool:
-        "May a better rate lie beyond an end? The choice, or the smallest loss, is the lowest or the highest rate tried."
+        "May a better rate lie beyond an end: is the choice, or the smallest loss, the lowest or highest rate tried?"
         if not self.edge: return False
         least = min(self.tried, key=lambda o: o[1])[0]
         return bool({self.rate, least} & {self.tried[0][0], self.tried[-1][0]})

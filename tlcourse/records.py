@@ -1,4 +1,4 @@
-"""One file that keeps every finished run: what was asked, what came out for each test image, and that the test set was opened for it.
+"""One file that keeps every finished run: what was asked, what came out for each test image, and each opening.
 
 Docs: https://tlcourse.github.io/tlcourse/core/records.html.md"""
 
@@ -99,7 +99,8 @@ def _blob(a): # dtype, shape, bytes: little-endian, C order
 
 def _array(dtype, shape, data):
     how, _, dtype = dtype.rpartition(' ')
-    return np.frombuffer(zlib.decompress(data) if how else data, dtype=np.dtype(dtype)).reshape(json.loads(shape)).copy()
+    return np.frombuffer(zlib.decompress(data) if how
+                         else data, dtype=np.dtype(dtype)).reshape(json.loads(shape)).copy()
 
 # %% ../nbs/core/06_records.ipynb #d930596e
 _kept = [] # Connections of a parent process: a forked child must neither use nor close them

@@ -1,4 +1,4 @@
-"""How sure a measured accuracy is: intervals that cover seeds and test images, paired differences, and how many images a question needs.
+"""How sure an accuracy is: intervals over seeds and test images, paired differences, how many images a question needs.
 
 Docs: https://tlcourse.github.io/tlcourse/core/stats.html.md"""
 
@@ -276,11 +276,12 @@ def forecast(correct, # For each size (m, n): correctness of its seeds on the sa
              seed:int=0, # Of the draws
              alpha:float=.05 # 1 - the nominal coverage
             ) -> Interval: # Of the accuracy at `at`, by percentiles; an error of 0 counts as half an image
-    "Accuracy with more labels, by a power law of the error (Cortes et al., NIPS 1993; Hestness et al., arXiv:1712.00409)."
+    "Accuracy with more labels, by a power law of the error (Cortes et al. 1993; Hestness et al., arXiv:1712.00409)."
     _alpha(alpha)
     correct = [_check(o, 'correct') for o in correct]
     if len(correct) != len(ns) or len(set(ns)) < max(2, len(ns)) or min(*ns, at) < 1:
-        raise BadInput(f"{len(correct)} matrices for the sizes {list(ns)}: give correctness at two or more different sizes")
+        raise BadInput(f"{len(correct)} matrices for the sizes {list(ns)}: "
+                       "give correctness at two or more different sizes")
     if any(o.ndim != 2 or o.shape[1] != correct[0].shape[1] for o in correct):
         raise BadInput("every size needs its correctness (seeds, images) on the same test images")
     n, rng = correct[0].shape[1], np.random.default_rng(seed)

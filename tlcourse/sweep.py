@@ -1,4 +1,4 @@
-"""Many runs: each one once, on every core, kept as soon as it is done. Stopped in any way and started again, it goes on where it was.
+"""Many runs: each once, on every core, kept as soon as it is done; stopped and started again, it goes on.
 
 Docs: https://tlcourse.github.io/tlcourse/core/sweep.html.md"""
 

@@ -1,4 +1,4 @@
-"""Pictures whose making is known: a source of glyphs to pretrain on, and targets at graded distance from it, one of them real handwriting.
+"""Pictures whose making is known: glyphs to pretrain on, and targets at graded distance, one real handwriting.
 
 Docs: https://tlcourse.github.io/tlcourse/core/world.html.md"""
 
