@@ -133,7 +133,6 @@ def _compare(a):
     _check_json(a.json)
     from tlcourse.compare import compare, default_out
     from tlcourse.runs import task
-    from tlcourse.sweep import SweepFailed
     job = task(a.target, a.backbone, a.size, a.weights, a.device,
                drop_duplicates=a.drop_duplicates, valid_pct=a.valid_pct,
                test_pct=a.test_pct, seed=a.split_seed, groups=a.groups, fit=a.fit, min_class=a.min_class)
@@ -143,14 +142,9 @@ def _compare(a):
         print(f'\n{c!r}\n', flush=True)
         wrote[:] = c.report(out)
         if a.json: wrote.append(_write_json(a.json, c.to_dict(), say=False))
-    try:
-        compare(job.target, job.arch, a.strategies, a.shots, a.seeds, a.steps, a.tune,
-                augment=a.augment, out=out, device=a.device,
-                workers=a.workers, budget=a.budget, say=lambda s: print(s, flush=True), on_stage=told,
-                precision=a.precision)
-    except SweepFailed as e:
-        print(f'tlcourse: {e}', file=sys.stderr)
-        return 1
+    compare(job.target, job.arch, a.strategies, a.shots, a.seeds, a.steps, a.tune, augment=a.augment, out=out,
+            device=a.device, workers=a.workers, budget=a.budget, say=lambda s: print(s, flush=True), on_stage=told,
+            precision=a.precision)
     for f in wrote: print(f'wrote {f}')
 
 # %% ../nbs/tools/08_cli.ipynb #train001
@@ -176,13 +170,8 @@ def _add_train(sub):
 
 def _train(a):
     from tlcourse.model import train
-    from tlcourse.sweep import SweepFailed
-    try:
-        m = train(a.target, a.out, a.strategy, a.backbone, a.weights, a.size, a.device, a.study, a.groups, a.fit,
-                  a.min_class, say=lambda s: print(_plain(s), flush=True))
-    except SweepFailed as e:
-        print(f'tlcourse: {e}', file=sys.stderr)
-        return 1
+    m = train(a.target, a.out, a.strategy, a.backbone, a.weights, a.size, a.device, a.study, a.groups, a.fit,
+              a.min_class, say=lambda s: print(_plain(s), flush=True))
     print('', *map(_plain, repr(m).split('\n')), '', f'wrote {_plain(a.out)}', sep='\n')
 
 # %% ../nbs/tools/08_cli.ipynb #predict1
@@ -294,6 +283,11 @@ def main(argv=None # Arguments; None: the command line's
     except BadInput as e:
         print(f'tlcourse: {e}', file=sys.stderr)
         return 2
+    except RuntimeError as e:
+        from tlcourse.sweep import SweepFailed # Not before a run has failed: it takes a while to load
+        if not isinstance(e, SweepFailed): raise
+        print(f'tlcourse: {e}', file=sys.stderr)
+        return 1
     except BrokenPipeError:
         # The reader has seen enough, as in `tlcourse predict ... | head`; nothing more is written at the end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -656,7 +656,7 @@ def _finish(self:Study, cell):
     self.cells.append(_read_cell(self.records, cell, self.specs[cell])[0])
     c = self.cells[-1]
     self.say(f"{labels(c['shots']):>22}  {c['strategy']:<20} {pct(c['mean']):>7} "
-             f"[{100*c['low']:.1f}, {100*c['high']:.1f}]  ({c['seeds']} seed{'s'*(c['seeds'] > 1)}, {c['n_test']} "
+             f"[{100*c['low']:.1f}, {100*c['high']:.1f}]  ({c['seeds']} seed{_s(c['seeds'])}, {c['n_test']} "
              f"test images, {c['seconds']:.1f} CPU s a run)")
 
 # %% ../nbs/tools/03_compare.ipynb #3b72a8e2
@@ -682,8 +682,7 @@ def finish(self:Study,
     if self.shifts: what['shifts'] = self.shifts
     if self.precision != 'fp32': what['precision'] = self.precision
     if len(self.looks) > 1: what['looks'] = self.looks
-    def place(c): return self.shots.index(c['shots']), self._place(c['strategy'])
-    cells = [[c['strategy'], c['shots'], self.specs[c['strategy'], c['shots']]] for c in sorted(self.cells, key=place)]
+    cells = [[c['strategy'], c['shots'], self.specs[c['strategy'], c['shots']]] for c in self.cells]
     missing = [dict(strategy=a, shots=k, minutes=s/60) for (a,k),s in self.missing]
     # The same runs may be asked for in another way, trimmed to a budget, say: what was announced now is what counts
     self.records.add(what, dict(cells=cells, rates=[_rate_row(c, r) for c,r in self.rates.items()], beside=self.beside,

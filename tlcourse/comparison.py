@@ -12,7 +12,7 @@ import tlcourse.base
 import itertools, math
 import numpy as np, pandas as pd
 from fastcore.basics import patch
-from .base import _esc, BadInput, html_block, html_table, unknown
+from .base import _esc, _s, BadInput, html_block, html_table, unknown
 from .plots import _order, plot_curves, plot_pairs
 from .stats import forecast, holm, mean_ci, n_to_settle, paired_ci, paired_p
 
@@ -99,11 +99,13 @@ def labels(k, # Labels per class, or 'all'
            n=None # Training pictures in all, where known
           ) -> str:
     if k == 'all': return 'all labels' if n is None else f'all {n:,} labels'
-    return f"{k} label{'s'*(k != 1)} per class"
+    return f"{k} label{_s(k)} per class"
 
 def label_sizes(ks):
     few = sorted(k for k in ks if k != 'all')
-    text = [f"{', '.join(map(str, few))} label{'s'*(few != [1])} per class"]*bool(few) + ['all labels']*('all' in ks)
+    text = []
+    if few: text.append(f"{', '.join(map(str, few))} label{_s(few[-1])} per class")
+    if 'all' in ks: text.append('all labels')
     return ' and '.join(text)
 
 def _at(k, n=None): return f"{'with' if k == 'all' else 'at'} {labels(k, n)}"
@@ -190,12 +192,12 @@ def _so_far(c):
     if c.early: return f'So far (frozen features alone, stage {c.stage} of {c.stages}): '
     if c.stage < c.stages: return f'So far (stage {c.stage} of {c.stages}): '
     n = len(c.missing)
-    return f"So far ({n} cell{'s'*(n != 1)} left out by the budget): " if n else ''
+    return f"So far ({n} cell{_s(n)} left out by the budget): " if n else ''
 
 def _family_text(c, k, run): # run: pairs of the family that were made
     if c.early or _few(k) or not run: return ''
     n = c.families['decision' if k == c.top else 'curve']
-    text = f", Holm-corrected over {n} comparison{'s'*(n != 1)}"
+    text = f", Holm-corrected over {n} comparison{_s(n)}"
     if k == c.top and c.looks > 1: text += f' and {c.looks} looks'
     return text + (f', {n-run} of them not run yet' if n > run else '')
 
@@ -312,7 +314,7 @@ def _control_text(c):
 
 def _missing_text(c):
     "A line for each cell that was asked for and not run"
-    def long(m): return 'less than a minute' if m < 1 else f"about {math.ceil(m)} more minute{'s'*(math.ceil(m) != 1)}"
+    def long(m): return 'less than a minute' if m < 1 else f"about {math.ceil(m)} more minute{_s(math.ceil(m))}"
     return [f"{x['strategy']} {_at(x['shots'], c.n_train)} would take {long(x['minutes'])}: raise --budget"
             for x in c.missing]
 
@@ -327,6 +329,17 @@ def _read_cell(records, cell, specs, shift=None):
     return _cell(*cell, correct, runs), correct
 
 # %% ../nbs/tools/01_comparison.ipynb #97925bf4
+def _in_order(what, res):
+    "The cells of a study as its tables have them: by size, the arms as they were asked for, then what stands beside"
+    if what.get('code', 0) < 4: return res['cells'] # As they were stored
+    aside = res.get('beside', [])
+    order = {a: i for i,a in enumerate(dict.fromkeys([*what['strategies'], *aside]))}
+    def place(cell):
+        arm, k, _ = cell
+        asked = arm in what['strategies'] and arm not in aside
+        return _order(k), not asked, order.get(arm.removesuffix('-4x'), 0), arm
+    return sorted(res['cells'], key=place)
+
 class Comparison:
     "What a study measured: `.cells`, `.pairs`, `.rates`, `.settings`, `.notes`, `.recommendation`, `.missing`"
     def __init__(self,
@@ -347,7 +360,7 @@ class Comparison:
         # Class to its training, validation and test pictures; stores of older studies lack it
         self.parts = res.get('parts')
         self.n_train = sum(p[0] for p in self.parts.values()) if self.parts else None
-        self.specs = {(s,k): specs for s,k,specs in res['cells']}
+        self.specs = {(s,k): specs for s,k,specs in _in_order(what, res)}
         read = {c: _read_cell(records, c, specs, shift) for c,specs in self.specs.items()}
         self.cells = [cell for cell,_ in read.values()]
         self.correct = {c: correct for c,(_,correct) in read.items()}
@@ -443,8 +456,6 @@ def _in_stages(self:Comparison, what):
     for c in self.cells:
         c['beside'] = c['strategy'] not in self.arms
         c['per_class'] = self.n_train/len(self.classes) if c['shots'] == 'all' else c['shots']
-    place = {s: i for i,s in enumerate(self.arms)}
-    self.cells.sort(key=lambda c: (_order(c['shots']), c['beside'], place.get(c['strategy'], 0)))
     self.edges = {(r['strategy'], r['shots'])
                   for r in self.rates if r['edge'] and not r['fixed'] and r['strategy'] in self.arms}
     self.families = _family_sizes(self, what['shots'])
@@ -510,7 +521,7 @@ def _pairs_table(c):
     how = ('Holm-corrected' if not c.staged else 'without a verdict so far' if c.early
            else 'Holm-corrected within its family')
     return html_table(c.differences, 'Paired differences in points of accuracy '
-                                     f'({n} comparison{"s"*(n != 1)}, {how})', 2)
+                                     f'({n} comparison{_s(n)}, {how})', 2)
 
 def _beside_html(c):
     "The lines on the control and on missing cells"

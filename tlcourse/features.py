@@ -218,11 +218,8 @@ def _made_with():
 # %% ../nbs/lessons/06_feature_extraction.ipynb #574bf0d3
 def _net_hash(m):
     "Of all parameters and buffers, those that a state dict leaves out too, and of the structure"
-    h = hashlib.sha256(repr(m).encode())
-    for k,v in (*m.named_parameters(), *m.named_buffers()):
-        h.update(f'{k}{tuple(v.shape)}{v.dtype}'.encode())
-        h.update(v.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return h.hexdigest()
+    named = dict([*m.named_parameters(), *m.named_buffers()])
+    return _hashed(named, hashlib.sha256(repr(m).encode())).hexdigest()
 
 def _pixels(part, ids):
     h = hashlib.sha256(f'{tuple(part.x.shape[1:])}{part.x.dtype}{len(ids)}'.encode())

@@ -303,7 +303,7 @@ def _checked_rows(f, notes, names, t, path, labels, split, group):
         are = 'is' if len(lost) == 1 else 'are'
         raise BadInput(f"{f} names {len(lost):,} file{_s(len(lost))} that {are} not there, "
                        f"the first is {lost[0]!r}: add them (unpack archives first) or remove the lines")
-    if again: notes.append(f"{f.name}: {again} line{'s'*(again>1)} repeated another and counted once")
+    if again: notes.append(f"{f.name}: {again} line{_s(again)} repeated another and counted once")
     if val: notes.append(f"{f.name}: val is read as valid")
     n = len(set(names.files) - {r.path for r in rows})
     if n: notes.append(f"left alone: {n:,} picture{_s(n)} that {f.name} does not name")

@@ -28,7 +28,7 @@ from fastcore.basics import patch
 from fastcore.foundation import L
 from fastai.vision.augment import AffineCoordTfm, DihedralItem, FlipItem, HSVTfm
 from fastai.vision.learner import model_meta
-from .base import BadInput, _Code, _esc, html_block, html_table, lesson_number, sha256
+from .base import BadInput, _Code, _esc, _s, html_block, html_table, lesson_number, sha256
 from .pictures import Prints, find_copies, fit_picture, read_picture
 from .data import BatchAugment, PicDL, Target
 from .backbones import Arch, _own_dl, arch
@@ -67,7 +67,7 @@ class Findings(list):
         return [o.name for o in self]
 
     def _said(self):
-        s = lambda n, what: f"{n or 'no'} {what}{'s'*(n != 1)}"
+        def s(n, what): return f"{n or 'no'} {what}{_s(n)}"
         names = ', '.join(self.checked) or 'none'
         return f"{s(len(self), 'finding')}; {s(len(self.checked), 'trap')} looked for: {names}"
 
@@ -286,7 +286,7 @@ def _random_body(k):
        "learn.splitter = depth_split(4); learn.create_opt()")
 def _few_groups(k):
     n,lr,idx = len(k.opt.param_lists),k.learn.lr,getattr(k.opt, 'frozen_idx', 0)
-    if idx < 0: return f"freeze_to({idx-n}) with {n} layer group{'s'*(n != 1)}: nothing is frozen"
+    if idx < 0: return f"freeze_to({idx-n}) with {n} layer group{_s(n)}: nothing is frozen"
     if isinstance(lr, slice) and n == 1: return f"lr={lr} with one layer group: every layer gets {lr.stop:g}"
     if isinstance(lr, slice) and lr.start and n == 2:
         return f"lr={lr} with two groups: all of the body gets {lr.start:g}"

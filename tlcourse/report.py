@@ -14,7 +14,7 @@ from collections import Counter
 from matplotlib.figure import Figure
 from PIL import Image
 from fastcore.basics import patch
-from .base import _esc, html_table, sha256, writable_folder
+from .base import _esc, _s, html_table, sha256, writable_folder
 from tlcourse.comparison import (
     _at, _beside, _control_text, _curve_table, _forecast_text, _marked, _missing_text, _pairs_table, _size, _so_far,
     Comparison, labels)
@@ -233,7 +233,7 @@ def _confusions(names, y, pred, most=6):
     "The most frequent pairs of true and predicted class"
     said = Counter((int(y[i]), int(p)) for r in pred for i,p in enumerate(r) if p != y[i]).most_common(most)
     df = pd.DataFrame([{'true class': names[a], 'taken for': names[b],
-                        f'times (in {len(pred)} run{"s"*(len(pred) > 1)})': t,
+                        f'times (in {len(pred)} run{_s(len(pred))})': t,
                         'test pictures of the class': int((y == a).sum())} for (a,b),t in said])
     return '<h3>What is taken for what</h3>\n' + html_table(df, 'Most frequent mistakes', 2)
 
@@ -246,7 +246,7 @@ def _errors(c, most=12):
     pred, prob = _runs(c, (pick, k))
     m, n = pred.shape
     rows, always = _mistakes(pred, prob, y), int((pred != y).all(0).sum())
-    text = (f'<p>{_esc(pick)} {_at(k, c.n_train)}, {m} run{"s"*(m > 1)} on {n:,} test pictures: '
+    text = (f'<p>{_esc(pick)} {_at(k, c.n_train)}, {m} run{_s(m)} on {n:,} test pictures: '
             f'{n - len(rows):,} pictures are right ')
     text += 'in it.</p>\n' if m == 1 else f'in every run, {len(rows) - always:,} in some, {always:,} in none.</p>\n'
     if not rows: return text
