@@ -15,7 +15,8 @@ from torch import nn
 from tlcourse.backbones import arch, glyphnet
 from tlcourse.base import package_assets
 from tlcourse.compare import Study
-from tlcourse.data import SHIFTS, target
+from tlcourse.augment import SHIFTS
+from tlcourse.data import target
 from tlcourse.finetune import _SGD, STRATEGIES, _fit, _learner
 from tlcourse.records import Records
 from tlcourse.runs import _measured, task

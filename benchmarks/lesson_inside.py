@@ -12,7 +12,8 @@ import numpy as np, torch
 from torch import nn
 from tlcourse.backbones import arch, learner
 from tlcourse.base import package_assets, sha256
-from tlcourse.data import Part, kshot, target
+from tlcourse.data import kshot, target
+from tlcourse.loaders import Part
 from tlcourse.features import extract
 from tlcourse.probes import fit_probes
 from tlcourse.records import Records

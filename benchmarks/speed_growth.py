@@ -71,7 +71,7 @@ def read_classes(d, n, most): return of_folder(d, 4*most, n)
 def extract(d, n, _):
     "Features of n pictures that lie in a file, stored in a file"
     import torch
-    from tlcourse.data import Part
+    from tlcourse.loaders import Part
     from tlcourse.features import extract
     x = np.lib.format.open_memmap(d/'x.npy', 'w+', np.uint8, (n, 3, 32, 32))
     rng = np.random.RandomState(0)

@@ -20,7 +20,8 @@ from fastai.vision.all import (Adam, Callback, CancelValidException, ImageDataLo
 from PIL import Image
 from torch import nn
 from tlcourse.backbones import arch, learner, linear_head
-from tlcourse.data import BatchAugment, target
+from tlcourse.augment import BatchAugment
+from tlcourse.data import target
 from tlcourse.features import extract, stored_activations
 from tlcourse.finetune import STRATEGIES, stepped
 from tlcourse.layers import true_freeze

@@ -32,7 +32,7 @@ LIBRARY = [
           [Change('tlcourse.features:stored_activations', 'learn.model.to(learn.dls.device)', 'learn.model')],
           'activations stored'),
     Plant('the labels of stored_activations on the CPU',
-          [Change('tlcourse.data:Part.on', 'self.x,self.y.to(self.x.device)', 'self.x,self.y')],
+          [Change('tlcourse.loaders:Part.on', 'self.x,self.y.to(self.x.device)', 'self.x,self.y')],
           'activations stored'),
     Plant("the benchmark's unmoved model", [unmoved, Change('gpu:mine', '    learn.model.to(dev) '
                                                                         '#', '    #')], 'graphs of the benchmark'),

@@ -6,7 +6,7 @@ import numpy as np
 import PIL, pytest, torch
 from PIL import Image
 from fastai.vision.all import Learner, nn, set_seed
-import tlcourse.data, tlcourse.pictures
+import tlcourse.loaders, tlcourse.pictures, tlcourse.sources
 from tlcourse.base import BadInput
 from tlcourse.data import target
 from tlcourse.pictures import Prints, _near_pairs, find_copies, group_copies, read_pictures
@@ -121,9 +121,9 @@ def listed(root, m):
     (root/'split.csv').write_text('path,label,split\n' + ''.join(rows))
 
 def no_longer_read(root, m): (root/'cat'/'00000.bmp').write_bytes(b'BM')
-def other_code(root, m): m.setattr(tlcourse.data._store, 'code', 'another')
+def other_code(root, m): m.setattr(tlcourse.sources._store, 'code', 'another')
 def other_pillow(root, m): m.setattr(PIL, '__version__', PIL.__version__ + '.1')
-def other_decoder(root, m): m.setattr(tlcourse.data.features, 'version', lambda o: '0')
+def other_decoder(root, m): m.setattr(tlcourse.sources.features, 'version', lambda o: '0')
 
 mutations = dict(file=other_file, swapped=swapped, added=lambda r, m: scene(77).save(r/'cat'/'new.bmp'),
                  removed=lambda r, m: (r/'cat'/'00000.bmp').unlink(),
@@ -299,8 +299,8 @@ def test_training_and_scoring(tmp_path, monkeypatch):
             return was(*o, mode=mode, **kw)
         with monkeypatch.context() as m:
             m.setattr(np, 'memmap', only_read)
-            x = tlcourse.data._store.map(mapped.train._file[0], mapped.train._file[1])
-        assert not x.flags.writeable and tlcourse.data._tensor(x).equal(mapped.train.x)
+            x = tlcourse.sources._store.map(mapped.train._file[0], mapped.train._file[1])
+        assert not x.flags.writeable and tlcourse.loaders._tensor(x).equal(mapped.train.x)
     monkeypatch.setenv('TLCOURSE_CACHE', __file__)
     assert fitted(target(root, size=32)) == a
 

@@ -135,7 +135,8 @@ def shown(what, digits, learn):
     from tlcourse.backbones import arch
     from tlcourse.comparison import stored_comparison
     from tlcourse.layers import freeze_audit
-    from tlcourse.lint import Finding, lint
+    from tlcourse.findings import Finding
+    from tlcourse.lint import lint
     from tlcourse.pretrain import weights_card
     from tlcourse.records import lesson_records
     return dict(card=lambda: digits.card, weights=weights_card, pip=lambda: weights_card('tf_efficientnet_lite0'),
@@ -148,7 +149,7 @@ def shown(what, digits, learn):
 def test_readable(what, digits, learn): readable(shown(what, digits, learn)._repr_html_())
 
 def test_findings(digits, learn):
-    from tlcourse.lint import Findings
+    from tlcourse.findings import Findings
     t = readable(Findings([shown('finding', 0, 0)]*2, ['<a>'], {'<c>': 'a & b'})._repr_html_())
     assert len(t.get('code')) == 2 and len(t.get('tr')) == 3
 

@@ -7,7 +7,8 @@ from fastai.vision.all import (CategoryBlock, DataBlock, GrandparentSplitter, Im
                                Normalize, Resize, accuracy, get_image_files, nn, parent_label)
 import tlcourse.drawings
 from tlcourse.base import BadInput
-from tlcourse.data import Target, offline_targets, target
+from tlcourse.data import Target, target
+from tlcourse.sources import offline_targets
 from tlcourse.drawings import DRAWINGS, drawings, emoji_families, emoji_font
 from tlcourse.features import head_learner
 from tlcourse.pictures import Prints, find_copies, group_copies

@@ -4,8 +4,9 @@ import numpy as np, pytest, torch
 from torch import nn
 from tlcourse.backbones import arch, learner
 from tlcourse.base import BadInput, photo_assets
-from tlcourse.data import Part, SealBroken, kshot, target, weights_hash
+from tlcourse.data import SealBroken, kshot, target, weights_hash
 from tlcourse.features import extract, head_learner, layers, pooled
+from tlcourse.loaders import Part
 from tlcourse.probes import NearestNeighbours, fit_probes
 from tlcourse.store import _Sink, _card_bytes, _read_card
 

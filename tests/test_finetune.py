@@ -13,7 +13,8 @@ from fastai.vision.all import Adam, accuracy, vision_learner
 from tlcourse import finetune
 from tlcourse.backbones import arch, learner
 from tlcourse.base import BadInput
-from tlcourse.data import Part, target, weights_hash
+from tlcourse.data import target, weights_hash
+from tlcourse.loaders import Part
 from tlcourse.features import extract, pooled
 from tlcourse.finetune import STRATEGIES, feature_extraction, random_features, strategy
 from tlcourse.probes import fit_probes

@@ -115,7 +115,7 @@ def test_pixels_lie_on_the_device():
         assert xb.is_cuda and (xa - xb.cpu()).abs().max() < 1e-6 and torch.equal(ya, yb.cpu())
 
 def test_augmentation_on_cuda_is_that_of_a_cpu(digits):
-    from tlcourse.data import AUGMENTS, BatchAugment
+    from tlcourse.augment import AUGMENTS, BatchAugment
     x = digits.train.x[:8].float()/255
     for name in AUGMENTS:
         torch.manual_seed(0)

@@ -8,7 +8,8 @@ for _n in [n for n in globals() if n.startswith('test')]: del globals()[_n] # fa
 from PIL import Image
 from tlcourse.backbones import glyphnet, learner
 from tlcourse.base import BadInput
-from tlcourse.data import BatchAugment, target, weights_hash
+from tlcourse.augment import BatchAugment
+from tlcourse.data import target, weights_hash
 from tlcourse.finetune import STRATEGIES
 from tlcourse.layers import depth_split, freeze_audit, true_freeze
 from tlcourse.lint import lint, traps

@@ -7,8 +7,9 @@ from safetensors.torch import load_file
 from tlcourse.backbones import arch, learner
 from tlcourse.base import BadInput, photo_assets, sha256
 from tlcourse.cli import main
-from tlcourse.compare import compare, task
+from tlcourse.compare import compare
 from tlcourse.data import target
+from tlcourse.runs import task
 from tlcourse.finetune import STRATEGIES
 from tlcourse.model import NONE, VERSION, _answers, _check, _joined, _licences, _with_validation, load, save, train
 

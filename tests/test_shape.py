@@ -52,6 +52,30 @@ def test_one_way_finds_a_planted_import(line):
     found = [o for o in wrong_imports(srcs) if o not in before]
     assert found == [('base', 'nowhere' if 'nowhere' in line else 'all')]
 
+def made_in(src):
+    "Names that a module defines itself, at its top or in a class or function of it."
+    nodes = list(ast.walk(ast.parse(src)))
+    return ({n.name for n in nodes if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
+            | {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)})
+
+def passed_on(srcs, users):
+    "(user, module, name) of what is imported from a module of ours that has it from elsewhere."
+    made = {m: made_in(s) for m,s in srcs.items() if m != 'all'}
+    for k,s in users.items():
+        for n in ast.walk(ast.parse(s)):
+            if not isinstance(n, ast.ImportFrom) or not n.module: continue
+            m = n.module if n.level else n.module.removeprefix('tlcourse.')
+            if m in made and (n.level or n.module.startswith('tlcourse.')):
+                yield from ((k, m, a.name) for a in n.names if a.name != '*' and a.name not in made[m])
+
+def test_each_name_is_imported_from_its_home():
+    "Nothing is reachable in two ways: not in the library, the tests or the benchmarks."
+    others = {p.name: p.read_text(encoding='utf-8') for d in ('tests', 'benchmarks') for p in (ROOT/d).glob('*.py')}
+    srcs = sources()
+    assert not list(passed_on(srcs, srcs | others))
+    planted = {'x': 'from tlcourse.data import BatchAugment, target'}
+    assert list(passed_on(srcs, planted)) == [('x', 'data', 'BatchAugment')]
+
 # --- one fact, one file; sdist and wheel
 
 @pytest.fixture(scope='session')

@@ -208,7 +208,7 @@ for i in range(40):
 def test_features_of_three_threads(cache):
     "Fault 10: they said that the features cannot be stored"
     torch = pytest.importorskip('torch')
-    from tlcourse.data import Part
+    from tlcourse.loaders import Part
     from tlcourse.features import extract
     torch.manual_seed(0)
     body = torch.nn.Sequential(torch.nn.Conv2d(3, 6, 3), torch.nn.ReLU()).eval()
@@ -322,7 +322,7 @@ except BadInput as e: print(e)'''
 READONLY = '''import os, sys, warnings
 import numpy as np, torch
 from tlcourse.base import BadInput
-from tlcourse.data import Part
+from tlcourse.loaders import Part
 from tlcourse.features import extract
 from tlcourse.store import Store, entries, prune, write_text
 warnings.simplefilter('error')

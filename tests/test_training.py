@@ -8,7 +8,8 @@ from tlcourse import compare as compare_module, features, finetune, training
 from tlcourse.backbones import arch, learner
 from tlcourse.base import BadInput
 from tlcourse.cli import main
-from tlcourse.compare import compare, run_spec, task
+from tlcourse.compare import compare
+from tlcourse.runs import run_spec, task
 from tlcourse.data import target
 from tlcourse.features import extract, stored_activations
 from tlcourse.finetune import STRATEGIES

@@ -19,7 +19,9 @@ from fastcore.basics import patch
 from .backbones import Arch
 from .base import _s, BadInput, sha256, unknown, versions, writable_folder
 from .comparison import Comparison, _at, _read_cell, labels, label_sizes, pct
-from .data import SHIFTS, Target, offline_targets
+from .augment import SHIFTS
+from .data import Target
+from .sources import offline_targets
 from .finetune import STRATEGIES
 from .probes import fit_probes
 from .rates import Chosen, choose, grid

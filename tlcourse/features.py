@@ -18,9 +18,10 @@ from torch import nn
 from torch.nn import functional as F
 from .backbones import _own_dl, _Vectors, arch, learner, linear_head
 from .base import Bar, BadInput, pick_device
-from .data import _check_shifts, _hashed, _shifted
-from .data import BatchAugment, Part, Score, SealBroken, Target, check_augments
+from .augment import _check_shifts, _shifted, BatchAugment, check_augments
+from .data import _hashed, Score, SealBroken, Target
 from .layers import _eval_frozen, true_freeze
+from .loaders import Part
 from .store import Store
 from .training import _autocast, pick_precision
 

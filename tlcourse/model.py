@@ -29,7 +29,9 @@ from .base import (BadInput, html_block, html_table, pick_device, sha256, unknow
                            writable_folder)
 from .compare import _inside, _root, _source_hash, _strategy, compare, default_out
 from .comparison import Comparison, _at, pct
-from .data import Part, PicImage, _store, _whole
+from .data import _whole
+from .loaders import Part, PicImage
+from .sources import _store
 from .finetune import STRATEGIES
 from .folders import _class_files, _said
 from .pictures import Unreadable, _array, _seen_lines, _threads, _try

@@ -172,7 +172,8 @@ def value_range(
     return (2**max(8, most.bit_length()) - 1, len(vs), most)
 
 # %% ../nbs/core/01_pictures.ipynb #32f8fc6d
-FITS = 'crop','squish','pad'
+# How a picture becomes square, and what a card says of it
+FITS = dict(crop='short side, centre', squish='out of proportion', pad='long side, grey beside it')
 
 def fit_picture(
     im:Image.Image, # RGB

@@ -16,7 +16,9 @@ from fastai.optimizer import Adam
 from fastcore.basics import patch
 from .backbones import Arch, arch
 from .base import BadInput, pick_device
-from .data import SHIFTS, Target, kshot, offline_targets, target
+from .augment import SHIFTS
+from .data import Target, kshot, target
+from .sources import offline_targets
 from .features import _norms, extract
 from .finetune import _SGD, STRATEGIES
 from .probes import NearestNeighbours, fit_probes
