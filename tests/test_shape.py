@@ -1,5 +1,5 @@
 "One-way imports, each fact in one place, everything generated current, nothing of one machine, names and docs."
-import ast, configparser, inspect, json, os, re, shutil, subprocess, sys, zipfile
+import ast, configparser, inspect, json, os, re, shutil, subprocess, sys, textwrap, zipfile
 from email import message_from_string
 from functools import cache
 from importlib import import_module
@@ -264,24 +264,69 @@ def test_names_are_in_one_module():
 
 def event(o, k): return any(b.__name__ == 'Callback' for b in o.__mro__) and re.match('(before|after)_', k)
 
+def functions(m):
+    "(name, function, docstring of its class) of each public function and method of a module."
+    for n,o in public(m).items():
+        if inspect.isfunction(o): yield n, o, ''
+        if not inspect.isclass(o): continue
+        for k,f in vars(o).items():
+            # Not those that dataclass writes, that fastai calls by itself, or that a base class describes
+            if not inspect.isfunction(f) or not f.__code__.co_filename.endswith(f'{m}.py'): continue
+            own = k[0] != '_' and not event(o, k) and not any(hasattr(b, k) for b in o.__mro__[1:])
+            if own or k == '__init__': yield f'{n}.{k}', f, o.__doc__
+
 def undocumented(m):
     "Public functions, classes and methods without a docstring, and their parameters without a docment."
     for n,o in public(m).items():
-        if not inspect.isfunction(o) and not inspect.isclass(o): continue
-        if not o.__doc__: yield n
-        fs = {n: o} if inspect.isfunction(o) else {
-            f'{n}.{k}': f for k,f in vars(o).items()
-            if inspect.isfunction(f) and f.__code__.co_filename.endswith(f'{m}.py')  # not those that dataclass writes
-            and (k == '__init__' or k[0] != '_' and not event(o, k) and not any(hasattr(b, k) for b in o.__mro__[1:]))}
-        for k,f in fs.items():
-            if not f.__doc__ and not k.endswith('__init__'): yield k
-            doc = docments(f, full=True)
-            for p in inspect.signature(f).parameters.values():
-                if p.name == 'self' or p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL): continue
-                if not (doc.get(p.name) or {}).get('docment'): yield f'{k}({p.name})'
+        if (inspect.isfunction(o) or inspect.isclass(o)) and not o.__doc__: yield n
+    for k,f,_ in functions(m):
+        if not f.__doc__ and not k.endswith('__init__'): yield k
+        doc = docments(f, full=True)
+        for p in inspect.signature(f).parameters.values():
+            if p.name == 'self' or p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL): continue
+            if not (doc.get(p.name) or {}).get('docment'): yield f'{k}({p.name})'
 
 @pytest.mark.parametrize('module', [m for m in MODULES if m != 'all'])
 def test_documented(module): assert not list(undocumented(module))
+
+def inside(f):
+    "What a function is made of, without the functions in it."
+    todo = list(f.body)
+    while todo:
+        yield (n := todo.pop())
+        if not isinstance(n, (ast.FunctionDef, ast.Lambda, ast.ClassDef)): todo += ast.iter_child_nodes(n)
+
+def unsaid(src, more=''):
+    "What the source of a function does and its signature and docstring do not say: 'return', 'raises'."
+    f = ast.parse(src).body[0]
+    nodes, doc = list(inside(f)), ast.get_docstring(f) or ''
+    head = src.splitlines()[:f.body[0].lineno - 1] or [src]
+    close = re.search(r'\)[^()#]*:\s*#(.*)', head[-1]) # Beside the closing bracket
+    said = ' '.join([doc, more, *(l.split('#', 1)[1] for l in head if '#' in l)])
+    gives = any(isinstance(n, (ast.Yield, ast.YieldFrom)) for n in nodes)
+    for n in nodes:
+        none = isinstance(n, ast.Return) and isinstance(n.value, ast.Constant) and n.value.value is None
+        if isinstance(n, ast.Return) and n.value is not None and not none: gives = True
+    if gives and not f.returns and not close: yield 'return'
+    errors = [n.exc.func.id for n in nodes if isinstance(n, ast.Raise) and isinstance(n.exc, ast.Call)
+              and isinstance(n.exc.func, ast.Name)]
+    if {'BadInput', 'unknown', 'SealBroken'} & set(errors) and 'BadInput' not in said: yield 'raises'
+
+@pytest.mark.parametrize('module', [m for m in MODULES if m != 'all'])
+def test_what_comes_back_and_what_is_raised(module):
+    "A value that is returned has its annotation or its docment; bad input that is refused is said."
+    found = [(k, o) for k,f,more in functions(module)
+             for o in unsaid(textwrap.dedent(inspect.getsource(inspect.unwrap(f))), more or '')]
+    assert not found
+
+@pytest.mark.parametrize('src,found', [
+    ('def f(x): # The half\n    return x/2', []), ('def f(x) -> float:\n    return x/2', []),
+    ('def f(x):\n    return x/2', ['return']), ('def f(x):\n    yield x', ['return']),
+    ('def f(x):\n    def g(): return x\n    g()', []), ('def f(x):\n    if x: return\n    return None', []),
+    ('def f(x):\n    "Refuses."\n    raise BadInput(x)', ['raises']),
+    ('def f(x # Raises `BadInput`\n     ):\n    raise BadInput(x)', []),
+    ('def f(x):\n    "Raises `BadInput`."\n    raise unknown("x", x, [])', [])])
+def test_what_is_not_said_is_found(src, found): assert list(unsaid(src)) == found
 
 # --- what an import may cost
 

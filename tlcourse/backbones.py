@@ -619,7 +619,7 @@ def learner(
     head:str='linear', # 'linear' (pool, flatten, linear), or 'fastai' (two layers with batch norm and dropout)
     normalize:bool=True, # Set the backbone's `Normalize`, replacing any? False leaves the pipeline alone
     **kwargs # For `vision_learner`: opt_func, lr, wd, cbs, metrics (default accuracy), loss_func (cross-entropy), ...
-) -> Learner: # A plain fastai one; `weights_id` and `head_name` are for the record
+) -> Learner: # A plain fastai one; `weights_id` and `head_name` are for the record; raises `BadInput`
     "`vision_learner` on its own copy of `dls`, with the backbone's statistics and a linear head."
     if head not in heads: raise unknown('head', head, heads)
     given = [k for k in _head_args if k in kwargs]

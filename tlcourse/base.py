@@ -267,7 +267,7 @@ def versions() -> dict: # Package name to version
 
 # %% ../nbs/core/00_base.ipynb #aaa6824d
 def pick_device(name:str='auto' # 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'
-               ): # A `torch.device`
+               ): # A `torch.device`; raises `BadInput` for one that is not here
     "The device to train on; `auto` takes CUDA if there is one and fastai was not told to do without, else the CPU."
     import torch
     if name in (None, 'auto'):

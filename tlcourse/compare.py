@@ -103,7 +103,7 @@ class Study:
                  say=print, # Where lines go; None: nowhere, and no bar
                  shifts=(), # Names
                  precision:str='fp32' # 'fp32', 'bf16' or 'auto'
-                ):
+                ): # Raises `BadInput`
         self.began, self.notes, self.quiet, self.say = time.monotonic(), [], say is None, say or (lambda *_: None)
         self.task, self.target, self.arch, self.device = task, task.target, task.arch, task.device
         self.augment = _glyphs(task.target) if augment is None else bool(augment)
@@ -491,7 +491,7 @@ def _budget(budget, t, device):
 @patch
 def plan(self:Study,
          budget=None # Minutes for the whole study, 'none', or None: 10 for photos on a CPU
-        ) -> 'Study':
+        ) -> 'Study': # Itself; raises `BadInput` where not even one cell fits
     "Say how long stages 2 and 3 will take, and leave out what does not fit into `budget` minutes."
     self.todo, self.minutes = self.later(), _budget(budget, self.target, self.device)
     self.n = dict.fromkeys([c for s in self.todo for c in s], self.seeds)

@@ -348,7 +348,7 @@ class Comparison:
                  target=None, # For pictures in the report; None where they are not at hand
                  keep=None, # A temporary folder of the store, to live as long as this
                  shift=None # A name in the study's shifts: what the same runs did there
-                ):
+                ): # Raises `BadInput` for another shift
         res, self._keep = records.get(what), keep
         self._what, self.shifts = what, list(what.get('shifts', {}))
         if shift is not None and shift not in self.shifts: raise unknown('shift of this study', shift, self.shifts)
@@ -385,12 +385,12 @@ class Comparison:
         return not _open(pair) or _alike(self, pair)
     def plot(self,
              ax=None # matplotlib axes; None: new ones
-            ):
+            ): # The axes
         "Accuracy against labels per class, with intervals."
         return plot_curves(self.cells, ax=ax)
     def plot_differences(self,
                          ax=None # matplotlib axes; None: new ones
-                        ):
+                        ): # The axes
         "The paired differences, with intervals around 0."
         return plot_pairs(self.pairs, ax=ax)
     def __repr__(self):
@@ -468,7 +468,7 @@ def _in_stages(self:Comparison, what):
 # %% ../nbs/tools/01_comparison.ipynb #f3f6aa87
 def stored_comparison(records, # A store that `compare` made
                       **settings # Of the study, such as tune='none' or seeds=5
-                     ) -> Comparison:
+                     ) -> Comparison: # Raises `BadInput` where there is none
     "The comparison that a store holds; the latest, where several have these settings."
     rows = records.rows(kind='study', **settings)
     if not rows:

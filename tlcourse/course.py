@@ -46,7 +46,7 @@ def _lesson(path):
                   stamps[-1][1] if stamps else None, 'code' if 'still to be told' in top else 'told', path)
 
 def lessons(numbers=() # Such as 5 or '05'; none means all
-           ) -> list[Lesson]:
+           ) -> list[Lesson]: # Raises `BadInput` for a number that is none
     "The lessons there are, in order."
     res = {o.number: o for o in map(_lesson, sorted(_lessons_folder().glob('[0-9][0-9]_*.ipynb')))}
     if not res:

@@ -150,7 +150,7 @@ class Target:
         paths=None, # n paths of the pictures' files
         pixel_hash=None, # Of pixels, labels and parts; computed if not given
         backbone:str='tf_efficientnet_lite0' # What `compare` transfers from unless told otherwise
-    ):
+    ): # Raises `BadInput` for an empty part, or a class that has no training picture
         self.name,self.classes,self.size,self.augments = name,list(classes),int(x.shape[-1]),check_augments(augments)
         self.card,self.report,self.backbone = card,report or Intake(),backbone
         x,y,part = np.asanyarray(x),np.asarray(y, dtype=np.int64),np.asarray(part)
@@ -197,7 +197,7 @@ class Target:
         head = f"{self.name}: {len(self.classes)} classes (training/validation/test pictures): {each}."
         return [head, *self.report.lines()]
 
-    def unopened(self):
+    def unopened(self) -> 'Target':
         "The same target with an empty log: for a run whose openings a store of records keeps."
         res = copy.copy(self)
         res._log = {}

@@ -24,7 +24,7 @@ _rooms = 'core', 'lessons', 'tools'
 
 # %% ../nbs/tools/09_dev.ipynb #3fe53267
 def find_root(path:str|Path='.' # Where to start
-             ) -> Path: # The folder with pyproject.toml and nbs
+             ) -> Path: # The folder with pyproject.toml and nbs; raises `BadInput` where there is none
     "The clone that holds `path`."
     start = Path(path).resolve()
     for d in (start, *start.parents):
@@ -35,7 +35,7 @@ def find_root(path:str|Path='.' # Where to start
 def pages(names=(), # Folders, numbers or parts of names: 'core', 'lessons/01', '05_freezing'; none means all
           root:str|Path|None=None # The clone; the one around the working folder if None
          ) -> list[Path]: # The index; core, lessons and tools, each by number; what else lies beside the index
-    "The notebooks of the course in reading order."
+    "The notebooks of the course in reading order. Raises `BadInput` for a name that none has."
     nbs = (Path(root) if root else find_root())/'nbs'
     rest = sorted(p for p in nbs.glob('[a-z]*.ipynb') if p.stem != 'index')
     res = [nbs/'index.ipynb', *(p for r in _rooms for p in sorted((nbs/r).glob('[0-9]*.ipynb'))), *rest]

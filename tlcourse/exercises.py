@@ -22,7 +22,7 @@ _exercises = {}
 
 def exercise(lesson:str|int, # Name of the lesson's page, such as 'freezing', or its number
              n:int # Number of the exercise in it
-            ):
+            ): # A decorator
     "Decorator: the function (answer -> hint or None) that checks exercise `n` of `lesson`."
     def _inner(f):
         _exercises[lesson_name(lesson), n] = f
@@ -115,7 +115,7 @@ def log_score(lesson:str|int, # Name of the lesson's page, or its number
               kind:str='exercise', # 'exercise' or 'prediction'
               name:str|None=None, # Whose; `reader_name()` if None
               path:str|Path|None=None # The score card; `scores.json` in the working folder if None
-             ) -> dict|None: # The row that stands for this answer; None where nothing is written
+             ) -> dict|None: # The row of this answer; None where nothing is written; `BadInput` for another kind
     "Add a try to a score card; where that cannot be done it says so once, and goes on."
     if path is None and os.environ.get('IN_TEST'): return None
     if kind not in _kinds: raise BadInput(f"unknown kind {kind!r}: one of {', '.join(_kinds)}")

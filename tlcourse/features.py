@@ -132,7 +132,7 @@ def _hooks(self:Stages, out):
 def pooled(self:Stages,
     x # (n,3,h,w) float, normalised
 ) -> list: # Of (n,d), one for each wanted stage
-    "The features of each wanted stage; what lies behind the last of them is not computed."
+    "The features of each wanted stage; what lies behind the last of them is not computed. Raises `BadInput`."
     out = {}
     hooks = self._hooks(out)
     try:
@@ -262,7 +262,7 @@ class Features:
 @patch
 def view(self:Features,
     v:int # Which view
-) -> np.ndarray: # float32 (n,d)
+) -> np.ndarray: # float32 (n,d); raises `BadInput` for a view that is none
     "The features of one view."
     if not 0 <= v < self.views: raise BadInput(f"view {v}: there are {self.views}, counted from 0")
     return self.x[v*len(self):(v+1)*len(self)]

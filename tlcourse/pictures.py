@@ -561,7 +561,7 @@ class Intake:
         head = f"under two labels, {' and '.join(said)}: find out which label is right"
         return [head] + shown + self._more(self.conflicts, n)
 
-    def to_dict(self):
+    def to_dict(self) -> dict:
         "As `--json` writes it, but for the notes."
         def named(keys, rows): return [dict(zip(keys.split(), o)) for o in rows]
         return dict(range=list(self.range), fit=self.fit, skipped=named('file reason', self.skipped),

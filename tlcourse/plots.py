@@ -44,7 +44,7 @@ _rc = {'figure.dpi': 100, 'savefig.dpi': 150, 'savefig.bbox': 'tight', 'figure.c
                                             'blue vermillion green orange purple sky black'.split()])}
 
 @contextmanager
-def style():
+def style(): # For `with`
     "The course's figure style, inside a `with`."
     with mpl.rc_context(_rc):
         try: yield
@@ -176,7 +176,7 @@ def picture_grid(xs, # Images: (3,H,W) uint8 or 0..1 tensors or arrays, (H,W,3) 
                  size:float=.95, # Width of an image, inches
                  colors=None, # Of the lines, one each
                  title:str='' # Of the figure
-                ): # The figure
+                ): # The figure; raises `BadInput` where there are no images
     "Images in rows, a line of text above each."
     xs = [_hwc(x) for x in xs]
     if not xs: raise BadInput("there are no images to show")
@@ -206,7 +206,7 @@ def plot_mistakes(xs, # All test images, as for `picture_grid`
                   n:int=16, # At most so many
                   cols:int=8, # Images in a row
                   size:float=.95 # Width of an image, inches
-                 ): # The figure
+                 ): # The figure; raises `BadInput` where there is no mistake
     "The images that were got wrong: what they are, what the model said, how sure it was."
     y, pred = np.asarray(y), np.asarray(pred)
     if not len(xs) == len(y) == len(pred):

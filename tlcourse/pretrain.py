@@ -183,7 +183,7 @@ def pretrain(kind:str='glyph', # The source task: 'glyph', or 'multi' for glyph,
              lr:float=4e-3, # The largest rate of the cycle
              every:int=200, # Steps between checkpoints
              on_step=None # Called with (step, loss) after each step
-            ) -> WeightsCard:
+            ) -> WeightsCard: # Raises `BadInput`, as where `out` cannot be written
     "Trains a GlyphNet on the source and writes its weights as fp16 safetensors beside a JSON card."
     if kind not in PRETRAIN_STEPS: raise unknown('source', kind, PRETRAIN_STEPS)
     if steps is None: steps = PRETRAIN_STEPS[kind]

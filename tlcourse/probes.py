@@ -278,8 +278,8 @@ def choose(self:Probes,
     return order[acc[:,order].argmax(1)]
 
 @patch
-def table(self:Probes):
-    "One row a head, as a `pandas.DataFrame`: rows, objective, gradient norm, Newton steps, converged."
+def table(self:Probes): # A `pandas.DataFrame`
+    "One row a head: rows, objective, gradient norm, Newton steps, converged."
     import pandas as pd
     ks = 'objective', 'grad_norm', 'n_iter', 'converged'
     return pd.DataFrame([dict(subset=i, rows=self.sizes[i], wd=self.wds[j], **{k: getattr(self, k)[i,j] for k in ks})

@@ -92,7 +92,7 @@ def pick(losses:dict, # rate -> list over tuning seeds of (n,) validation losses
 def grid(table:float, # The strategy's usual rate
          lo:int, # First place
          hi:int # Last place, included
-        ) -> list: # Floats of three digits
+        ) -> list: # Floats of three digits; raises `BadInput` for a rate that is no number above 0
     "Rates three times apart, from `table * 3**lo` to `table * 3**hi`."
     if not (math.isfinite(table) and table > 0): raise BadInput(f"the table rate is {table}: give a number above 0")
     return [float(f'{table * 3.**j:.3g}') for j in range(lo, hi+1)]

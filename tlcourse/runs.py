@@ -170,7 +170,7 @@ class Heads:
     def features(self,
                  part, # `target.train` or `target.valid`
                  views:int=1 # Augmented passes
-                ):
+                ): # `Features`
         "The `Features` of a part, extracted when they are first asked for."
         if (part.name, views) not in self._kept:
             self._kept[part.name, views] = extract(self.net, part, views=views, **self.how)

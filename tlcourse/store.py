@@ -191,7 +191,7 @@ class Store:
     def __init__(self,
         kind:str, # 'pictures' or 'features'
         mode:str='r' # Of the maps: 'r' read only, 'c' what is written to them stays in the process
-    ):
+    ): # Raises `BadInput` for another kind
         if kind not in _modules: raise unknown('kind of array', kind, _modules)
         self.kind,self.mode = kind,mode
         self.code = code_hash(*_modules[kind]) # Read now: a process goes on with the code that it has

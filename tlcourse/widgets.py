@@ -22,7 +22,7 @@ class Choice:
     def __init__(self,
                  name:str, # Of the argument of `draw`; its label, with spaces for underscores
                  values # A bool (how the box starts), a list of numbers or strings, or a dict of values by label
-                ):
+                ): # Raises `BadInput` for fewer than two values
         if isinstance(values, bool):
             self.kind,yes_no = 'box',{'yes': True, 'no': False}
             values = yes_no if values else dict(reversed(yes_no.items()))
@@ -121,7 +121,7 @@ class Control:
                  draw, # As for `control`
                  choices:dict, # Name of the argument to its values, as for `Choice`
                  title:str='' # Stands above the inputs
-                ):
+                ): # Raises `BadInput` for no choice, or more than 200 states
         if not callable(draw): raise BadInput(f"draw is a {type(draw).__name__}: give the function that draws")
         if not choices: raise BadInput("a control needs something to choose: give an argument of draw with its values")
         self.draw,self.title,self._frames = draw,title,{}
@@ -217,14 +217,14 @@ class ask:
                  within:float=0, # A number counts as foreseen if it is this near
                  unit:str='', # Stands behind the number: '%', 'points', 'labels'
                  digits:int=1 # Decimals of the measured number
-                ):
+                ): # Raises `BadInput` for a number without `within`
         if options is None and within <= 0: raise BadInput(f"{text!r}: say with within= how near a number must come")
         self.text,self.options = text,None if options is None else [str(o) for o in options]
         self.within,self.unit,self.digits = within,unit,digits
 
     def read(self,
              v # A guess
-            ): # float or str
+            ): # float or str; raises `BadInput` for another answer
         "The guess as a number or as one of the words."
         if self.options is None:
             try: res = float(v)
@@ -256,13 +256,13 @@ class Guesses:
     def __init__(self,
                  lesson:str|int, # Name of the lesson's page, or its number
                  questions:dict # Name to `ask`
-                ):
+                ): # Raises `BadInput` for other questions
         if not questions or not all(isinstance(q, ask) for q in questions.values()):
             raise BadInput("guesses takes questions made by ask(...), each under a name of its own")
         self.lesson,self.questions,self.values = lesson_name(lesson),questions,{}
     def commit(self,
                **values # Name of a question to the guess
-              ):
+              ): # Itself; raises `BadInput` for a question that is none
         "Commit to answers; returns itself."
         if unknown := [k for k in values if k not in self.questions]:
             raise BadInput(f"no question {unknown[0]!r}: there are {', '.join(self.questions)}")
@@ -270,7 +270,7 @@ class Guesses:
         return self
     def reveal(self,
                **measured # Name of each question to the measured answer: a number, a word, a list of right words
-              ): # A table that shows itself
+              ): # A table that shows itself; raises `BadInput` unless each question has its answer
         "What was guessed beside what was measured; committed guesses are entered in the score card."
         if set(measured) != set(self.questions):
             raise BadInput(f"reveal needs an answer to each question: {', '.join(self.questions)}")
@@ -446,7 +446,7 @@ class TryPictures(Control):
                  learn, # Trained fastai Learner of `target(...).dls()`
                  samples:dict, # Name to picture: a path, a PIL image, uint8 (3,H,W) tensor or (H,W,3) array
                  title:str='Which class does the network see?' # Stands above
-                ):
+                ): # Raises `BadInput` without pictures
         if not samples: raise BadInput("no pictures to show: give samples, a dict from name to picture")
         self.learn,self.pictures = learn,dict(samples)
         super().__init__(self._say, dict(picture=list(self.pictures)), title)
