@@ -211,3 +211,9 @@ def test_lessons_from_the_wheel(unpacked, tmp_path, capsys):
     assert len(write_lessons(tmp_path/'course', solutions=True)) == len(TOLD) # refused if one differed
 
 def test_editable_reads_the_clone(): assert {l.path.parent for l in lessons()} == {ROOT/'nbs/lessons'}
+
+@pytest.mark.parametrize('one', [4, '4', '04', [4], ('04',)])
+def test_one_lesson_by_its_number(one): assert [l.number for l in lessons(one)] == [4]
+
+def test_a_number_is_no_list_of_digits():
+    with pytest.raises(BadInput, match="unknown lesson '12'"): lessons('12')

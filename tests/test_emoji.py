@@ -7,11 +7,12 @@ from fastai.vision.all import (CategoryBlock, DataBlock, GrandparentSplitter, Im
                                Normalize, Resize, accuracy, get_image_files, nn, parent_label)
 import tlcourse.drawings
 from tlcourse.base import BadInput
-from tlcourse.data import Target, target
+from tlcourse.data import Score, Target, target
 from tlcourse.sources import offline_targets
 from tlcourse.drawings import DRAWINGS, drawings, emoji_families, emoji_font
 from tlcourse.features import head_learner
 from tlcourse.pictures import Prints, find_copies, group_copies
+from tlcourse.world import draw
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch):
@@ -254,3 +255,13 @@ def test_valid_seed():
     assert chosen(seed=1) != chosen(seed=2)
     assert chosen(seed=1, valid_seed=0) == chosen(seed=2, valid_seed=0) == chosen()
     with pytest.raises(BadInput, match='seed=-1'): chosen(valid_seed=-1)
+
+def test_what_holds_arrays_is_compared_by_what_it_is():
+    t = target('digits')
+    a, b = (Score(np.zeros(3, np.uint16), np.zeros(3, np.float16), np.zeros(3, np.uint16)) for _ in range(2))
+    d = draw('digits')
+    assert a == a and a != b and d == d and d != draw('digits') and len({a, b, d}) == 3
+    with pytest.raises(BadInput, match='augment=None: give True, False'): t.dls(augment=None)
+
+def test_a_card_has_the_size_that_was_asked_for():
+    assert '3x64x64' in target('digits', size=64).card.count and '3x32x32' in target('digits').card.count

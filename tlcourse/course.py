@@ -45,9 +45,10 @@ def _lesson(path):
     return Lesson(int(path.name[:2]), title[1] if title else path.stem, int(stamps[-1][2]) if stamps else None,
                   stamps[-1][1] if stamps else None, 'code' if 'still to be told' in top else 'told', path)
 
-def lessons(numbers=() # Such as 5 or '05'; none means all
+def lessons(numbers=() # One, such as 5 or '05', or several; none means all
            ) -> list[Lesson]: # Raises `BadInput` for a number that is none
     "The lessons there are, in order."
+    if isinstance(numbers, (int, str)): numbers = [numbers]
     res = {o.number: o for o in map(_lesson, sorted(_lessons_folder().glob('[0-9][0-9]_*.ipynb')))}
     if not res:
         raise BadInput(f"no lessons in {_lessons_folder()}: install tlcourse again, or run this in a whole clone")

@@ -9,7 +9,7 @@ __all__ = ['kshot', 'SealBroken', 'Score', 'weights_hash', 'Sealed', 'Target', '
 
 # %% ../nbs/core/04_data.ipynb #176b263d
 import copy, hashlib, os, shutil, textwrap, threading, time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +57,7 @@ def kshot(
 class SealBroken(BadInput):
     "A run looks at the test set a second time; the message names the first."
 
-@dataclass
+@dataclass(eq=False) # Arrays have no one answer to ==
 class Score:
     "What one finished run did on each test picture."
     pred:np.ndarray # uint16 (n,) predicted class
@@ -225,6 +225,7 @@ def dls(self:Target,
     vids = np.arange(len(self.valid))
     if valid_shots is not None: vids = kshot(self.valid.y, valid_shots, seed if valid_seed is None else valid_seed,
                                                  self.classes, 'validation')
+    if augment is None: raise BadInput("augment=None: give True, False, or names such as 'flip'")
     names = () if augment is False else self.augments if augment is True else check_augments(augment)
     dev = pick_device(device)
     # In valid too: asleep there, but `learn.tta` wakes it
@@ -329,11 +330,12 @@ def show(self:Target,
 # %% ../nbs/core/04_data.ipynb #24314dd8
 def _drawn(name, size, seed):
     d = draw(name, seed=seed)
-    x,h = d.x,d.pixel_hash
+    x,h,card = d.x,d.pixel_hash,d.card
     if size and size != x.shape[-1]:
+        card = replace(card, count=card.count.replace('3x32x32', f'3x{size}x{size}'))
         x = [np.asarray(fit_picture(Image.fromarray(o), size)) for o in x.transpose(0,2,3,1)]
         x,h = np.stack(x).transpose(0,3,1,2),None
-    return Target(name, d.classes, x, d.y, d.split, d.augment, d.card, Intake(), pixel_hash=h, backbone='glyphnet')
+    return Target(name, d.classes, x, d.y, d.split, d.augment, card, Intake(), pixel_hash=h, backbone='glyphnet')
 
 # %% ../nbs/core/04_data.ipynb #c7d00006
 def _counts(part):

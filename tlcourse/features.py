@@ -239,7 +239,7 @@ def _same(a, b):
     return a.shape == b.shape and bool((np.abs(a-b) <= 1e-3*(b[:,-1:] + 1e-12)).all())
 
 # %% ../nbs/lessons/06_feature_extraction.ipynb #0d0b58bc
-@dataclass
+@dataclass(eq=False) # Arrays have no one answer to ==
 class Features:
     "Stored features of n pictures at one stage of a body."
     x:np.ndarray # float32 (views*n, d), view by view: row v*n + i is picture i; read only

@@ -186,7 +186,7 @@ def _minimise(z, y, wds, c, tol, max_iter): # z: (s,m,r)
     return T, O, G, N + n, done
 
 # %% ../nbs/core/09_probes.ipynb #bc4682ea
-@dataclass
+@dataclass(eq=False) # Arrays have no one answer to ==
 class Probes:
     "Linear heads on the same kind of features: one for each subset (i) and weight decay (j)."
     weight:torch.Tensor # float64 (subsets, wds, classes, d), for plain features

@@ -68,7 +68,7 @@ def glyph_mask(ch:str, # One character
     return np.asarray(res)
 
 # %% ../nbs/core/01_world.ipynb #45ada800
-@dataclass
+@dataclass(eq=False) # Arrays have no one answer to ==
 class Masks:
     "Glyphs in faces: `m` (n,48,48) uint8, `y` glyph (n,), `face` (n,), `group` (n,), the masks that look the same."
     chars:list; faces:tuple; m:torch.Tensor; y:torch.Tensor; face:torch.Tensor; group:torch.Tensor
@@ -267,7 +267,7 @@ class Card:
 # %% ../nbs/core/01_world.ipynb #1466b021
 SPLITS = 'train', 'valid', 'test'
 
-@dataclass
+@dataclass(eq=False) # Arrays have no one answer to ==
 class Drawn:
     "A target: pictures, labels and a fixed split."
     name:str
