@@ -27,7 +27,8 @@ from timing import quiet, row, save, show, table
 from tlcourse.backbones import arch
 from tlcourse.base import BadInput, photo_assets
 from tlcourse.compare import _decay
-from tlcourse.data import Part, kshot, target
+from tlcourse.data import kshot, target
+from tlcourse.loaders import Part
 from tlcourse.features import extract
 from tlcourse.finetune import STRATEGIES, _fit, _learner
 from tlcourse.probes import fit_probes

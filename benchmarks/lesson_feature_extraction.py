@@ -1,9 +1,11 @@
-"""The stored grid of lesson 6: probes at every stage of a trained and of a random body, views, adapted BatchNorm, and two heads.
+"""The stored grid of lesson 6: probes at every stage of a trained and of a random body, views, adapted BatchNorm, and
+two heads.
 
-    python benchmarks/lesson_feature_extraction.py      # about 10 minutes on 2 cores; writes tlcourse/assets/feature_extraction.db
+    python benchmarks/lesson_feature_extraction.py
+        # about 10 minutes on 2 cores; writes tlcourse/assets/feature_extraction.db
 
-Stopped and started again it goes on from tlcourse-out/feature_extraction. Weight decays and rates are chosen on the same five validation
-pictures per class in every arm, six tries each; the test is opened once for each finished run.
+Stopped and started again it goes on from tlcourse-out/feature_extraction. Weight decays and rates are chosen on the
+same five validation pictures per class in every arm, six tries each; the test is opened once for each finished run.
 """
 from pathlib import Path
 import torch
@@ -48,13 +50,15 @@ def trained_head(spec, t):
         norm, body = learn.dls.valid.after_batch.fs[-1], learn.model[0].eval()
         def maps(part, i):
             with torch.no_grad(): return list(zip(body((part.x[i].float()/255 - norm.mean)/norm.std), part.y[i]))
-        data = DataLoaders.from_dsets(maps(t.train, ids), maps(t.valid, vids), bs=min(32, len(ids)), device='cpu', num_workers=0)
+        data = DataLoaders.from_dsets(maps(t.train, ids), maps(t.valid, vids), bs=min(32, len(ids)), device='cpu',
+                                      num_workers=0)
         small = Learner(stepped(data, spec['steps']), learn.model[1], loss_func=learn.loss_func, metrics=learn.metrics)
         with small.no_bar(), small.no_logging():
             small.fit_one_cycle(1, lr)
             acc = small.validate(dl=data.valid)[1]
             seen = small.validate(dl=data.train.new(shuffle=False, drop_last=False))[1]
-        if best is None or acc > best[1]['valid_acc']: best = learn, dict(lr=lr, valid_acc=float(acc), train_acc=float(seen))
+        if best is None or acc > best[1]['valid_acc']:
+            best = learn, dict(lr=lr, valid_acc=float(acc), train_acc=float(seen))
     return best
 
 def run(spec):
@@ -68,8 +72,10 @@ def grid():
     "Every spec of the lesson"
     res = []
     def add(name, **kw):
-        for seed in range(5): res.append(dict(target=name, pixel_hash=get(name).pixel_hash, backbone='glyphnet', **kw, seed=seed))
-    def probes(name, **kw): add(name, kind='probe', **(dict(body='trained', layer=4, shots=5, views=1, bn='eval', wds=WDS, V=V) | kw))
+        for seed in range(5):
+            res.append(dict(target=name, pixel_hash=get(name).pixel_hash, backbone='glyphnet', **kw, seed=seed))
+    def probes(name, **kw):
+        add(name, kind='probe', **(dict(body='trained', layer=4, shots=5, views=1, bn='eval', wds=WDS, V=V) | kw))
     for t in TARGETS:
         for body in 'trained', 'random':
             for layer in range(5): probes(t, body=body, layer=layer)

@@ -2,8 +2,9 @@
 
     python benchmarks/lesson_fine_tuning.py      # about 8 minutes on 2 idle cores; stopped and started again it goes on
 
-Records lie in tlcourse-out/fine_tuning/records.db; the end writes tlcourse/assets/fine_tuning.db. A run depends on its spec alone: `run(spec)`.
-It gives what a run of `compare` gives and, of the tuned body, the source accuracy that is left and how far the features moved.
+Records lie in tlcourse-out/fine_tuning/records.db; the end writes tlcourse/assets/fine_tuning.db. A run depends on
+its spec alone: `run(spec)`. It gives what a run of `compare` gives and, of the tuned body, the source accuracy that
+is left and how far the features moved.
 """
 import sys, time
 from copy import deepcopy
@@ -14,7 +15,8 @@ from torch import nn
 from tlcourse.backbones import arch, glyphnet
 from tlcourse.base import package_assets
 from tlcourse.compare import Study
-from tlcourse.data import SHIFTS, target
+from tlcourse.augment import SHIFTS
+from tlcourse.data import target
 from tlcourse.finetune import _SGD, STRATEGIES, _fit, _learner
 from tlcourse.records import Records
 from tlcourse.runs import _measured, task
@@ -82,7 +84,8 @@ def run(spec):
     how['opt_func'] = Adam if spec['code'] == 1 else fused_adam # as `run_spec` has it
     t0 = time.process_time()
     learn = fit(dls, 'glyphnet', steps=spec['steps'], lr=spec['lr'], seed=spec['seed'], progress=False, **how)
-    res = dict(seconds=time.process_time()-t0, train_acc=float(_measured(learn, learn.dls.train.new(shuffle=False, drop_last=False))[1].mean()))
+    res = dict(seconds=time.process_time()-t0,
+               train_acc=float(_measured(learn, learn.dls.train.new(shuffle=False, drop_last=False))[1].mean()))
     s = t.score(learn, list(spec['shifts']))
     res.update(pred=s.pred, prob=s.prob, **{f'pred {n}': o.pred for n,o in s.shifts.items()})
     body, x = learn.model[0].eval(), t.valid.x.float()/255
@@ -101,9 +104,11 @@ def study(name, workers=None):
 def main(workers):
     st = study('digits', workers)
     st.sweep([st.spec('single-rate', 20, lr, s, 'report') for lr in rates for s in range(3)])
-    st.sweep([{**st.spec('fine-tuning', 5, STRATEGIES['fine-tuning'].rate, s, 'report'), 'head': RANDOM} for s in range(seeds)])
+    st.sweep([{**st.spec('fine-tuning', 5, STRATEGIES['fine-tuning'].rate, s, 'report'), 'head': RANDOM}
+              for s in range(seeds)])
     # LP-FT differs from fine-tuning in two things, the head start and BatchNorm's statistics: each of them alone
-    st.sweep([{**st.spec('lp-ft', 5, STRATEGIES['lp-ft'].rate, s, 'report'), **how} for how in (dict(share=0), dict(bn='train')) for s in range(seeds)])
+    st.sweep([{**st.spec('lp-ft', 5, STRATEGIES['lp-ft'].rate, s, 'report'), **how}
+              for how in (dict(share=0), dict(bn='train')) for s in range(seeds)])
     for n in shots: study(n, workers).run('none')
     print(Records(f'{out}/records.db').export(package_assets()/'fine_tuning.db').stat().st_size, 'bytes')
 

@@ -2,7 +2,8 @@
 
     python benchmarks/lesson_honest_data.py      # about 5 minutes on 2 idle cores; goes on where it was stopped
 
-All pictures are of the training part of `digits`: its first half to train on, its second half held out. The sealed test is not opened.
+All pictures are of the training part of `digits`: its first half to train on, its second half held out. The sealed
+test is not opened.
 """
 from tlcourse.all import *
 from tlcourse.base import package_assets
@@ -37,10 +38,12 @@ def run(spec:dict # What to run
     return dict(pred=np.stack(keep.epochs), y=t.valid.y.numpy().astype(np.uint8))
 
 def grid() -> list:
-    "Ten draws of 50 labelled pictures; for each 3 rates, a factor of 3 apart, and 2 starts of 12 epochs: 72 models to choose from."
+    """Ten draws of 50 labelled pictures; for each 3 rates, a factor of 3 apart, and 2 starts of 12 epochs:
+    72 models to choose from."""
     # `lesson` is a part of the stored specs: the number that the page had when they were made
-    return [dict(lesson=2, target='digits', pixel_hash=target('digits').pixel_hash, backbone='glyphnet', shots=5, bs=10, epochs=12,
-                 seed=s, lr=lr, start=i) for s in range(10) for lr in (.0017, .005, .015) for i in range(2)]
+    return [dict(lesson=2, target='digits', pixel_hash=target('digits').pixel_hash, backbone='glyphnet', shots=5,
+                 bs=10, epochs=12, seed=s, lr=lr, start=i) for s in range(10) for lr in (.0017, .005, .015)
+                 for i in range(2)]
 
 if __name__ == '__main__':
     records = Records('tlcourse-out/honest_data/records.db')

@@ -2,7 +2,8 @@
 
     python benchmarks/lesson_how_much_data.py      # about 20 minutes on 2 idle cores; goes on where it was stopped
 
-Scratch, extraction and fine-tuning at rates chosen on validation pictures; the ways to fine-tune at fixed rates, among themselves.
+Scratch, extraction and fine-tuning at rates chosen on validation pictures; the ways to fine-tune at fixed rates,
+among themselves.
 """
 from functools import cache, partial
 from tlcourse.base import package_assets
@@ -25,7 +26,8 @@ def grid(**kwargs):
     study = partial(compare, 'digits', shifts=shifts, out=out, device='cpu', **kwargs)
     study(strategies=['scratch', 'random-features', 'feature-extraction', 'fine-tuning'], shots=sizes)
     study(strategies=['scratch', 'feature-extraction', 'fine-tuning'], shots=1, seeds=20, tune='none')
-    study(strategies=['feature-extraction', 'fine-tuning'], shots=6, tune='none') # what one label and five to choose with would have bought
+    # what one label and five to choose with would have bought
+    study(strategies=['feature-extraction', 'fine-tuning'], shots=6, tune='none')
     study(strategies=['fine-tuning', 'lp-ft', 'gradual', 'single-rate'], shots=[1, 5, 20], tune='none')
 
 if __name__ == '__main__':

@@ -1,11 +1,13 @@
 """The stored grid of lesson 8: the rate finder against sweeps, schedules, optimisers, and rates for each layer group.
 
-    python benchmarks/lesson_learning_rates.py [WORKERS]     # about 20 minutes of one core; stopped and started again it goes on
+    python benchmarks/lesson_learning_rates.py [WORKERS]
+        # about 20 minutes of one core; stopped and started again it goes on
 
-Records lie in tlcourse-out/learning_rates/records.db; the end writes tlcourse/assets/learning_rates.db. A run depends on its spec alone:
-`run(spec)`. Rates are chosen on 5 validation pictures per class, as the mean of two tuning seeds that no reported run shares, and
-a winner at the edge of a grid extends it for all arms that are compared. Optimisers at 60 steps are chosen twice: by accuracy (ties
-go to the lower loss), as was meant for all, and by loss, after that had gone wrong; the rest, run later, by loss alone.
+Records lie in tlcourse-out/learning_rates/records.db; the end writes tlcourse/assets/learning_rates.db. A run depends
+on its spec alone: `run(spec)`. Rates are chosen on 5 validation pictures per class, as the mean of two tuning seeds
+that no reported run shares, and a winner at the edge of a grid extends it for all arms that are compared. Optimisers
+at 60 steps are chosen twice: by accuracy (ties go to the lower loss), as was meant for all, and by loss, after that
+had gone wrong; the rest, run later, by loss alone.
 """
 import sys, tempfile
 from functools import lru_cache, partial
@@ -32,10 +34,11 @@ RATES = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.]
 _target = lru_cache(target)
 
 def spec(kind, target, shots, seed, mode, lr=None, steps=60, opt='adam', schedule='one-cycle', head='zero'):
-    """One run. `mode`: 'scratch', 'head' (truly frozen body), 'one' (one rate for all), 'disc' (slice(lr/25, lr)), or the
-    rates of stem, stages and head as a list. `kind`: 'finder', 'tune', 'report' (opens the test)."""
-    return dict(kind=kind, target=target, pixel_hash=_target(target).pixel_hash, shots=shots, seed=seed, mode=mode, lr=lr, steps=steps,
-                opt=opt, schedule=schedule, head=head, bs=32, V=V, wd=0., backbone='glyphnet', code=CODE)
+    """One run. `mode`: 'scratch', 'head' (truly frozen body), 'one' (one rate for all), 'disc' (slice(lr/25, lr)), or
+    the rates of stem, stages and head as a list. `kind`: 'finder', 'tune', 'report' (opens the test)."""
+    return dict(kind=kind, target=target, pixel_hash=_target(target).pixel_hash, shots=shots, seed=seed, mode=mode,
+                lr=lr, steps=steps, opt=opt, schedule=schedule, head=head, bs=32, V=V, wd=0., backbone='glyphnet',
+                code=CODE)
 
 def made(spec, dls):
     "The Learner of a spec, untrained"
@@ -67,13 +70,15 @@ def train(learn, spec):
 
 def measure(learn, dl):
     "Loss and accuracy on `dl`, without augmentation"
-    with dl.dataset.set_split_idx(1), learn.no_bar(), learn.no_logging(): return [float(o) for o in learn.validate(dl=dl)]
+    with dl.dataset.set_split_idx(1), learn.no_bar(), learn.no_logging():
+        return [float(o) for o in learn.validate(dl=dl)]
 
 def run(spec):
     "What a run of `spec` gives; a report run holds its answers on the test"
     if 'strategy' in spec: return run_spec(task('digits', 'glyphnet', device='cpu'), spec) # of `compare`
     t = _target(spec['target']).unopened()
-    dls = t.dls(shots=spec['shots'], seed=spec['seed'], bs=spec['bs'], valid_shots=spec['V'], valid_seed=0, device='cpu')
+    dls = t.dls(shots=spec['shots'], seed=spec['seed'], bs=spec['bs'], valid_shots=spec['V'], valid_seed=0,
+                device='cpu')
     learn = made(spec, dls)
     if spec['kind'] == 'finder':
         with tempfile.TemporaryDirectory() as d, learn.no_bar(), learn.no_logging():
@@ -95,15 +100,18 @@ def run(spec):
 def finder(t, k, sweep=True, modes=('head', 'one', 'scratch')):
     "Suggestions of the finder, and the map of rates that they are held against"
     yield from (spec('finder', t, k, TUNE_SEED+i, m) for m in modes for i in range(5))
-    for m in modes if sweep else (): yield from (spec('tune', t, k, TUNE_SEED+i, m, lr) for lr in RATES[:9 if m == 'head' else 7] for i in range(3))
+    for m in modes if sweep else ():
+        yield from (spec('tune', t, k, TUNE_SEED+i, m, lr) for lr in RATES[:9 if m == 'head' else 7] for i in range(3))
 
 def chosen(do, make, arms, rates, by, seeds=2, extend=2):
-    "Rate of each arm by mean validation accuracy or loss; the same `rates` for all, which grow for all where one wins at an edge"
+    """Rate of each arm by mean validation accuracy or loss; the same `rates` for all, which grow for all
+    where one wins at an edge"""
     rates = list(rates)
     for _ in range(extend + 1):
         cells = [(a, lr) for a in arms for lr in rates]
         got = do([make('tune', TUNE_SEED+i, a, lr) for a,lr in cells for i in range(seeds)])
-        acc, loss = ({c: np.mean([r[k] for r in got[seeds*i:seeds*(i+1)]]) for i,c in enumerate(cells)} for k in ('valid_acc', 'valid_loss'))
+        acc, loss = ({c: np.mean([r[k] for r in got[seeds*i:seeds*(i+1)]]) for i,c in enumerate(cells)}
+                     for k in ('valid_acc', 'valid_loss'))
         score = {c: (round(acc[c], 6) if by == 'accuracy' else 0, -loss[c]) for c in cells}
         res = {a: max(rates, key=lambda lr: score[a, lr]) for a in arms}
         if not set(res.values()) & {rates[0], rates[-1]}: break
@@ -127,16 +135,19 @@ def main(workers):
     arms = [2e-4, 1e-3, 5e-3], [5e-4, 5e-4, 5e-3], [5e-3]*3, [1e-3]*3
     def groups(t, shots, arms=arms): do(spec('report', t, k, i, m) for k in shots for m in arms for i in range(5))
     groups('digits', (1, 5, 20))
-    def strategies(shots, tune): compare('digits', strategies='fine-tuning,single-rate,gradual', shots=shots, steps=60, tune=tune,
-                                         out='tlcourse-out/learning_rates', device='cpu', workers=workers)
+    def strategies(shots, tune):
+        compare('digits', strategies='fine-tuning,single-rate,gradual', shots=shots, steps=60, tune=tune,
+                out='tlcourse-out/learning_rates', device='cpu', workers=workers)
     strategies(1, 'none')
     strategies([5, 20], 'valid')
     def optimisers(mode, steps, rates, by='loss'):
         study(do, records, dict(what='optimiser', target='digits', shots=5, mode=mode, steps=steps),
-              lambda kind, seed, a, lr: spec(kind, 'digits', 5, seed, mode, lr, steps, opt=a, schedule='lr-cycle'), list(OPTS), rates, by)
+              lambda kind, seed, a, lr: spec(kind, 'digits', 5, seed, mode, lr, steps, opt=a, schedule='lr-cycle'),
+              list(OPTS), rates, by)
     def schedules(k):
         study(do, records, dict(what='schedule', target='digits', shots=k),
-              lambda kind, seed, a, lr: spec(kind, 'digits', k, seed, 'disc', lr, schedule=a), ['one-cycle', 'constant'], RATES[2:5])
+              lambda kind, seed, a, lr: spec(kind, 'digits', k, seed, 'disc', lr, schedule=a),
+              ['one-cycle', 'constant'], RATES[2:5])
     for by in 'accuracy', 'loss': optimisers('disc', 60, RATES, by)
     groups('textures', (1, 20), arms[::2] + arms[3:])
     schedules(5)

@@ -1,10 +1,12 @@
-"""What the three commands of the README's "Your own photos" say: `compare`, `train` and `predict` on drawings written to a folder.
+"""What the three commands of the README's "Your own photos" say: `compare`, `train` and `predict` on drawings written
+to a folder.
 
     python benchmarks/own_photos.py [--budget MINUTES] [--size PIXELS] [--out FILE]     # writes own_photos.json
 
-The drawings of `emoji` stand for photos that anybody could have. They are written to the folder `my-pictures` with their split;
-`new-pictures` holds one test drawing of each of some classes, which `train` leaves out. All of it happens in a temporary folder, without
-a network. The file keeps what was printed, line by line, and the seconds of each command.
+The drawings of `emoji` stand for photos that anybody could have. They are written to the folder `my-pictures` with
+their split; `new-pictures` holds one test drawing of each of some classes, which `train` leaves out. All of it
+happens in a temporary folder, without a network. The file keeps what was printed, line by line, and the seconds of
+each command.
 """
 import argparse, os, shutil, subprocess, sys, tempfile, time
 from contextlib import contextmanager
@@ -44,7 +46,8 @@ def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--budget', metavar='MINUTES', help='for compare (default: its own)')
     p.add_argument('--size', help="side of the pictures in pixels (default: the target's)")
-    p.add_argument('--out', metavar='FILE', default=Path(__file__).with_suffix('.json'), help='the JSON file (default: beside the script)')
+    p.add_argument('--out', metavar='FILE', default=Path(__file__).with_suffix('.json'),
+                   help='the JSON file (default: beside the script)')
     a = p.parse_args()
     size, out = ['--size', a.size]*bool(a.size), Path(a.out).resolve()
     with tempfile.TemporaryDirectory() as d, inside(d):
@@ -52,6 +55,7 @@ def main():
         asked = [ask('compare', 'my-pictures', *(['--budget', a.budget] if a.budget else []), more=size)]
         study = stored_comparison(Records(next(Path('tlcourse-out').glob('*/records.db')), readonly=True)).to_dict()
         asked += [ask('train', 'my-pictures', '-o', 'model', more=size), ask('predict', 'model', 'new-pictures')]
-    save(out, [], commands=asked, study={k: study[k] for k in ('target', 'backbone', 'cells', 'missing', 'recommendation', 'stage', 'clock')})
+    save(out, [], commands=asked, study={k: study[k] for k in ('target', 'backbone', 'cells', 'missing',
+                                                               'recommendation', 'stage', 'clock')})
 
 if __name__ == '__main__': main()

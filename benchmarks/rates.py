@@ -1,10 +1,11 @@
-"""The fixed learning rates of the strategies in tlcourse.finetune, chosen on validation pictures of two targets that no reported table shows.
+"""The fixed learning rates of the strategies in tlcourse.finetune, chosen on validation pictures of two targets that
+no reported table shows.
 
     python benchmarks/rates.py [--all]    # writes benchmarks/rates.json, which a test checks the strategies against
 
-Strategies and rates that the file holds already are kept; --all runs every one again (about 15 minutes on 2 cores). Every strategy
-is tried at the same rates; a winner at an edge is said, and the rates are then to be extended for all of them. Ties go to the rate
-nearest the middle.
+Strategies and rates that the file holds already are kept; --all runs every one again (about 15 minutes on 2 cores).
+Every strategy is tried at the same rates; a winner at an edge is said, and the rates are then to be extended for all
+of them. Ties go to the rate nearest the middle.
 """
 import json, math, sys
 from pathlib import Path
@@ -19,7 +20,8 @@ file = Path(__file__).with_suffix('.json')
 arms = [s for s,f in STRATEGIES.items() if f.rate is not None and not getattr(f, 'untuned', False)]
 
 def study(name):
-    return Study(task(name, 'glyphnet', device='cpu'), arms, shots, seeds=3, steps=150, V=15, out=f'tlcourse-out/rates/{name}')
+    return Study(task(name, 'glyphnet', device='cpu'), arms, shots, seeds=3, steps=150, V=15,
+                 out=f'tlcourse-out/rates/{name}')
 
 if __name__ == '__main__':
     old = {} if '--all' in sys.argv else json.loads(file.read_text())['accuracy']
@@ -34,4 +36,5 @@ if __name__ == '__main__':
     chosen = {s: max(a, key=lambda lr: (a[lr], -abs(math.log(lr/middle)))) for s,a in mean.items()}
     res = dict(targets=targets, shots=shots, steps=150, accuracy=mean, chosen=chosen)
     file.write_text(json.dumps(res, indent=1) + '\n')
-    print(json.dumps(res, indent=1), *[f'{s}: the winner {lr} is at an edge' for s,lr in chosen.items() if lr in (rates[0], rates[-1])], sep='\n')
+    print(json.dumps(res, indent=1),
+          *[f'{s}: the winner {lr} is at an edge' for s,lr in chosen.items() if lr in (rates[0], rates[-1])], sep='\n')

@@ -1,14 +1,17 @@
-"""What the choice of rates costs in test accuracy: the regret of the rate that `tlcourse.rates` chooses, against the best rate tried.
+"""What the choice of rates costs in test accuracy: the regret of the rate that `tlcourse.rates` chooses, against the
+best rate tried.
 
-    python benchmarks/regret.py [--smoke] [--targets T,...] [--shots K,...] [--arms A,...] [--out FILE]     # writes regret.json
+    python benchmarks/regret.py [--smoke] [--targets T,...] [--shots K,...] [--arms A,...] [--out FILE]
+        # writes regret.json
 
-Each cell is a target, a number of labels per class and an arm. The rule chooses on validation losses of three tuning seeds (at `all` of
-one, on the whole validation part); five rates around the table's are tried in any case. Then every rate that was tried trains three other
-seeds, and each of these is scored on the test part. The regret is the mean test accuracy of the best of the rates less that of the rate
-chosen, with the interval of the paired difference. The best is named with the test part in sight, so regret is never below 0 and a little
-too high. Nothing here chooses anything: the rule is fixed before.
-Runs are kept in tlcourse-out/regret, so a run that was stopped goes on. flowers17 takes part where the photographs are (TLCOURSE_ASSETS);
-its rates race with a third of the steps. Weight decays are those of `fit_probes` on unaugmented features.
+Each cell is a target, a number of labels per class and an arm. The rule chooses on validation losses of three tuning
+seeds (at `all` of one, on the whole validation part); five rates around the table's are tried in any case. Then every
+rate that was tried trains three other seeds, and each of these is scored on the test part. The regret is the mean
+test accuracy of the best of the rates less that of the rate chosen, with the interval of the paired difference. The
+best is named with the test part in sight, so regret is never below 0 and a little too high. Nothing here chooses
+anything: the rule is fixed before. Runs are kept in tlcourse-out/regret, so a run that was stopped goes on. flowers17
+takes part where the photographs are (TLCOURSE_ASSETS); its rates race with a third of the steps. Weight decays are
+those of `fit_probes` on unaugmented features.
 """
 import argparse, math, tempfile
 from functools import lru_cache
@@ -42,7 +45,7 @@ def budget(name, shots, t, bs):
     n = len(labels(t.train.y, shots, 0))
     return max(80 if name == 'flowers17' else 150, 5*math.ceil(n/bs))
 
-# --- one run ------------------------------------------------------------------------------------------------------------
+# --- one run --------------------------------------------------------------------------------------------------------
 def trained(spec, t):
     "The Learner of a spec"
     few = None if spec['shots'] == 'all' else spec['shots']
@@ -56,7 +59,8 @@ def trained(spec, t):
     return head_learner(dls, spec['backbone'], heads.head())
 
 def run(spec):
-    "Validation losses of a tuning run, picture by picture; of a report run which test pictures were right: none if diverged"
+    """Validation losses of a tuning run, picture by picture; of a report run which test pictures
+    were right: none if diverged"""
     t = pictures(spec['target'], spec['size']).unopened()
     learn = trained(spec, t)
     if spec['kind'] == 'regret report':
@@ -69,7 +73,7 @@ def run(spec):
                for x,y in learn.dls.valid]
     return dict(losses=torch.cat(out).numpy())
 
-# --- one cell -----------------------------------------------------------------------------------------------------------
+# --- one cell -------------------------------------------------------------------------------------------------------
 class Cells:
     "The specs of all cells, and their runs in the store"
     def __init__(self, cells, records, seeds, bs=32, V=5, least=None, size=None):
@@ -82,8 +86,9 @@ class Cells:
         size = self.size or (128 if name == 'flowers17' else 32)
         steps = self.least or budget(name, shots, pictures(name, size), self.bs)
         return dict(kind=f'regret {kind}', target=name, pixel_hash=pictures(name, size).pixel_hash, size=size,
-                    backbone=BACKBONES[name], weights=arch(BACKBONES[name]).weights_id, arm=arm, shots=shots, rate=rate, seed=seed,
-                    steps=max(1, round(steps*part)), bs=self.bs, V=None if shots == 'all' else self.V)
+                    backbone=BACKBONES[name], weights=arch(BACKBONES[name]).weights_id, arm=arm, shots=shots,
+                    rate=rate, seed=seed, steps=max(1, round(steps*part)), bs=self.bs,
+                    V=None if shots == 'all' else self.V)
 
     def losses(self, todo):
         "What `choose` asks for"
@@ -104,9 +109,10 @@ def regret(cell, chosen, right):
     best = max(acc, key=lambda r: (acc[r], r == chosen.rate)) # The chosen one, where it is as good as any
     pair = paired_ci(right[best], right[chosen.rate])
     smallest = min(chosen.whole or chosen.tried, key=lambda o: o[1])[0]
-    return dict(target=cell[0], shots=cell[1], arm=cell[2], chosen=chosen.rate, best=best, edge=chosen.edge, race=chosen.race,
-                tried=chosen.tried, whole=list(chosen.whole), accuracy=[[r, a] for r,a in acc.items()], regret=pair.mean, low=pair.low,
-                high=pair.high, regret_of_smallest_loss=acc[best] - acc[smallest])
+    return dict(target=cell[0], shots=cell[1], arm=cell[2], chosen=chosen.rate,
+                best=best, edge=chosen.edge, race=chosen.race,
+                tried=chosen.tried, whole=list(chosen.whole), accuracy=[[r, a] for r,a in acc.items()],
+                regret=pair.mean, low=pair.low, high=pair.high, regret_of_smallest_loss=acc[best] - acc[smallest])
 
 def measure(cells):
     "All cells: the choices first, then every rate that was tried on other seeds and the test"
@@ -131,8 +137,8 @@ def summary(lines):
         xs = [100*l[key] for l in lines]
         i = mean_ci(xs, unit='') if len(xs) > 1 else None
         low, high = (i.low, i.high) if i else (xs[0], xs[0])
-        return row(name, f'<= {100*LIMIT:g}' if aim else '', np.mean(xs), low, high, np.mean(xs) <= 100*LIMIT if aim else None,
-                   f'{len(xs)} cells')
+        return row(name, f'<= {100*LIMIT:g}' if aim else '', np.mean(xs), low, high,
+                   np.mean(xs) <= 100*LIMIT if aim else None, f'{len(xs)} cells')
     return [one('mean regret of the rule, points', 'regret', True),
             one('mean regret of the smallest loss, points', 'regret_of_smallest_loss', False)]
 
@@ -145,7 +151,8 @@ def names(text, known, what):
 
 def arguments():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--smoke', action='store_true', help='tiny sizes, no JSON unless --out: only shows that the script runs')
+    p.add_argument('--smoke', action='store_true',
+                   help='tiny sizes, no JSON unless --out: only shows that the script runs')
     p.add_argument('--targets', default=','.join(BACKBONES), help='default: %(default)s')
     p.add_argument('--shots', default='5,20,all', help='default: %(default)s; on digits `all` is 100')
     p.add_argument('--arms', default='fine-tuning,feature-extraction', help='default: %(default)s')
@@ -172,7 +179,8 @@ def main():
                 ('target', 'labels', 'arm', 'chosen', 'best', 'regret, points', 'interval', 'edge')))
     rows = summary(lines)
     show(rows)
-    if args.smoke and not args.out: return print('smoke run: sizes are tiny, so the figures mean nothing; nothing written')
+    if args.smoke and not args.out:
+        return print('smoke run: sizes are tiny, so the figures mean nothing; nothing written')
     print(f'written: {save(args.out or "regret", rows, smoke=args.smoke, seeds=args.seeds, cells=lines)}')
 
 if __name__ == '__main__': main()

@@ -1,19 +1,25 @@
 """The real path: from a folder of photos to a decision, beside the same decision made by hand.
 
-    python benchmarks/speed_decision.py [--parts stage1,big,...] [--smoke] [--rounds N] [--out FILE]   # writes speed_decision.json
+    python benchmarks/speed_decision.py [--parts stage1,big,...] [--smoke] [--rounds N] [--out FILE]
+        # writes speed_decision.json
 
 Each part can be run alone and then replaces its own rows in the file; the others stay, each with its date.
 
-stage1     stage 1 of `compare` on flowers17 against a bare pass: every picture decoded once and once through the body (2 minutes)
-big        the same on 2,000 JPEGs of 12 megapixels, made for it: some 7 GB in the folder for temporary files (8 minutes)
-hand       stage 1 against timm and scikit-learn, and `compare` against fastai's `fine_tune(5)`, one seed of three (25 minutes)
+stage1     stage 1 of `compare` on flowers17 against a bare pass: every picture decoded once and once through the body
+           (2 minutes)
+big        the same on 2,000 JPEGs of 12 megapixels, made for it: some 7 GB in the folder for temporary files (8
+           minutes)
+hand       stage 1 against timm and scikit-learn, and `compare` against fastai's `fine_tune(5)`, one seed of three (25
+           minutes)
 digits     `tlcourse compare digits`: its seconds on two idle cores (4 minutes)
 budget     `tlcourse compare flowers17` within its default budget: is anything trimmed that must not be? (10 minutes)
-announced  announced seconds of stages 1 and 2 against true ones, on digits, flowers17 and ants_bees (20 minutes; 10 after the two above)
+announced  announced seconds of stages 1 and 2 against true ones, on digits, flowers17 and ants_bees (20 minutes; 10
+           after the two above)
 
-Every arm is a fresh process with empty caches, on one thread; files have been read once before. In a ratio the seconds are CPU seconds,
-of the processes that an arm started too, and imports are no part of it; where a row is in seconds they are wall seconds of the whole
-process. flowers17 and ants_bees are looked for in the folder that TLCOURSE_ASSETS names; the network is tf_efficientnet_lite0, at 128 px.
+Every arm is a fresh process with empty caches, on one thread; files have been read once before. In a ratio the
+seconds are CPU seconds, of the processes that an arm started too, and imports are no part of it; where a row is in
+seconds they are wall seconds of the whole process. flowers17 and ants_bees are looked for in the folder that
+TLCOURSE_ASSETS names; the network is tf_efficientnet_lite0, at 128 px.
 """
 import argparse, json, os, shutil, statistics, subprocess, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
@@ -27,12 +33,15 @@ from tlcourse.sweep import cores, one_thread
 
 PARTS = 'stage1', 'big', 'hand', 'digits', 'budget', 'announced'
 NET = 'tf_efficientnet_lite0'
-FULL = dict(size=128, options={}, shots=(1, 5, 20, 'all'), curve=(5, 20, 'all'), seeds=20, big=2000, side=(4000, 3000), bs=64)
-SMOKE = dict(size=32, options=dict(steps=2, seeds=3), shots=(1, 2, 'all'), curve=(2, 'all'), seeds=2, big=48, side=(400, 300), bs=4)
-TINY = dict(strategies='scratch,feature-extraction,fine-tuning', shots='1,2', seeds=3, steps=2, tune='none') # digits, in a smoke run
+FULL = dict(size=128, options={}, shots=(1, 5, 20, 'all'), curve=(5, 20, 'all'), seeds=20, big=2000, side=(4000, 3000),
+            bs=64)
+SMOKE = dict(size=32, options=dict(steps=2, seeds=3), shots=(1, 2, 'all'), curve=(2, 'all'), seeds=2, big=48,
+             side=(400, 300), bs=4)
+# digits, in a smoke run
+TINY = dict(strategies='scratch,feature-extraction,fine-tuning', shots='1,2', seeds=3, steps=2, tune='none')
 MUST = ('last-layers', 'all'), ('fine-tuning', 'all'), ('fine-tuning', 20) # What the default budget has to leave whole
 
-# --- pictures -------------------------------------------------------------------------------------------------------------
+# --- pictures -------------------------------------------------------------------------------------------------------
 def photos(name, where, smoke):
     "The folder of a set of photos; in a smoke run 60 small drawn ones; None, and a line, where there are none"
     if smoke: return small(Path(where)/name)
@@ -46,7 +55,8 @@ def small(folder):
     return folder
 
 def sources(folder): # In turns from each class, so that a first part of them has all
-    return [f for f in chain(*zip_longest(*(sorted(d.glob('*.jpg')) for d in sorted(folder.iterdir()) if d.is_dir()))) if f]
+    return [f for f in chain(*zip_longest(*(sorted(d.glob('*.jpg'))
+                                            for d in sorted(folder.iterdir()) if d.is_dir()))) if f]
 
 def turned(jpeg, how):
     "The bytes of a JPEG file with an EXIF block that says how it lies, 1 to 8"
@@ -80,7 +90,7 @@ def listed(folder, size):
     for r in list_folder(folder)[0]: res[part.get(r.path, 'test')].append([str(r.path.relative_to(folder)), r.label])
     return res
 
-# --- what runs in processes of its own: each gives a dict, with the seconds of what counts ------------------------------------
+# --- what runs in processes of its own: each gives a dict, with the seconds of what counts --------------------------
 def spent(f):
     "CPU and wall seconds of a call, on one thread, and what it gives"
     with one_thread():
@@ -138,7 +148,8 @@ def by_hand(folder, size, parts, shots, seeds):
     return dict(seconds=s, cells=cells)
 
 def decide(m, folder, size, parts, shots, seeds, Head, log_loss, normalize):
-    "For each number of labels: C by the loss on the validation pictures, accuracy on the test, an interval over seeds and pictures"
+    """For each number of labels: C by the loss on the validation pictures, accuracy on the test,
+    an interval over seeds and pictures"""
     x = {p: normalize(forward(m, [Path(folder)/f for f,_ in rows], size)) for p,rows in parts.items()}
     y = {p: np.array([c for _,c in rows]) for p,rows in parts.items()}
     def draw(k, seed):
@@ -149,9 +160,12 @@ def decide(m, folder, size, parts, shots, seeds, Head, log_loss, normalize):
     cells = []
     for k in shots:
         tune = [draw(k, 1000 + i) for i in range(1 if k == 'all' else 3)]
-        def loss(C): return np.mean([log_loss(y['valid'], h.predict_proba(x['valid']), labels=h.classes_) for h in (fit(o, C) for o in tune)])
+        def loss(C):
+            return np.mean([log_loss(y['valid'], h.predict_proba(x['valid']), labels=h.classes_)
+                            for h in (fit(o, C) for o in tune)])
         C = min(10.**np.arange(-1, 5), key=loss)
-        right = np.stack([fit(draw(k, i), C).predict(x['test']) == y['test'] for i in range(1 if k == 'all' else seeds)])
+        right = np.stack([fit(draw(k, i), C).predict(x['test']) == y['test']
+                          for i in range(1 if k == 'all' else seeds)])
         mean, n = right.mean(), right.shape[1]
         seed = right.mean(1).std(ddof=1)/len(right)**.5 if len(right) > 1 else 0
         half = 1.96*(seed**2 + mean*(1 - mean)/n)**.5
@@ -167,7 +181,8 @@ def decision(folder, size, last, options):
     return dict(seconds=s, cells=[o for c in done for o in c.to_dict()['cells']])
 
 def fine_tune(folder, size, parts, k, bs, weights):
-    "fastai as its documentation shows it: files, `vision_learner`, five epochs of `fine_tune`, the accuracy on the test"
+    """fastai as its documentation shows it: files, `vision_learner`, five epochs of `fine_tune`,
+    the accuracy on the test"""
     import pandas as pd
     from fastai.vision.all import ImageDataLoaders, Resize, accuracy, set_seed, vision_learner
     train = pd.DataFrame(parts['train'], columns=['file', 'label'])
@@ -176,7 +191,8 @@ def fine_tune(folder, size, parts, k, bs, weights):
     df = pd.concat([train.assign(valid=False), valid.assign(valid=True)])
     def f():
         set_seed(0)
-        dls = ImageDataLoaders.from_df(df, folder, valid_col='valid', item_tfms=Resize(size), bs=bs, num_workers=0, device='cpu')
+        dls = ImageDataLoaders.from_df(df, folder, valid_col='valid', item_tfms=Resize(size), bs=bs, num_workers=0,
+                                       device='cpu')
         learn = vision_learner(dls, NET, metrics=accuracy, pretrained_cfg_overlay=dict(file=weights))
         with learn.no_bar(), learn.no_logging():
             learn.fine_tune(5)
@@ -211,14 +227,16 @@ def run(cmd, what):
 
 def child(what, **how):
     "One of CHILDREN in a process of its own: what it gives, and `whole`, the wall seconds with imports"
-    out, t = run([sys.executable, '-W', 'ignore', Path(__file__).resolve(), '--child', what, json.dumps(how, default=str)], what)
+    out, t = run([sys.executable, '-W', 'ignore', Path(__file__).resolve(), '--child', what,
+                  json.dumps(how, default=str)], what)
     return {**json.loads(out.splitlines()[-1]), 'whole': t}
 
 def command(target, out, options):
     "`tlcourse compare` in a process of its own -> its JSON, with the wall seconds and what it printed"
     code = 'import sys; from tlcourse.cli import main; sys.exit(main(sys.argv[1:]))'
     more = [o for k,v in options.items() for o in (f'--{k}', v)] + (['--workers', 2] if cores() > 2 else [])
-    cmd = [sys.executable, '-W', 'ignore', '-c', code, 'compare', target, '--device', 'cpu', '--out', out/'out', '--json', out/'c.json', *more]
+    cmd = [sys.executable, '-W', 'ignore', '-c', code, 'compare', target, '--device', 'cpu', '--out', out/'out',
+           '--json', out/'c.json', *more]
     printed, t = run(cmd, f'compare {target}')
     return {**json.loads((out/'c.json').read_text()), 'wall': t, 'printed': printed.replace(f'{out}/', '')}
 
@@ -230,7 +248,7 @@ def interleaved(arms, n):
 
 def cpu(runs): return [r['seconds']['process'] for r in runs]
 
-# --- the parts: each gives rows and facts -----------------------------------------------------------------------------------
+# --- the parts: each gives rows and facts ---------------------------------------------------------------------------
 def against_bare(name, folder, k, n, limit=None):
     "Stage 1 beside the bare pass on one folder"
     parts = listed(folder, k['size'])
@@ -238,12 +256,16 @@ def against_bare(name, folder, k, n, limit=None):
                            bare=lambda: child('bare', folder=folder, size=k['size'], parts=parts)), n)
     whole, count = [r['whole'] for r in got['stage1']], got['bare'][0]['pictures']
     mid = statistics.median(whole)
-    note = f"{count:,} pictures at {k['size']} px; {statistics.median(cpu(got['stage1'])):.0f} CPU s against {statistics.median(cpu(got['bare'])):.0f}"
-    rows = [at_most(f'{name}: stage 1 / each picture decoded and once through the body', 1.5, ratio(cpu(got['stage1']), cpu(got['bare'])), note),
-            row(f'{name}: stage 1 with imports and report, wall seconds', f'<= {limit}' if limit else '', mid, min(whole), max(whole),
-                mid <= limit if limit else None)]
-    facts = dict(seconds={a: [dict(r['seconds'], whole=r['whole']) for r in o] for a,o in got.items()}, cells=got['stage1'][0]['cells'])
-    if limit and not rows[0]['reached']: facts['profile'] = child('stage1', folder=folder, size=k['size'], profile=True)['profile']
+    note = (f"{count:,} pictures at {k['size']} px; {statistics.median(cpu(got['stage1'])):.0f} CPU s against "
+            f"{statistics.median(cpu(got['bare'])):.0f}")
+    rows = [at_most(f'{name}: stage 1 / each picture decoded and once through the body', 1.5,
+                    ratio(cpu(got['stage1']), cpu(got['bare'])), note),
+            row(f'{name}: stage 1 with imports and report, wall seconds', f'<= {limit}' if limit else '', mid,
+                min(whole), max(whole), mid <= limit if limit else None)]
+    facts = dict(seconds={a: [dict(r['seconds'], whole=r['whole']) for r in o]
+                          for a,o in got.items()}, cells=got['stage1'][0]['cells'])
+    if limit and not rows[0]['reached']:
+        facts['profile'] = child('stage1', folder=folder, size=k['size'], profile=True)['profile']
     return rows, facts
 
 def read_once(folder):
@@ -274,18 +296,23 @@ def part_hand(k, args, where, known):
     read_once(folder)
     parts, size = listed(folder, k['size']), k['size']
     got = interleaved(dict(ours=lambda: child('stage1', folder=folder, size=size),
-                           hand=lambda: child('by_hand', folder=folder, size=size, parts=parts, shots=k['shots'], seeds=k['seeds'])), args.rounds)
+                           hand=lambda: child('by_hand', folder=folder, size=size, parts=parts, shots=k['shots'],
+                                              seeds=k['seeds'])), args.rounds)
     note = f"{statistics.median(cpu(got['ours'])):.0f} CPU s against {statistics.median(cpu(got['hand'])):.0f}"
-    rows = [at_most('flowers17: stage 1 / the same by hand, timm and scikit-learn', 1.3, ratio(cpu(got['ours']), cpu(got['hand'])), note)]
+    rows = [at_most('flowers17: stage 1 / the same by hand, timm and scikit-learn', 1.3,
+                    ratio(cpu(got['ours']), cpu(got['hand'])), note)]
     weights = Path(where)/'lite0.pth'
     torch_file(weights)
     ours = child('decision', folder=folder, size=size, last=k['curve'][-2], options={'seeds': 3, **k['options']})
-    theirs = {s: child('fine_tune', folder=folder, size=size, parts=parts, k=s, bs=k['bs'], weights=weights) for s in k['curve']}
+    theirs = {s: child('fine_tune', folder=folder, size=size, parts=parts, k=s, bs=k['bs'], weights=weights)
+              for s in k['curve']}
     def both(clock): return ratio([3*sum(r['seconds'][clock] for r in theirs.values())], [ours['seconds'][clock]])
     what = (f"flowers17: fastai's fine_tune(5) at {', '.join(map(str, k['curve']))}, one seed x 3 / "
             f"compare up to stage 2 and fine-tuning at {k['curve'][-2]}")
-    note = f"{3*sum(cpu(theirs.values())):.0f} CPU s against {ours['seconds']['process']:.0f}, of them stage 1 about {statistics.median(cpu(got['ours'])):.0f}"
-    rows += [at_least(what, 5, both('process'), note), said('the same in wall seconds: compare has two processes, fastai one', both('wall'))]
+    note = (f"{3*sum(cpu(theirs.values())):.0f} CPU s against {ours['seconds']['process']:.0f}, of them stage 1 "
+            f"about {statistics.median(cpu(got['ours'])):.0f}")
+    rows += [at_least(what, 5, both('process'), note),
+             said('the same in wall seconds: compare has two processes, fastai one', both('wall'))]
     facts = dict(seconds={a: [r['seconds'] for r in o] for a,o in got.items()} | {'compare': ours['seconds']},
                  fastai={s: dict(seconds=r['seconds'], mean=r['mean']) for s,r in theirs.items()},
                  cells=dict(ours=ours['cells'], hand=got['hand'][0]['cells']))
@@ -311,7 +338,8 @@ def part_digits(k, args, where, known):
     c = whole_command('digits', k, args, where, known)
     t = c['wall']
     note = f'2 of {cores()} cores, once'
-    return [row('compare digits, default settings: wall seconds', '<= 240', t, t, t, t <= 240, note)], dict(printed=c['printed'], clock=c['clock'])
+    return ([row('compare digits, default settings: wall seconds', '<= 240', t, t, t, t <= 240, note)],
+            dict(printed=c['printed'], clock=c['clock']))
 
 def trimmed(c, must=MUST, seeds=3, heads=20):
     "What a study (its JSON) lacks of what no budget may take, in words"
@@ -332,8 +360,10 @@ def part_budget(k, args, where, known):
     if not c: return [], {}
     t, lack = c['wall'], trimmed(c)
     more = [f"{o['strategy']} at {o['shots']}" for o in c['missing']]
-    return [row('compare flowers17, default budget: wall seconds', '<= 600', t, t, t, t <= 600, f'2 of {cores()} cores, once'),
-            row('and cells or seeds trimmed that must not be', '0', len(lack), len(lack), len(lack), not lack, '; '.join(lack)),
+    return [row('compare flowers17, default budget: wall seconds', '<= 600', t, t, t, t <= 600,
+                f'2 of {cores()} cores, once'),
+            row('and cells or seeds trimmed that must not be', '0', len(lack), len(lack), len(lack), not lack,
+                '; '.join(lack)),
             row('and other cells left out', '', len(more), len(more), len(more), None, ', '.join(more))
            ], dict(printed=c['printed'], clock=c['clock'], cells=c['cells'], rates=c['rates'], missing=c['missing'])
 
@@ -351,20 +381,23 @@ def part_announced(k, args, where, known):
             target = name if name == 'digits' else photos(name, where, args.smoke)
             if target is None: continue
             size = None if name == 'digits' else k['size']
-            times = child('clock', where=target, size=size, options=(TINY if name == 'digits' else k['options']) if args.smoke else {})['clock']
+            times = child('clock', where=target, size=size,
+                          options=(TINY if name == 'digits' else k['options']) if args.smoke else {})['clock']
         facts[name] = times
         for stage in '1', '2':
             rows.append(kept_word(f'{name}, stage {stage}', *times.get(stage, (0, 0))))
     return rows, dict(clock=facts)
 
-# --- all --------------------------------------------------------------------------------------------------------------------
+# --- all ------------------------------------------------------------------------------------------------------------
 def keep(path, done, **facts):
     "Put the rows of the parts measured now into a file in place of older ones; rows of other parts stay"
     path = Path(path)
     old = json.loads(path.read_text(encoding='utf-8')) if path.exists() else dict(rows=[], parts={})
-    rows = [r for r in old['rows'] if r['part'] not in done] + [dict(r, part=p) for p,o in done.items() for r in o['rows']]
+    rows = [r for r in old['rows'] if r['part'] not in done]
+    rows += [dict(r, part=p) for p,o in done.items() for r in o['rows']]
     parts = {**old['parts'], **{p: {k: v for k,v in o.items() if k != 'rows'} for p,o in done.items()}}
-    return save(path, sorted(rows, key=lambda r: PARTS.index(r['part'])), parts={p: parts[p] for p in PARTS if p in parts}, **facts)
+    return save(path, sorted(rows, key=lambda r: PARTS.index(r['part'])),
+                parts={p: parts[p] for p in PARTS if p in parts}, **facts)
 
 def main():
     p = argparse.ArgumentParser(add_help=False) # What `arguments` does not know

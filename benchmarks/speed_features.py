@@ -1,12 +1,14 @@
-"""Features once: decode, one pass of a frozen body and a head, against one bare pass and against frozen training in other libraries.
+"""Features once: decode, one pass of a frozen body and a head, against one bare pass and against frozen training in
+other libraries.
 
     python benchmarks/speed_features.py [--smoke] [--rounds N] [--out FILE]     # about 20 minutes a round on one core
 
-2,000 generated JPEGs (about 500 x 375, smooth noise and shapes, quality 85) at 128 px; resnet18 and mobilenet_v2 with random weights, so
-no accuracy here means anything. The limit is what cannot be left out: each JPEG decoded once, each picture through the body once, in
-eval mode, without gradients, channels last. The other libraries run the body again each epoch: their epoch is timed on 400 pictures of
-the same kind (a fifth of them for validation), set-up excluded, and ten epochs of 2,000 are extrapolated from it. They run as their
-documentation shows it, without augmentation, bars, logging and checkpoints; `num_workers=0` and one thread for every arm.
+2,000 generated JPEGs (about 500 x 375, smooth noise and shapes, quality 85) at 128 px; resnet18 and mobilenet_v2 with
+random weights, so no accuracy here means anything. The limit is what cannot be left out: each JPEG decoded once, each
+picture through the body once, in eval mode, without gradients, channels last. The other libraries run the body again
+each epoch: their epoch is timed on 400 pictures of the same kind (a fifth of them for validation), set-up excluded,
+and ten epochs of 2,000 are extrapolated from it. They run as their documentation shows it, without augmentation,
+bars, logging and checkpoints; `num_workers=0` and one thread for every arm.
 """
 import inspect, json, os, subprocess, sys, tempfile
 from contextlib import contextmanager
@@ -14,8 +16,8 @@ from pathlib import Path
 import timing
 import numpy as np, torch, torchvision
 from PIL import Image, ImageDraw
-from fastai.vision.all import (BnFreeze, CrossEntropyLossFlat, DataLoaders, ImageDataLoaders, Learner, Normalize, Resize,
-                               TfmdDL, imagenet_stats, set_seed, vision_learner)
+from fastai.vision.all import (BnFreeze, CrossEntropyLossFlat, DataLoaders, ImageDataLoaders, Learner, Normalize,
+                               Resize, TfmdDL, imagenet_stats, set_seed, vision_learner)
 from torch import nn
 from torch.nn import functional as F
 from torchvision import transforms
@@ -129,7 +131,8 @@ def frozen_net(name, c):
     return m, last
 
 def loaders(folder, size, bs=64):
-    tfm = transforms.Compose([transforms.Resize(size), transforms.CenterCrop(size), transforms.ToTensor(), transforms.Normalize(*imagenet_stats)])
+    tfm = transforms.Compose([transforms.Resize(size), transforms.CenterCrop(size), transforms.ToTensor(),
+                              transforms.Normalize(*imagenet_stats)])
     sets = [torchvision.datasets.ImageFolder(folder/p, tfm) for p in ('train', 'valid')]
     return [torch.utils.data.DataLoader(s, batch_size=bs, shuffle=i == 0, num_workers=0) for i,s in enumerate(sets)]
 
@@ -137,7 +140,8 @@ def fastai(folder, name, size, **kw):
     def setup():
         dls = ImageDataLoaders.from_folder(folder, valid='valid', item_tfms=Resize(size), bs=64, num_workers=0,
                                            batch_tfms=Normalize.from_stats(*imagenet_stats, cuda=False), device='cpu')
-        # `vision_learner` cannot cut a mobilenet_v2 itself (StopIteration): it gets the course's `arch`, which says where
+        # `vision_learner` cannot cut a mobilenet_v2 itself
+        # (StopIteration): it gets the course's `arch`, which says where
         net = getattr(torchvision.models, name) if name.startswith('resnet') else arch(name, weights='random')
         learn = vision_learner(dls, net, pretrained=False, normalize=False, **kw)
         learn.freeze()
@@ -181,8 +185,8 @@ def lightning(folder, name, size):
         def validation_step(self, b, i): F.cross_entropy(self(b[0]), b[1])
         def configure_optimizers(self): return torch.optim.Adam(self.head.parameters(), lr=1e-3)
     def setup():
-        tr = pl.Trainer(max_epochs=1, accelerator='cpu', logger=False, enable_checkpointing=False, enable_progress_bar=False,
-                        enable_model_summary=False, num_sanity_val_steps=0)
+        tr = pl.Trainer(max_epochs=1, accelerator='cpu', logger=False, enable_checkpointing=False,
+                        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0)
         return tr, Module(len(list((folder/'train').iterdir()))), *loaders(folder, size)
     return setup, lambda o: o[0].fit(*o[1:])
 
@@ -199,9 +203,10 @@ def hf(folder, name, size):
             return dict(loss=F.cross_entropy(f, labels), logits=f)
     def collate(b): return dict(pixel_values=torch.stack([o[0] for o in b]), labels=torch.tensor([o[1] for o in b]))
     def setup():
-        args = tf.TrainingArguments(tempfile.mkdtemp(prefix='hf'), num_train_epochs=1, per_device_train_batch_size=64, per_device_eval_batch_size=64,
-            eval_strategy='epoch', save_strategy='no', logging_strategy='no', report_to='none', disable_tqdm=True, use_cpu=True,
-            remove_unused_columns=False, dataloader_num_workers=0)
+        args = tf.TrainingArguments(tempfile.mkdtemp(prefix='hf'), num_train_epochs=1, per_device_train_batch_size=64,
+                                    per_device_eval_batch_size=64,
+            eval_strategy='epoch', save_strategy='no', logging_strategy='no', report_to='none', disable_tqdm=True,
+            use_cpu=True, remove_unused_columns=False, dataloader_num_workers=0)
         tr, va = (dl.dataset for dl in loaders(folder, size))
         trainer = tf.Trainer(Net(len(tr.classes)), args, train_dataset=tr, eval_dataset=va, data_collator=collate)
         trainer.remove_callback(tf.PrinterCallback)
@@ -211,14 +216,17 @@ def hf(folder, name, size):
 # Rows
 
 def peers(folder, name, size):
-    res = {'fastai default': fastai(folder, name, size), 'fastai train_bn=False': fastai(folder, name, size, train_bn=False),
+    res = {'fastai default': fastai(folder, name, size),
+           'fastai train_bn=False': fastai(folder, name, size, train_bn=False),
            'fastai train_bn=False, BnFreeze': fastai(folder, name, size, train_bn=False, cbs=BnFreeze()),
-           'PyTorch tutorial': tutorial(folder, name, size), 'Lightning': lightning(folder, name, size), 'HF Trainer': hf(folder, name, size)}
+           'PyTorch tutorial': tutorial(folder, name, size), 'Lightning': lightning(folder, name, size),
+           'HF Trainer': hf(folder, name, size)}
     return {k: v for k,v in res.items() if v}
 
 def has_bf16():
     "Whether the bf16 arm can run here; where it cannot, why"
-    if 'precision' not in inspect.signature(extract).parameters: return print('bf16: left out, extract has no precision yet')
+    if 'precision' not in inspect.signature(extract).parameters:
+        return print('bf16: left out, extract has no precision yet')
     from tlcourse.training import bf16_units
     if not bf16_units('cpu'): return print('bf16: left out, this CPU has no units for it')
     return True
@@ -231,8 +239,10 @@ def backbone(name, big, small, n, k, size, args, facts):
         with cache(where): t = target(big, size=size); tr, va = features(t, a)
         with cache(where): t_small = target(small, size=size)
         arms = {'floor': bare, 'decode alone': decode, 'decode + extract': lambda: first(big, a, size),
-                'ten epochs of a linear head': lambda: linear_head(tr, va), 'converged head': lambda: converged_head(tr, va),
-                'second call': lambda: second(big, a, size, where), 'second call, target in hand': lambda: second(big, a, size, where, t),
+                'ten epochs of a linear head': lambda: linear_head(tr, va),
+                'converged head': lambda: converged_head(tr, va),
+                'second call': lambda: second(big, a, size, where),
+                'second call, target in hand': lambda: second(big, a, size, where, t),
                 'small: one view': lambda: extract(a, t_small.train, cache=False, progress=False),
                 'small: four views': lambda: extract(a, t_small.train, views=4, cache=False, progress=False),
                 'small: adapt': lambda: extract(a, t_small.train, bn='adapt', cache=False, progress=False)}
@@ -245,7 +255,8 @@ def backbone(name, big, small, n, k, size, args, facts):
     ours = {'linear': head('ten epochs of a linear head'), 'converged': head('converged head')}
     if facts['bf16']: ours['bf16'] = head('ten epochs of a linear head', 'bf16: ')
     ten = {o: timing.times(10*n/k, r[o]) for o in others}
-    for h in 'linear', 'converged': add(timing.at_most, f'features and {h} head / bare pass', 1.10, timing.ratio(ours[h], r['floor']))
+    for h in 'linear', 'converged':
+        add(timing.at_most, f'features and {h} head / bare pass', 1.10, timing.ratio(ours[h], r['floor']))
     said = f'ten epochs of {n:,} from one of {k}'
     for o,goal in {'fastai default': 18, 'PyTorch tutorial': 12}.items():
         add(timing.at_least, f'{o}, ten frozen epochs / ours', goal, timing.ratio(ten[o], ours['linear']), said)
@@ -253,20 +264,27 @@ def backbone(name, big, small, n, k, size, args, facts):
         if o in ('fastai default', 'PyTorch tutorial'): continue
         add(timing.said, f'{o}, ten frozen epochs / ours', timing.ratio(ten[o], ours['linear']), said)
     if facts['bf16']:
-        for o in others: add(timing.said, f'{o}, ten frozen epochs / ours in bf16', timing.ratio(ten[o], ours['bf16']), said)
+        for o in others:
+            add(timing.said, f'{o}, ten frozen epochs / ours in bf16', timing.ratio(ten[o], ours['bf16']), said)
         add(timing.said, 'ours in bf16 / bare pass in fp32', timing.ratio(ours['bf16'], r['floor']))
-    add(timing.at_most, 'second call / bare pass', .05, timing.ratio(r['second call'], r['floor']), 'pictures and features from their caches')
-    add(timing.said, 'second call, target in hand / bare pass', timing.ratio(r['second call, target in hand'], r['floor']))
-    four = timing.plus([x*y/z for x,y,z in zip(r['decode + extract'], r['small: four views'], r['small: one view'])], r['ten epochs of a linear head'])
+    add(timing.at_most, 'second call / bare pass', .05, timing.ratio(r['second call'], r['floor']),
+        'pictures and features from their caches')
+    add(timing.said, 'second call, target in hand / bare pass',
+        timing.ratio(r['second call, target in hand'], r['floor']))
+    four = timing.plus([x*y/z for x,y,z in zip(r['decode + extract'], r['small: four views'], r['small: one view'])],
+                       r['ten epochs of a linear head'])
     for o in 'fastai default', 'PyTorch tutorial':
-        add(timing.said, f'{o}, ten frozen epochs / ours with views=4', timing.ratio(ten[o], four), f'views from {k} pictures')
-    add(timing.said, "bn='adapt', passes", timing.ratio(r['small: adapt'], r['small: one view']), 'one of them takes the statistics')
+        add(timing.said, f'{o}, ten frozen epochs / ours with views=4', timing.ratio(ten[o], four),
+            f'views from {k} pictures')
+    add(timing.said, "bn='adapt', passes", timing.ratio(r['small: adapt'], r['small: one view']),
+        'one of them takes the statistics')
     add(timing.said, 'decode / bare pass', timing.ratio(r['decode alone'], r['floor']))
     if any(o['reached'] is False and 'second' not in o['name'] for o in rows):
         timing.explain(rows, lambda: first(small, a, size), facts, 'python', f'{name}: decode + extract, {k} pictures')
     with tempfile.TemporaryDirectory() as where:
         with cache(where): features(target(small, size=size), a)
-        timing.explain([o for o in rows if 'second' in o['name']], lambda: second(small, a, size, where), facts, 'python', f'{name}: second call, {k} pictures')
+        timing.explain([o for o in rows if 'second' in o['name']], lambda: second(small, a, size, where), facts,
+                       'python', f'{name}: second call, {k} pictures')
     facts['seconds'][name] = r
     return rows
 
@@ -274,7 +292,8 @@ def backbone(name, big, small, n, k, size, args, facts):
 
 def anon():
     "Bytes of this process that no file stands behind"
-    return next(int(l.split()[1])*1024 for l in Path('/proc/self/status').read_text().splitlines() if l.startswith('RssAnon'))
+    return next(int(l.split()[1])*1024
+                for l in Path('/proc/self/status').read_text().splitlines() if l.startswith('RssAnon'))
 
 def child(folder, size, name):
     "In a process of its own: the largest RssAnon before, while decoding, and while extracting"
@@ -287,7 +306,8 @@ def child(folder, size, name):
         res, peak[0] = max(peak[0], anon()), 0
         return res
     threading.Thread(target=watch, daemon=True).start()
-    extract(name, target('digits').train, ids=np.arange(64), cache=False, progress=False) # the libraries' own first buffers
+    # the libraries' own first buffers
+    extract(name, target('digits').train, ids=np.arange(64), cache=False, progress=False)
     res = dict(before=top())
     t = target(folder, size=size)
     res |= dict(decoding=top())
@@ -305,10 +325,12 @@ def memory(n, size, rounds, facts, name='glyphnet'):
         for i in range(rounds):
             for k in got:
                 with tempfile.TemporaryDirectory() as c:
-                    r = subprocess.run([sys.executable, __file__, '--child', f'{d}/{k}', str(size), name], capture_output=True, text=True, check=True,
+                    r = subprocess.run([sys.executable, __file__, '--child', f'{d}/{k}', str(size), name],
+                                       capture_output=True, text=True, check=True,
                                        env=os.environ | {'TLCOURSE_CACHE': c})
                 got[k].append(json.loads(r.stdout.splitlines()[-1]))
-    def grown(what): return [(b[what] - a[what])/((b['pictures'] - a['pictures'])*a['pixels']) for a,b in zip(*got.values())]
+    def grown(what):
+        return [(b[what] - a[what])/((b['pictures'] - a['pictures'])*a['pixels']) for a,b in zip(*got.values())]
     facts['memory'] = {str(k): v for k,v in got.items()}
     rows = []
     for what,limit in (('extracting', 1.1), ('decoding', 1.1)):
@@ -316,7 +338,8 @@ def memory(n, size, rounds, facts, name='glyphnet'):
         g = grown(what)
         note = (f'{np.median(a)/2**20:.0f} MB at {n:,}, {np.median(b)/2**20:.0f} MB at {10*n:,} pictures of {size} px; '
                 f'growth is {np.median(g):.2f} of their pixels')
-        rows.append(timing.at_most(f'{name}: resident memory, {what}, ten times the pictures / once', limit, timing.ratio(b, a), note))
+        rows.append(timing.at_most(f'{name}: resident memory, {what}, '
+                                   'ten times the pictures / once', limit, timing.ratio(b, a), note))
     return rows
 
 def main():

@@ -1,11 +1,13 @@
 """Growth: seconds and memory against pictures, classes and heads (row 8).
 
-    python benchmarks/speed_growth.py [--smoke] [--large] [--rounds N] [--out FILE]     # about three minutes; writes speed_growth.json
+    python benchmarks/speed_growth.py [--smoke] [--large] [--rounds N] [--out FILE]
+        # about three minutes; writes speed_growth.json
 
---large goes on to 200,000 pictures, by hand (most of an hour). Each point is a fresh process with caches of its own: the CPU seconds of
-the call alone, and how far the anonymous resident memory (RssAnon of /proc: what cannot be dropped as the page of a file can) rose
-during it, sampled every 10 ms; where there is no /proc, the peak of all resident memory. A slope is that of the straight line through
-the points in logarithms: 1 is proportional, 0 does not grow; its spread, the slopes between neighbouring points.
+--large goes on to 200,000 pictures, by hand (most of an hour). Each point is a fresh process with caches of its own:
+the CPU seconds of the call alone, and how far the anonymous resident memory (RssAnon of /proc: what cannot be dropped
+as the page of a file can) rose during it, sampled every 10 ms; where there is no /proc, the peak of all resident
+memory. A slope is that of the straight line through the points in logarithms: 1 is proportional, 0 does not grow; its
+spread, the slopes between neighbouring points.
 """
 import json, math, os, statistics, subprocess, sys, tempfile, threading, time
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +23,7 @@ LARGE = dict(FULL, read=(*FULL['read'], 200_000), extract=(*FULL['extract'], 200
 SMOKE = dict(read=(40, 80), read_classes=(2, 4), extract=(16, 32), classes=(2, 4), heads=(4, 8))
 DIMS = 192 # features of a picture for the heads
 
-# --- one point, in a process of its own -----------------------------------------------------------------------------------
+# --- one point, in a process of its own -----------------------------------------------------------------------------
 def rss():
     "Anonymous resident MB now; None where /proc does not say"
     lines = STATUS.read_text().splitlines() if STATUS.is_file() else []
@@ -69,7 +71,7 @@ def read_classes(d, n, most): return of_folder(d, 4*most, n)
 def extract(d, n, _):
     "Features of n pictures that lie in a file, stored in a file"
     import torch
-    from tlcourse.data import Part
+    from tlcourse.loaders import Part
     from tlcourse.features import extract
     x = np.lib.format.open_memmap(d/'x.npy', 'w+', np.uint8, (n, 3, 32, 32))
     rng = np.random.RandomState(0)
@@ -109,7 +111,7 @@ def point(what, n, most): # most: the last point of the line
             c, s = time.process_time() - c, time.perf_counter() - s
         print(json.dumps(dict(seconds=c, wall=s, mb=w.mb, peak_mb=peak())))
 
-# --- all of them --------------------------------------------------------------------------------------------------------------
+# --- all of them ----------------------------------------------------------------------------------------------------
 def measured(what, n, most, rounds):
     "The medians of some runs of a point"
     def once():
@@ -119,7 +121,8 @@ def measured(what, n, most, rounds):
         return json.loads(r.stdout.splitlines()[-1])
     runs = [once() for _ in range(rounds)]
     med = {k: None if runs[0][k] is None else statistics.median(r[k] for r in runs) for k in runs[0]}
-    print(f"{what:>13} {n:>8,}: {med['seconds']:9.3f} CPU s" + (f", {med['mb']:+9.1f} MB" if med['mb'] is not None else ''), flush=True)
+    memory = f", {med['mb']:+9.1f} MB" if med['mb'] is not None else ''
+    print(f"{what:>13} {n:>8,}: {med['seconds']:9.3f} CPU s{memory}", flush=True)
     return dict(what=what, n=n, **med, runs=runs)
 
 def slope(points, key):
@@ -128,8 +131,10 @@ def slope(points, key):
     parts = np.diff(y)/np.diff(x)
     return float(np.polyfit(x, y, 1)[0]), float(parts.min()), float(parts.max())
 
-LINES = dict(read=('a folder read into a target', 'pictures', 1.1, None), read_classes=('a folder read into a target', 'classes of as many pictures', .1, None),
-             extract=('extraction to a file', 'pictures', 1.1, .1), classes=('a head on as many pictures', 'classes', 1.1, None),
+LINES = dict(read=('a folder read into a target', 'pictures', 1.1, None),
+             read_classes=('a folder read into a target', 'classes of as many pictures', .1, None),
+             extract=('extraction to a file', 'pictures', 1.1, .1),
+             classes=('a head on as many pictures', 'classes', 1.1, None),
              heads=('heads at once', 'heads', 1.1, None))
 
 def line(points, what):
@@ -138,9 +143,11 @@ def line(points, what):
     ns = f"{points[0]['n']:,} to {points[-1]['n']:,} {of}"
     s = slope(points, 'seconds')
     last = points[-1]
-    res = [row(f'{name}, seconds against {ns}: slope', f'<= {most:g}', *s, s[0] <= most, f"at {last['n']:,}: {last['seconds']:.2f} CPU s")]
+    res = [row(f'{name}, seconds against {ns}: slope', f'<= {most:g}', *s, s[0] <= most,
+               f"at {last['n']:,}: {last['seconds']:.2f} CPU s")]
     if last['mb'] is None: return res
-    m, note = slope(points, 'mb'), f"rise from {points[0]['mb']:.1f} to {last['mb']:.1f} MB, process at most {last['peak_mb']:.0f} MB"
+    m, note = (slope(points, 'mb'),
+               f"rise from {points[0]['mb']:.1f} to {last['mb']:.1f} MB, process at most {last['peak_mb']:.0f} MB")
     return res + [row(f'{name}, memory against {ns}: slope', '' if most_mb is None else f'<= {most_mb:g}', *m,
                       None if most_mb is None else m[0] <= most_mb, note)]
 

@@ -2,10 +2,11 @@
 
     python benchmarks/speed_predict.py [--smoke] [--rounds N] [--out FILE]     # about five minutes on two cores
 
-Generated JPEGs (about 500 x 375) and tf_efficientnet_lite0 at 128 px with random weights: no answer means anything. The limit decodes each
-JPEG once (at the least scale that will do) and gives it to the network once, in batches of 64, in eval mode, without gradients, channels
-last: one after the other, on one thread. `Model.predict` has to reach .8 of its pictures a second. By CPU seconds that is what one core
-alone would see; by wall seconds a second thread, which decodes ahead, may have a core of its own. Imports and loading are not counted.
+Generated JPEGs (about 500 x 375) and tf_efficientnet_lite0 at 128 px with random weights: no answer means anything.
+The limit decodes each JPEG once (at the least scale that will do) and gives it to the network once, in batches of 64,
+in eval mode, without gradients, channels last: one after the other, on one thread. `Model.predict` has to reach .8 of
+its pictures a second. By CPU seconds that is what one core alone would see; by wall seconds a second thread, which
+decodes ahead, may have a core of its own. Imports and loading are not counted.
 """
 import tempfile
 from pathlib import Path
@@ -44,10 +45,14 @@ def main():
         files = sorted(folder.rglob('*.jpg'))
         m = stored(folder, 'tf_efficientnet_lite0', size, Path(d)/'model')
         arms, out = {'bare': bare(m, files), 'predict': lambda: m.predict(folder, workers=1)}, {}
-        by = {'wall': timing.rounds(arms, args.rounds, results=out, clock='wall'), 'CPU': timing.rounds(arms, args.rounds, warm=0)}
+        by = {'wall': timing.rounds(arms, args.rounds, results=out, clock='wall'),
+              'CPU': timing.rounds(arms, args.rounds, warm=0)}
         same = np.abs(np.array([p.probability for p in out['predict']]) - out['bare'].max(1).values.numpy()).max()
-        def reach(secs): return timing.at_least(f'predict, pictures a {secs} second / decode + forward', .8, timing.ratio(by[secs]['bare'], by[secs]['predict']),
-                                               f"{len(files)/min(by[secs]['predict']):.0f} against {len(files)/min(by[secs]['bare']):.0f}")
+        def reach(secs):
+            return timing.at_least(f'predict, pictures a {secs} second / decode + forward', .8,
+                                   timing.ratio(by[secs]['bare'], by[secs]['predict']),
+                                  f"{len(files)/min(by[secs]['predict']):.0f} against "
+                                  f"{len(files)/min(by[secs]['bare']):.0f}")
         rows = [reach('CPU'), reach('wall'),
                 timing.row('largest difference of a probability', '<= 1e-5', same, same, same, same <= 1e-5)]
         facts = dict(seconds=by, pictures=len(files), size=size)

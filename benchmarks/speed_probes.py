@@ -1,13 +1,16 @@
-"""Learning curves: 120 linear heads at once (8 sizes x 5 seeds x 3 weight decays, 512 features) against scikit-learn and fastai one by one.
+"""Learning curves: 120 linear heads at once (8 sizes x 5 seeds x 3 weight decays, 512 features) against scikit-learn
+and fastai one by one.
 
     python benchmarks/speed_probes.py [--smoke] [--rounds N] [--out FILE]     # about 10 minutes a round on one core
 
-Three sets of 2,000 rows, a fifth of them to measure accuracy on: drawn points of 10 and of 37 classes, and the features that resnet18
-with random weights gives of generated pictures of 37 classes at 128 px. Ours and scikit-learn's arms minimise the same objective, all arms
-see the same rows in the same units. The reference is scikit-learn (lbfgs, float64) at tol 1e-8; the errors of an arm are its largest distances from it over all
-heads: accuracy, agreement (the smallest share of equal predictions), objective (relative), and the gradient norm; the last column is a
-norm, not a distance. One thread for every arm, BLAS included. fastai's heads (ten epochs, or as many as make 150 steps) are timed on
-every tenth of the 120 and extrapolated: ten times that. Their weight decay is AdamW's, so theirs is another objective.
+Three sets of 2,000 rows, a fifth of them to measure accuracy on: drawn points of 10 and of 37 classes, and the
+features that resnet18 with random weights gives of generated pictures of 37 classes at 128 px. Ours and
+scikit-learn's arms minimise the same objective, all arms see the same rows in the same units. The reference is
+scikit-learn (lbfgs, float64) at tol 1e-8; the errors of an arm are its largest distances from it over all heads:
+accuracy, agreement (the smallest share of equal predictions), objective (relative), and the gradient norm; the last
+column is a norm, not a distance. One thread for every arm, BLAS included. fastai's heads (ten epochs, or as many as
+make 150 steps) are timed on every tenth of the 120 and extrapolated: ten times that. Their weight decay is AdamW's,
+so theirs is another objective.
 """
 import tempfile, warnings
 from pathlib import Path
@@ -31,7 +34,8 @@ def drawn(c, n, d=512, apart=.12, seed=0):
     rng = np.random.default_rng(seed)
     y, mid = np.arange(n) % c, rng.normal(size=(c, d))
     mix = rng.normal(size=(d, d))*(np.arange(1, d+1)**-.5)[:,None]/4
-    return data(np.maximum(apart*mid[y] + rng.normal(size=(n, d)) @ mix, 0).astype(np.float32), y, [f'{i}' for i in range(c)])
+    return data(np.maximum(apart*mid[y] + rng.normal(size=(n, d)) @ mix, 0).astype(np.float32), y,
+                [f'{i}' for i in range(c)])
 
 def data(x, y, classes):
     "The last fifth is for accuracy"
@@ -58,8 +62,9 @@ def sklearn_heads(train, subsets, tol):
     return tuple(np.array([[h[i] for h in o] for o in res]) for i in (0, 1))
 
 def fastai_heads(train, subsets, which, standard=False, gather=False):
-    """A plain fastai Learner on the same features for some of the heads; -> list of (weight, bias), None for the standard head.
-    Ten epochs, or as many as make 150 steps; batches collated from pairs as fastai does, or gathered at once"""
+    """A plain fastai Learner on the same features for some of the heads; -> list of (weight, bias), None for the
+    standard head. Ten epochs, or as many as make 150 steps; batches collated from pairs as fastai does, or gathered
+    at once"""
     res = []
     for i,j in which:
         o = subsets[i]
@@ -121,7 +126,8 @@ def one_set(name, d, sizes, seeds, args, facts, bare):
     which = [(q//len(WDS), q % len(WDS)) for q in range(every//2, n, every)]
     arms = {f'ours, tol {t:g}': (lambda t=t: ours(d.train, subsets, t)) for t in (1e-5, 1e-4)}
     arms |= {f'scikit-learn, tol {t:g}': (lambda t=t: sklearn_heads(d.train, subsets, t)) for t in (1e-4, 1e-5, 1e-6)}
-    arms |= {'fastai, linear head': lambda: fastai_heads(d.train, subsets, which), 'fastai, standard head': lambda: fastai_heads(d.train, subsets, which, True),
+    arms |= {'fastai, linear head': lambda: fastai_heads(d.train, subsets, which),
+             'fastai, standard head': lambda: fastai_heads(d.train, subsets, which, True),
              'fastai, linear head, batches gathered': lambda: fastai_heads(d.train, subsets, which, gather=True)}
     out = {}
     with one_thread(): took, ref = timing.seconds(lambda: sklearn_heads(d.train, subsets, 1e-8))
@@ -132,8 +138,10 @@ def one_set(name, d, sizes, seeds, args, facts, bare):
                     which if k.startswith('fastai') else None) for k in arms if 'standard' not in k}
     r['scikit-learn, tol 1e-08'] = [took]*args.rounds # the reference, timed once
     err['scikit-learn, tol 1e-08'] = judge(d, subsets, ref, ref)
-    print(f'\n{name}: {n} heads, {len(d.train.y):,} rows; seconds (median) and the worst errors against scikit-learn at 1e-8')
-    print(timing.table([(k, f'{np.median(r[k]):.2f}', *(f'{v:.3g}' for v in err.get(k, {}).values())) for k in [*arms, 'scikit-learn, tol 1e-08']],
+    print(f'\n{name}: {n} heads, {len(d.train.y):,} rows; seconds (median) and the worst errors '
+          'against scikit-learn at 1e-8')
+    print(timing.table([(k, f'{np.median(r[k]):.2f}', *(f'{v:.3g}' for v in err.get(k, {}).values()))
+                        for k in [*arms, 'scikit-learn, tol 1e-08']],
                        ('arm', 'seconds', 'accuracy error', 'agreement', 'objective', 'gradient norm')))
     facts['sets'][name] = dict(seconds=r, errors=err, sizes=sizes, heads=n)
     return r, err, out, subsets
@@ -148,12 +156,14 @@ def rows_of(name, r, err, out, goal):
     mine, ps, rows = 'ours, tol 1e-05', out['ours, tol 1e-05'], []
     for m in mine, 'ours, tol 0.0001':
         k = equal(r, err, m)
-        x, note = timing.ratio(r[k], r[m]), f"{k}: accuracy error {err[k]['accuracy']:.3g}, ours {err[m]['accuracy']:.3g}"
+        x, note = (timing.ratio(r[k], r[m]),
+                   f"{k}: accuracy error {err[k]['accuracy']:.3g}, ours {err[m]['accuracy']:.3g}")
         if m == mine: rows.append(timing.at_least(f'{name}: scikit-learn / ours at equal accuracy', goal, x, note))
         else: rows.append(timing.said(f'{name}: scikit-learn / {m}, at equal accuracy', x, note))
     rows += [timing.said(f'{name}: {k} / ours', timing.ratio(r[k], r[mine])) for k in r if k.startswith('scikit')]
     said = 'extrapolated; each 10 epochs or 150 steps'
-    rows.append(timing.at_least(f'{name}: fastai, linear head / ours', 10, timing.ratio(r['fastai, linear head'], r[mine]), said))
+    rows.append(timing.at_least(f'{name}: fastai, linear head / ours', 10,
+                                timing.ratio(r['fastai, linear head'], r[mine]), said))
     for k in 'fastai, standard head', 'fastai, linear head, batches gathered':
         rows.append(timing.said(f'{name}: {k} / ours', timing.ratio(r[k], r[mine]), said))
     def exact(what, limit, v): return timing.row(f'{name}: {what}', f'<= {limit:g}', v, v, v, v <= limit)
@@ -174,7 +184,8 @@ def main():
             net = SimpleNamespace(train=tr, valid=va, classes=tr.classes)
         bare = {'bare pass': floor(folder, 'resnet18', px)[0], 'decode + extract': lambda: first(folder, a, px)}
         sets = {'points, 10 classes': drawn(10, n, 32 if args.smoke else 512, .6 if args.smoke else .12),
-                'points, 37 classes': drawn(37, n, 32 if args.smoke else 512, .6 if args.smoke else .15), 'network features, 37 classes': net}
+                'points, 37 classes': drawn(37, n, 32 if args.smoke else 512, .6 if args.smoke else .15),
+                'network features, 37 classes': net}
         for name,s in sets.items():
             c = len(s.classes)
             r, err, out, subsets = one_set(name, s, sizes[c], seeds, args, facts, bare if s is net else {})
@@ -182,7 +193,8 @@ def main():
             timing.explain(new, lambda: ours(s.train, subsets, 1e-5), facts, what=f'{name}: fit_probes')
             rows += new
         whole = timing.ratio(timing.plus(r['decode + extract'], r['ours, tol 1e-05']), r['bare pass'])
-        rows.append(timing.at_most('resnet18: features and 120 heads of 37 classes / one fp32 pass', 1.25, whole, 'decode in both'))
+        rows.append(timing.at_most('resnet18: features and 120 heads of '
+                                   '37 classes / one fp32 pass', 1.25, whole, 'decode in both'))
         timing.explain(rows[-1:], lambda: ours(net.train, subsets, 1e-5), facts, what='fit_probes')
     print()
     timing.finish(args, 'speed_probes', rows, **facts)

@@ -2,7 +2,8 @@
 
     python benchmarks/speed_start.py [--smoke] [--rounds N] [--out FILE]     # about a minute; writes speed_start.json
 
-Wall seconds of whole processes, interpreter included, in interleaved rounds after one that fills the system's file cache.
+Wall seconds of whole processes, interpreter included, in interleaved rounds after one that fills the system's file
+cache.
 """
 import re, statistics, subprocess, sys, tempfile
 from functools import partial
@@ -45,7 +46,8 @@ def main():
             return row(f'{k}, seconds', f'< {limit:g}', m, min(s[k]), max(s[k]), m < limit)
         both = 'from tlcourse.all import *', 'from fastai.vision.all import *'
         rows = [within('tlcourse --help', .5), within('import tlcourse', .3),
-                at_most(' / '.join(both), 1.1, ratio(*(s[k] for k in both)), ' and '.join(f'{statistics.median(s[k]):.2f} s' for k in both))]
+                at_most(' / '.join(both), 1.1, ratio(*(s[k] for k in both)),
+                        ' and '.join(f'{statistics.median(s[k]):.2f} s' for k in both))]
         facts = dict(seconds=s, python_alone=statistics.median(s['pass']))
         for k,r in zip(cmds, rows):
             if r['reached']: continue

@@ -1,10 +1,13 @@
-"""Training: a fastai Learner beside plain torch, the optimiser, ten learning rates, a frozen part, bfloat16 (rows 3, 4 and 5).
+"""Training: a fastai Learner beside plain torch, the optimiser, ten learning rates, a frozen part, bfloat16 (rows 3,
+4 and 5).
 
-    python benchmarks/speed_training.py [--smoke] [--rounds N] [--out FILE]   # 15 to 20 minutes on one core; writes speed_training.json
+    python benchmarks/speed_training.py [--smoke] [--rounds N] [--out FILE]
+        # 15 to 20 minutes on one core; writes speed_training.json
 
-Plain torch has the decoded pixels in memory, augments and normalises as our batches are, steps by torch's fused AdamW and keeps no
-record: it is the limit. fastai's defaults read JPEG files (ImageDataLoaders, Resize, aug_transforms, num_workers=0, its Adam).
-Nothing is validated in any arm, and weights are random: only speed is measured, but for the last row, which scores finished runs.
+Plain torch has the decoded pixels in memory, augments and normalises as our batches are, steps by torch's fused AdamW
+and keeps no record: it is the limit. fastai's defaults read JPEG files (ImageDataLoaders, Resize, aug_transforms,
+num_workers=0, its Adam). Nothing is validated in any arm, and weights are random: only speed is measured, but for the
+last row, which scores finished runs.
 """
 import os, tempfile
 from contextlib import ExitStack
@@ -12,12 +15,13 @@ from pathlib import Path
 import numpy as np
 from timing import arguments, at_least, at_most, explain, finish, quiet, ratio, rounds, row, said
 import torch
-from fastai.vision.all import (Adam, Callback, CancelValidException, ImageDataLoaders, L, Normalize, Resize, aug_transforms,
-                               imagenet_stats, params, set_seed, vision_learner)
+from fastai.vision.all import (Adam, Callback, CancelValidException, ImageDataLoaders, L, Normalize, Resize,
+                               aug_transforms, imagenet_stats, params, set_seed, vision_learner)
 from PIL import Image
 from torch import nn
 from tlcourse.backbones import arch, learner, linear_head
-from tlcourse.data import BatchAugment, target
+from tlcourse.augment import BatchAugment
+from tlcourse.data import target
 from tlcourse.features import extract, stored_activations
 from tlcourse.finetune import STRATEGIES, stepped
 from tlcourse.layers import true_freeze
@@ -27,8 +31,8 @@ from tlcourse.training import Bf16, bf16_units, fused_adam
 LR, CLASSES = 1e-3, 10
 FULL = dict(nets=dict(glyphnet=(32, 64, 40), resnet18=(128, 32, 3)), # size, batch, steps a round
             pictures=400, opt=dict(glyphnet=40, resnet18=10), curve=50, shots=9, epochs=10, fit=150, seeds=5)
-SMOKE = dict(nets=dict(glyphnet=(32, 8, 2), resnet18=(32, 4, 1)), pictures=40, opt=dict(glyphnet=2, resnet18=1), curve=4, shots=2,
-             epochs=2, fit=3, seeds=2)
+SMOKE = dict(nets=dict(glyphnet=(32, 8, 2), resnet18=(32, 4, 1)), pictures=40, opt=dict(glyphnet=2, resnet18=1),
+             curve=4, shots=2, epochs=2, fit=3, seeds=2)
 
 # --- pictures and arms ------------------------------------------------------------------------------------------------
 def photos(folder, n, classes=CLASSES, side=(160, 140), seed=0):
@@ -65,7 +69,8 @@ def plain(model, part, stats, names, bs, steps):
     "The limit: preloaded pixels, the same augmentation and normalisation, and nothing else"
     model.train()
     opt = torch.optim.AdamW(model.parameters(), lr=LR, betas=(.9, .99), eps=1e-5, weight_decay=.01, fused=True)
-    aug, loss_func, (mean, std) = BatchAugment(names), nn.CrossEntropyLoss(), (torch.tensor(o).view(1, 3, 1, 1) for o in stats)
+    aug, loss_func, (mean, std) = (BatchAugment(names), nn.CrossEntropyLoss(),
+                                   (torch.tensor(o).view(1, 3, 1, 1) for o in stats))
     order = torch.empty(0, dtype=torch.long)
     for _ in range(steps):
         while len(order) < bs: order = torch.cat([order, torch.randperm(len(part))])
@@ -78,8 +83,8 @@ def plain(model, part, stats, names, bs, steps):
 def defaults(folder, net, size, bs):
     "fastai as its tutorials show it, from the same body without weights"
     tfms = [*aug_transforms(), Normalize.from_stats(*imagenet_stats, cuda=False)]
-    dls = ImageDataLoaders.from_folder(folder, valid_pct=.2, seed=0, item_tfms=Resize(size), batch_tfms=tfms, bs=bs, num_workers=0,
-                                       device='cpu')
+    dls = ImageDataLoaders.from_folder(folder, valid_pct=.2, seed=0, item_tfms=Resize(size), batch_tfms=tfms, bs=bs,
+                                       num_workers=0, device='cpu')
     return vision_learner(dls, arch(net, 'random'), pretrained=False, cbs=NoValid())
 
 def why(rows, f, facts, by, what):
@@ -100,7 +105,8 @@ def throughput(net, t, folder, k, args, facts):
     r = {n: ratio(s['plain torch'], o) for n,o in s.items()}
     at = f'{net} at {size} px, bs {bs}: speed of plain torch'
     images = steps*bs/np.median(s['plain torch'])
-    res = [at_least(f'{at}, Learner of target.dls', .97, r['Learner of target.dls'], f'plain torch: {images:.1f} images a CPU second'),
+    res = [at_least(f'{at}, Learner of target.dls', .97, r['Learner of target.dls'],
+                    f'plain torch: {images:.1f} images a CPU second'),
            said(f"{at}, the same with fastai's Adam", r["the same with fastai's Adam"]),
            said(f'{at}, fastai defaults', r['fastai defaults'], 'reads JPEG files, num_workers=0, two-layer head')]
     learn = made()()
@@ -123,7 +129,8 @@ def optimiser(net, k, args, facts):
     arms = {n: (lambda f=f: made(f), go) for n,f in (("fastai's Adam", Adam), ('fused_adam', fused_adam))}
     s = facts['seconds'][f'optimiser {net}'] = rounds(arms, args.rounds)
     ms = [1e3*np.median(s[n])/k['opt'][net] for n in arms]
-    return [at_least(f"{net}: fastai's Adam / fused_adam, step and zero_grad alone", 3, ratio(*s.values()), '{:.2f} and {:.2f} ms'.format(*ms))]
+    return [at_least(f"{net}: fastai's Adam / fused_adam, step and zero_grad alone", 3, ratio(*s.values()),
+                     '{:.2f} and {:.2f} ms'.format(*ms))]
 
 class EachLoss(Callback):
     "The loss of each batch, not smoothed"
@@ -142,13 +149,17 @@ def curve(t, steps, opt, jolt=0.):
     return np.array(c.seen)
 
 def same_curve(t, k, facts):
-    "The largest relative difference of the losses of two optimisers, beside that of runs of one from almost equal weights"
+    """The largest relative difference of the losses of two optimisers, beside that of runs of one
+    from almost equal weights"""
     ulp = 2**-23 # one unit of float32's last place
-    adam, fused, *near = (curve(t, k['curve'], *o) for o in ((Adam,), (fused_adam,), *((Adam, j*ulp) for j in (1, -1, 2))))
+    adam, fused, *near = (curve(t, k['curve'], *o)
+                          for o in ((Adam,), (fused_adam,), *((Adam, j*ulp) for j in (1, -1, 2))))
     facts['losses'] = dict(adam=adam.tolist(), fused=fused.tolist(), near=[o.tolist() for o in near])
     diff, *noise = (float((np.abs(o - adam)/adam).max()) for o in (fused, *near))
-    return [row(f'{k["curve"]} losses with fused_adam and with fastai\'s Adam, largest relative difference', f'<= noise ({max(noise):.1e})',
-                diff, diff, diff, diff <= max(noise), "noise: the most among three runs of fastai's Adam from weights times 1 +- 1e-7 to 2e-7")]
+    return [row(f'{k["curve"]} losses with fused_adam and with fastai\'s Adam, '
+                'largest relative difference', f'<= noise ({max(noise):.1e})',
+                diff, diff, diff, diff <= max(noise),
+                "noise: the most among three runs of fastai's Adam from weights times 1 +- 1e-7 to 2e-7")]
 
 def in_groups(n):
     "A splitter: n - 1 groups of about equal numbers of tensors, and the head"
@@ -162,7 +173,8 @@ def groups(net, t, k, args, facts):
     _, bs, steps = k['nets'][net]
     splits = dict(ten=in_groups(10), one=lambda m: L([params(m)]).map(list))
     arms = {n: (lambda f=f: ours(t.dls(bs=bs, device='cpu'), net, splitter=f),
-                lambda learn, lr=slice(LR/25, LR) if n == 'ten' else LR: train(learn, steps, lr)) for n,f in splits.items()}
+                lambda learn, lr=slice(LR/25, LR) if n == 'ten' else LR: train(learn, steps, lr))
+                for n,f in splits.items()}
     s = facts['seconds'][f'groups {net}'] = rounds(arms, args.rounds)
     return [at_most(f'{net}: step with ten learning rates / with one', 1.1, ratio(s['ten'], s['one']))]
 
@@ -190,14 +202,17 @@ def partly(net, t, k, args, facts):
         learns = {n: f() for n,f in makers.items()}
         stored = learns['last stage, stored'] = makers['last stage, true_freeze']()
         keep.enter_context(stored_activations(stored))
-        s = facts['seconds'][f'partly frozen {net}'] = rounds({n: lambda o=o: train(o, steps) for n,o in learns.items()}, args.rounds)
+        arms = {n: lambda o=o: train(o, steps) for n,o in learns.items()}
+        s = facts['seconds'][f'partly frozen {net}'] = rounds(arms, args.rounds)
         r = {n: ratio(s['all layers'], o) for n,o in s.items()}
         at = f'{net} at {size} px: step of all layers / of'
         res = [at_least(f'{at} the last stage and head, true_freeze', 2, r['last stage, true_freeze']),
                at_least(f'{at} the same from stored activations', 4.5, r['last stage, stored']),
-               said(f"{at} the same by fastai's freeze_to", r['last stage, fastai freeze_to'], 'train_bn=True and its Adam, both defaults')]
+               said(f"{at} the same by fastai's freeze_to", r['last stage, fastai freeze_to'],
+                    'train_bn=True and its Adam, both defaults')]
         why(res[1:2], lambda: train(stored, steps), facts, 'torch', f'{net}: steps from stored activations')
-    why(res[:1], lambda: train(learns['last stage, true_freeze'], steps), facts, 'torch', f'{net}: steps with true_freeze')
+    why(res[:1], lambda: train(learns['last stage, true_freeze'], steps), facts, 'torch',
+        f'{net}: steps with true_freeze')
     return res
 
 def epochs(net, t, k, args, facts):
@@ -212,7 +227,8 @@ def epochs(net, t, k, args, facts):
     arms = {'all layers': (makers['all layers'], fit), 'stored': (makers['last stage, true_freeze'], stored)}
     s = facts['seconds'][f'epochs {net}'] = rounds(arms, max(1, args.rounds*3//5), warm=0 if net == 'resnet18' else 1)
     n = CLASSES*shots if shots else len(t.train)
-    res = [at_least(f'{net} at {size} px: {k["epochs"]} epochs of all layers / of the last stage and head, the storing pass included', 4.5,
+    res = [at_least(f'{net} at {size} px: {k["epochs"]} epochs of all layers / of the last stage and head, '
+                    'the storing pass included', 4.5,
                     ratio(s['all layers'], s['stored']), f'{n} pictures')]
     learn = makers['last stage, true_freeze']()
     why(res, lambda: stored(learn), facts, 'torch', f'{net}: {k["epochs"]} epochs from stored activations')
@@ -224,9 +240,11 @@ def bf16(net, t, k, args, facts):
     size, bs, steps = k['nets'][net]
     body, stats, some = network(net)[0], arch(net).stats, np.arange(min(len(t.train), 2*bs))
     def passes(how):
-        return lambda: extract(body, t.train, stats=stats, cache=False, device='cpu', progress=False, ids=some, precision=how)
+        return lambda: extract(body, t.train, stats=stats, cache=False, device='cpu', progress=False, ids=some,
+                               precision=how)
     def made(cbs): return lambda: ours(t.dls(bs=bs, device='cpu'), net, cbs=cbs)
-    arms = {'step fp32': (made([]), lambda o: train(o, steps)), 'step bf16': (made([Bf16()]), lambda o: train(o, steps)),
+    arms = {'step fp32': (made([]), lambda o: train(o, steps)),
+            'step bf16': (made([Bf16()]), lambda o: train(o, steps)),
             'pass fp32': passes('fp32'), 'pass bf16': passes('bf16')}
     s = facts['seconds'][f'bf16 {net}'] = rounds(arms, args.rounds)
     res = [at_least(f'{net} at {size} px: {what} in float32 / in bfloat16', 1.5, ratio(s[f'{o} fp32'], s[f'{o} bf16']))
@@ -243,13 +261,16 @@ def accuracy(k, facts):
         t = target('digits')
         def run(seed):
             dls = t.dls(shots=20, seed=seed, bs=32, device='cpu')
-            return t.score(STRATEGIES['fine-tuning'](dls, 'glyphnet', steps=k['fit'], seed=seed, progress=False, precision=how)).correct
+            return t.score(STRATEGIES['fine-tuning'](dls, 'glyphnet', steps=k['fit'], seed=seed, progress=False,
+                                                     precision=how)).correct
         right[how] = np.stack([run(s) for s in range(k['seeds'])])
     d = paired_ci(right['bf16'], right['fp32'])
     facts['accuracy'] = {n: o.mean(1).tolist() for n,o in right.items()}
     means = ' and '.join(f'{100*o.mean():.1f} %' for o in right.values())
-    return [row('digits, 20 labels per class: accuracy in bfloat16 minus float32', '0 in the interval', d.mean, d.low, d.high,
-                d.low <= 0 <= d.high, f"{means}, {k['seeds']} seeds, {right['fp32'].shape[1]} test pictures, 95 % interval")]
+    return [row('digits, 20 labels per class: accuracy in bfloat16 minus float32',
+                '0 in the interval', d.mean, d.low, d.high,
+                d.low <= 0 <= d.high, f"{means}, {k['seeds']} seeds, {right['fp32'].shape[1]} "
+                                      "test pictures, 95 % interval")]
 
 # --- all --------------------------------------------------------------------------------------------------------------
 def main():

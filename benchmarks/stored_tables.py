@@ -1,9 +1,11 @@
-"""The stored tables: `tlcourse compare` on each target, its JSON beside this file; `run` makes a record of lesson 1 again.
+"""The stored tables: `tlcourse compare` on each target, its JSON beside this file; `run` makes a record of lesson 1
+again.
 
     python benchmarks/stored_tables.py [NAME ...]     # all: about an hour on 2 cores
 
-Stopped and started again it goes on from tlcourse-out/tables. The photo sets need the folder that TLCOURSE_ASSETS names;
-where it is missing they are left out, and that is said. All with the defaults, photos within their ten minutes.
+Stopped and started again it goes on from tlcourse-out/tables. The photo sets need the folder that TLCOURSE_ASSETS
+names; where it is missing they are left out, and that is said. All with the defaults, photos within their ten
+minutes.
 """
 import sys
 from functools import cache
@@ -23,7 +25,8 @@ def run(spec):
 
 def photo(name): return [str(photos/'data'/name)] if photos else None
 
-tables = {'digits': ['digits'], 'emoji': ['emoji', '--budget', 'none'], 'flowers17': photo('flowers17'), 'ants_bees': photo('ants_bees')}
+tables = {'digits': ['digits'], 'emoji': ['emoji', '--budget', 'none'], 'flowers17': photo('flowers17'),
+          'ants_bees': photo('ants_bees')}
 
 if __name__ == '__main__':
     for name in sys.argv[1:] or tables:

@@ -1,8 +1,10 @@
-"""What every benchmark of speed here shares: interleaved rounds, ratios with their spread, rows against targets, the JSON beside the scripts.
+"""What every benchmark of speed here shares: interleaved rounds, ratios with their spread, rows against targets, the
+JSON beside the scripts.
 
-Arms are run in turn, each once a round, in an order that a fixed seed shuffles; torch, OpenMP and BLAS have one thread for every arm.
-A ratio is the median of the ratios of single rounds, and its spread goes from the lowest to the highest of them: what slows the machine
-for a minute slows both sides of a round. Seconds are CPU seconds of this process and of the processes it waited for, unless said.
+Arms are run in turn, each once a round, in an order that a fixed seed shuffles; torch, OpenMP and BLAS have one
+thread for every arm. A ratio is the median of the ratios of single rounds, and its spread goes from the lowest to the
+highest of them: what slows the machine for a minute slows both sides of a round. Seconds are CPU seconds of this
+process and of the processes it waited for, unless said.
 """
 import argparse, cProfile, gc, importlib, io, json, os, platform, pstats, random, re, statistics, sys, time
 from contextlib import contextmanager
@@ -67,7 +69,8 @@ def ratio(a, b): # seconds by rounds, of the same rounds
     return dict(ratio=statistics.median(rs), low=min(rs), high=max(rs), n=len(rs))
 
 def row(name, target_text, value, low, high, reached, note=''):
-    "One line of a table: what, its target in words, what was measured with its spread, and whether it was reached (None: no target)"
+    """One line of a table: what, its target in words, what was measured with its spread, and whether it was
+    reached (None: no target)"""
     return dict(name=name, target=target_text, value=float(value), low=float(low), high=float(high),
                 reached=None if reached is None else bool(reached), note=note)
 
@@ -94,7 +97,8 @@ def table(lines, head=None):
 def show(rows):
     "The rows as an aligned table on the screen"
     words = {True: 'reached', False: 'MISSED', None: ''}
-    print(table([(r['name'], r['target'], _n(r['value']), f"{_n(r['low'])} - {_n(r['high'])}", words[r['reached']], r['note'])
+    print(table([(r['name'], r['target'], _n(r['value']), f"{_n(r['low'])} - {_n(r['high'])}", words[r['reached']],
+                  r['note'])
                  for r in rows], ('what', 'target', 'measured', 'lowest - highest', '', 'note')), flush=True)
 
 def device():
@@ -126,7 +130,8 @@ def save(file, rows, **facts): # a name: a JSON file beside this one; or a path
 def arguments(doc, n=5):
     "The arguments of every script; `--smoke` means one round"
     p = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--smoke', action='store_true', help='tiny sizes, one round, no JSON unless --out: only shows that the script runs')
+    p.add_argument('--smoke', action='store_true',
+                   help='tiny sizes, one round, no JSON unless --out: only shows that the script runs')
     p.add_argument('--rounds', type=int, default=n, metavar='N', help='rounds that count (default: %(default)s)')
     p.add_argument('--out', type=Path, metavar='FILE', help='the JSON file (default: beside the script)')
     args = p.parse_args()
@@ -137,7 +142,8 @@ def arguments(doc, n=5):
 def finish(args, name, rows, **facts):
     "Show the rows, and write them where the arguments say"
     show(rows)
-    if args.smoke and not args.out: return print('smoke run: sizes are tiny, so the figures mean nothing; nothing written')
+    if args.smoke and not args.out:
+        return print('smoke run: sizes are tiny, so the figures mean nothing; nothing written')
     print(f'written: {save(args.out or name, rows, smoke=args.smoke, rounds=args.rounds, **facts)}')
 
 def peer(module, what=None):
@@ -159,7 +165,8 @@ def profiled(f, k=8, by='torch'):
         with profile(activities=[ProfilerActivity.CPU]) as pr: f()
     es = sorted(pr.key_averages(), key=lambda e: -e.self_cpu_time_total)
     total = sum(e.self_cpu_time_total for e in es) or 1
-    return [f'{e.self_cpu_time_total/total:6.1%} {e.self_cpu_time_total/1e6:8.3f} s {e.count:7,} x {e.key}' for e in es[:k]]
+    return [f'{e.self_cpu_time_total/total:6.1%} {e.self_cpu_time_total/1e6:8.3f} s {e.count:7,} x {e.key}'
+            for e in es[:k]]
 
 def explain(rows, f, facts, by='torch', what=''):
     "Where a row missed its target: print the profile of `f` and keep it in `facts['profile']`"

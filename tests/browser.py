@@ -1,4 +1,5 @@
-"""A real browser for the tests: chromium driven by playwright, JupyterLab in folders of its own, nothing that leaves the machine.
+"""A real browser for the tests: chromium driven by playwright, JupyterLab in folders of its own, nothing that leaves
+the machine.
 
 Each wait is for a condition; the time-outs are generous because other work may share the cores."""
 import json, os, re, subprocess, sys, time
@@ -69,20 +70,23 @@ def lab(work, private):
     env = {k:v for k,v in os.environ.items() if k not in other and k.lower() != 'all_proxy'}
     for k in ('JUPYTER_CONFIG_DIR', 'JUPYTER_DATA_DIR', 'JUPYTER_RUNTIME_DIR', 'JUPYTERLAB_SETTINGS_DIR',
               'JUPYTERLAB_WORKSPACES_DIR', 'IPYTHONDIR'): env[k] = str(private/k.lower())
-    for k in ('http_proxy', 'https_proxy'): env[k] = env[k.upper()] = 'http://127.0.0.1:9' # closed: kernels stay inside too
+    # closed: kernels stay inside too
+    for k in ('http_proxy', 'https_proxy'): env[k] = env[k.upper()] = 'http://127.0.0.1:9'
     env['no_proxy'] = env['NO_PROXY'] = '127.0.0.1,localhost'
     for name,values in _settings.items():
         p = private/'jupyterlab_settings_dir'/name
         p.parent.mkdir(parents=True, exist_ok=True)
         p.write_text(json.dumps(values))
     args = ['--ServerApp.ip=127.0.0.1', '--ServerApp.port=0', '--ServerApp.open_browser=False', '--allow-root',
-            f'--ServerApp.root_dir={work}', '--LabApp.expose_app_in_browser=True', '--LabApp.extension_manager=readonly']
+            f'--ServerApp.root_dir={work}', '--LabApp.expose_app_in_browser=True',
+            '--LabApp.extension_manager=readonly']
     log = private/'log.txt'
     with open(log, 'w') as f:
         proc = subprocess.Popen([sys.executable, '-m', 'jupyterlab', *args], env=env, cwd=work, stdout=f, stderr=f)
         try:
             info = wait_until(lambda: _running(proc, private/'jupyter_runtime_dir', log), 'JupyterLab starts')
-            yield f"{info['url']}lab{{}}?token={info['token']}&reset" # without the notebooks that a former page had open
+            # without the notebooks that a former page had open
+            yield f"{info['url']}lab{{}}?token={info['token']}&reset"
         finally:
             proc.terminate() # it shuts its kernels down
             try: proc.wait(60)
@@ -111,14 +115,17 @@ class Notebook:
         self.wait("w.context.isReady && w.sessionContext.session?.kernel?.status == 'idle'")
     def js(self, code, arg=None):
         "The value of an expression about its panel `w`."
-        return self.page.evaluate(f'async ([path, arg]) => {{ const w = ({_panel})(path); return {code} }}', [self.path, arg])
+        return self.page.evaluate(f'async ([path, arg]) => {{ const w = '
+                                  f'({_panel})(path); return {code} }}', [self.path, arg])
     def wait(self, code, seconds=WAIT):
-        self.page.wait_for_function(f'path => {{ const w = window.jupyterapp && ({_panel})(path); return w && ({code}) }}',
+        self.page.wait_for_function(f'path => {{ const w = window.jupyterapp && '
+                                    f'({_panel})(path); return w && ({code}) }}',
                                     arg=self.path, timeout=1000*seconds)
     def run_all(self, seconds=RUN):
         "Run All as the menu does it: did every cell pass?"
         self.page.evaluate('''() => { delete window.ran
-            window.jupyterapp.commands.execute('notebook:run-all-cells').then(o => window.ran = [o], e => window.ran = [String(e)]) }''')
+            const run = window.jupyterapp.commands.execute('notebook:run-all-cells')
+            run.then(o => window.ran = [o], e => window.ran = [String(e)]) }''')
         self.page.wait_for_function('window.ran', timeout=1000*seconds)
         self.wait("w.sessionContext.session.kernel.status == 'idle'", seconds)
         return self.page.evaluate('window.ran[0]')
@@ -136,8 +143,10 @@ class Notebook:
         self.js('await w.content.scrollToItem(arg, "center")', i)
         return self.page.locator('.jp-Notebook .jp-Cell').nth(i).locator('.jp-OutputArea').first
 
-def errors(cells): return ['\n'.join(o['traceback'][-3:]) for c in cells for o in c.get('outputs', []) if o['output_type'] == 'error']
-def unrun(cells): return [c['source'] for c in cells if c['cell_type'] == 'code' and c['source'].strip() and not c['execution_count']]
+def errors(cells):
+    return ['\n'.join(o['traceback'][-3:]) for c in cells for o in c.get('outputs', []) if o['output_type'] == 'error']
+def unrun(cells):
+    return [c['source'] for c in cells if c['cell_type'] == 'code' and c['source'].strip() and not c['execution_count']]
 
 # --- controls, live and on the site
 
@@ -203,7 +212,8 @@ def move(inputs, frame, what):
 
 LESSONS = [p for p in PAGES if p.parent.name == 'lessons']
 # What the saved page of each kind of control holds
-KINDS = {'slider': 'type="range"', 'list': '<select data-n=', 'box': 'type="checkbox"', 'guesses': 'class="tlc tlc-guesses"',
+KINDS = {'slider': 'type="range"', 'list': '<select data-n=', 'box': 'type="checkbox"',
+         'guesses': 'class="tlc tlc-guesses"',
          'pictures': 'To try pictures of your own'}
 
 def shown(page):

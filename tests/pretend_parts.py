@@ -1,7 +1,8 @@
-"""What the course does on a device, on the pretended one: `python tests/pretend_parts.py RESULTS`, a process of its own (see pretend.py).
+"""What the course does on a device, on the pretended one: `python tests/pretend_parts.py RESULTS`, a process of its
+own (see pretend.py).
 
-Each part raises where a device mistake is; then the mistakes that were once in the code are put back one at a time, and have to be seen.
-A line of JSON for each is added to RESULTS: `name`, `error`, `mistakes`, `seconds`.
+Each part raises where a device mistake is; then the mistakes that were once in the code are put back one at a time,
+and have to be seen. A line of JSON for each is added to RESULTS: `name`, `error`, `mistakes`, `seconds`.
 """
 import contextlib, json, os, sys, tempfile, time, warnings
 from pathlib import Path
@@ -41,7 +42,8 @@ def all_strategies():
             learn = fit(dls(device, augment=augment), 'glyphnet', steps=4, progress=False)
             assert device.type == 'cpu' or there(learn), name
             return [float(o) for o in learn.recorder.losses], weights_hash(learn.model)
-        for augment in (True, False) if name in ('gradual', 'last-layers') else (True,): on_both(partial(run, augment=augment))
+        for augment in (True, False) if name in ('gradual', 'last-layers') else (True,):
+            on_both(partial(run, augment=augment))
 
 @part
 def true_freeze_and_audit():
@@ -101,7 +103,8 @@ def heads_on_the_test():
     def run(device):
         learn = learner(dls(device), 'glyphnet')
         z = extract(learn, digits.train, device=device, ids=np.arange(60), cache=False)
-        heads = [h.to(device) for h in (fit_probes(z, [np.arange(60)], .1).head(), NearestNeighbours(z.x, z.y, z.classes, 3))]
+        heads = [h.to(device) for h in (fit_probes(z, [np.arange(60)], .1).head(),
+                                        NearestNeighbours(z.x, z.y, z.classes, 3))]
         got = digits.unopened().score_heads(learn, heads, ['blur'], device=device)
         for h,s in zip(heads, got):
             whole = learner(dls(device), 'glyphnet')
@@ -119,7 +122,8 @@ def heads_of_a_study():
         heads = Heads(task(digits, 'glyphnet', device=str(device)), control, progress=False)
         losses = heads.losses(2, [.1, 1.], [0], 1) + heads.losses('all', [1.], [0], None)
         res = heads.run([spec, {**spec, 'shots': 'all'}, {**spec, 'strategy': 'k-nn', 'wd': None, 'neighbours': 2}])
-        return [o.tolist() for l in losses for o in l], [{k: np.array(v).tolist() for k,v in r.items() if k != 'seconds'} for r in res]
+        return ([o.tolist() for l in losses for o in l],
+                [{k: np.array(v).tolist() for k,v in r.items() if k != 'seconds'} for r in res])
     for control in (False, True): on_both(partial(run, control=control))
     assert min(picture_seconds(task(digits, 'glyphnet'))) > 0
 
@@ -127,7 +131,8 @@ def heads_of_a_study():
 def lint_of_learners():
     "It finds what it finds on a CPU, before and after a fit, with and without the target"
     def found(device):
-        learns = learner(dls(device), 'glyphnet'), true_freeze(learner(dls(device), 'glyphnet')), quick(learner(dls(device), 'glyphnet'))
+        learns = (learner(dls(device), 'glyphnet'), true_freeze(learner(dls(device), 'glyphnet')),
+                  quick(learner(dls(device), 'glyphnet')))
         return [lint(l, t).names for l in learns for t in (None, digits)]
     on_both(found)
     same(lint(vision_learner(dls(), glyphnet), digits).names, ['drifting-batchnorm'])
@@ -135,10 +140,12 @@ def lint_of_learners():
 @part
 def comparing():
     "All stages, rates chosen; and runs that come after others on the same device"
-    c = compare('digits', strategies='feature-extraction,random-features,last-layers,fine_tune', shots=[2, 5], seeds=3, steps=1, V=1, say=None)
+    c = compare('digits', strategies='feature-extraction,random-features,last-layers,fine_tune', shots=[2, 5], seeds=3,
+                steps=1, V=1, say=None)
     assert c.settings['device'] == str(DEV) and len(c.cells) == 8 and len(c.table) == 8 and c.stage == c.stages == 3
     assert {s['device'] for specs in c.specs.values() for s in specs} == {pretend.NAME}
-    assert {r['strategy'] for r in c.rates if len(r['tried']) > 2} == {'feature-extraction', 'random-features', 'last-layers'}
+    assert ({r['strategy'] for r in c.rates if len(r['tried']) > 2}
+            == {'feature-extraction', 'random-features', 'last-layers'})
 
 @part
 def a_model_to_use():
@@ -146,11 +153,14 @@ def a_model_to_use():
     with tempfile.TemporaryDirectory() as d:
         train(digits, Path(d)/'model', 'last-layers', say=None)
         for i in range(3): Image.fromarray(digits.valid.x[i].permute(1, 2, 0).numpy()).save(Path(d)/f'{i}.png')
-        on_both(lambda device: [(p.label, p.probability) for p in load(Path(d)/'model', device=str(device)).predict(sorted(Path(d).glob('*.png')))])
+        on_both(lambda device: [(p.label, p.probability)
+                                for p in load(Path(d)/'model',
+                                              device=str(device)).predict(sorted(Path(d).glob('*.png')))])
 
 @part
 def pretraining():
-    with tempfile.TemporaryDirectory() as d: assert pretrain(steps=2, bs=8, out=d, progress=False, n_glyphs=10)['device'] == str(DEV)
+    with tempfile.TemporaryDirectory() as d:
+        assert pretrain(steps=2, bs=8, out=d, progress=False, n_glyphs=10)['device'] == str(DEV)
 
 @part
 def saving_and_loading():
@@ -193,17 +203,21 @@ def graphs_of_the_benchmark():
 def rules_of_the_device():
     "What raises on CUDA raises here, and what passes there passes here"
     x, c, at = torch.ones(3, device=DEV), torch.ones(3), torch.tensor([0, 2])
-    for f in (lambda: x + c, lambda: c.add_(x), lambda: torch.equal(x, c), lambda: torch.stack([x.sum(), c.sum()]), lambda: x.numpy(),
-              lambda: np.asarray(x), lambda: nn.Linear(3, 1)(x), lambda: c[at.to(DEV)], lambda: c.sum().add_(x[0]), lambda: plt.plot(x)):
+    for f in (lambda: x + c, lambda: c.add_(x), lambda: torch.equal(x, c),
+              lambda: torch.stack([x.sum(), c.sum()]), lambda: x.numpy(),
+              lambda: np.asarray(x), lambda: nn.Linear(3, 1)(x), lambda: c[at.to(DEV)], lambda: c.sum().add_(x[0]),
+              lambda: plt.plot(x)):
         n = len(pretend.mistakes)
         with contextlib.suppress(RuntimeError, TypeError):
             f()
             assert False, 'this mixes devices, and was not seen'
         assert len(pretend.mistakes) == n + 1
     plt.close('all')
-    same((x + c.sum()).tolist(), [4.]*3), same(x[at].tolist(), [1.]*2), same(torch.where(x > 0, x, c.sum()).cpu().tolist(), [1.]*3)
+    same((x + c.sum()).tolist(), [4.]*3), same(x[at].tolist(),
+                                               [1.]*2), same(torch.where(x > 0, x, c.sum()).cpu().tolist(), [1.]*3)
     image = TensorImage(torch.rand(2, 3, 4, 4)).to(DEV)
-    assert isinstance(image, TensorImage) and type(image.cpu()) is TensorImage and isinstance(deepcopy(image) + 1, TensorImage)
+    assert isinstance(image, TensorImage) and type(image.cpu()) is TensorImage
+    assert isinstance(deepcopy(image) + 1, TensorImage)
     m = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
     ps, ids = [*m.parameters()], [id(p) for p in m.parameters()]
     assert [id(p) for p in m.to(DEV).parameters()] == ids and all(isinstance(p, nn.Parameter) for p in ps)
@@ -221,7 +235,8 @@ def tried(f):
 
 def main(out):
     def say(name, error, mistakes, seconds):
-        with open(out, 'a') as f: print(json.dumps(dict(name=name, error=error, mistakes=mistakes, seconds=seconds)), file=f)
+        with open(out, 'a') as f:
+            print(json.dumps(dict(name=name, error=error, mistakes=mistakes, seconds=seconds)), file=f)
     warnings.filterwarnings('ignore')
     for name,f in PARTS.items(): say(name, *tried(f))
     for p in plants.LIBRARY:

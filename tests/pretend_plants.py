@@ -1,4 +1,5 @@
-"""Device mistakes that were once in the project, to be put back one at a time: each is text of a function or a cell as it stands, and as it stood."""
+"""Device mistakes that were once in the project, to be put back one at a time: each is text of a function or a cell
+as it stands, and as it stood."""
 import contextlib, importlib, inspect, sys, textwrap
 from dataclasses import dataclass
 
@@ -18,40 +19,61 @@ class Plant:
     now:str='' # Text of that cell, if it changes
     then:str=''
 
-unmoved = Change('tlcourse.backbones:learner', '    learn.model.to(learn.dls.device) # where it will train; fastai alone waits for the first fit\n')
-unmoved_frozen = Change('tlcourse.layers:true_freeze', '    learn.model.to(learn.dls.device) # what is cloned now can then be compared after a fit\n')
+unmoved = Change('tlcourse.backbones:learner', '    learn.model.to(learn.dls.device) # where it will train; '
+                                               'fastai alone waits for the first fit\n')
+unmoved_frozen = Change('tlcourse.layers:true_freeze',
+                        '    learn.model.to(learn.dls.device) # what is cloned now can then be compared after a fit\n')
 stats_left = Change('tlcourse.data:_batch', 'TensorImage(x.to(dl.device))', "TensorImage(x)")
 
 LIBRARY = [
     Plant('the comparison of buffers after true_freeze', [unmoved, unmoved_frozen], 'true freeze and audit'),
     Plant("the same of fastai's vision_learner alone", [unmoved_frozen], 'true freeze and audit'),
-    Plant('the CPU tail of stored_activations', [Change('tlcourse.features:stored_activations', 'learn.model.to(learn.dls.device)', 'learn.model')],
+    Plant('the CPU tail of stored_activations',
+          [Change('tlcourse.features:stored_activations', 'learn.model.to(learn.dls.device)', 'learn.model')],
           'activations stored'),
-    Plant('the labels of stored_activations on the CPU', [Change('tlcourse.data:Part.on', 'self.x,self.y.to(self.x.device)', 'self.x,self.y')],
+    Plant('the labels of stored_activations on the CPU',
+          [Change('tlcourse.loaders:Part.on', 'self.x,self.y.to(self.x.device)', 'self.x,self.y')],
           'activations stored'),
-    Plant("the benchmark's unmoved model", [unmoved, Change('gpu:mine', '    learn.model.to(dev) #', '    #')], 'graphs of the benchmark'),
+    Plant("the benchmark's unmoved model", [unmoved, Change('gpu:mine', '    learn.model.to(dev) '
+                                                                        '#', '    #')], 'graphs of the benchmark'),
     Plant("the score of a model on the CPU, its pictures normalised on the device", [stats_left], 'scores'),
-    Plant('features of the test on the device, heads on the CPU', [Change('tlcourse.features:_Frozen.features', 'z.float().cpu()', 'z.float()')],
+    Plant('features of the test on the device, heads on the CPU',
+          [Change('tlcourse.features:_Frozen.features', 'z.float().cpu()', 'z.float()')],
           'heads of a study'),
-    Plant('heads that stay where they lie', [Change('tlcourse.features:_own_heads', 'deepcopy(h).cpu().eval()', 'deepcopy(h).eval()')], 'heads on the test'),
-    Plant('the votes of neighbours on the CPU', [Change('tlcourse.probes:NearestNeighbours.forward', ', device=self.x.device)', ')')], 'heads on the test'),
+    Plant('heads that stay where they lie',
+          [Change('tlcourse.features:_own_heads', 'deepcopy(h).cpu().eval()', 'deepcopy(h).eval()')],
+          'heads on the test'),
+    Plant('the votes of neighbours on the CPU',
+          [Change('tlcourse.probes:NearestNeighbours.forward', ', device=self.x.device)', ')')], 'heads on the test'),
     Plant('pictures on the CPU that a random body counts its statistics on',
-          [Change('tlcourse.finetune:_count_stats', 'x.as_subclass(torch.Tensor) for', 'x.as_subclass(torch.Tensor).cpu() for')], 'all strategies'),
-    Plant('features that numpy gets from the device', [Change('tlcourse.finetune:_converged_head', 'z.view(v*n, d).cpu()', 'z.view(v*n, d)')], 'all strategies'),
-    Plant('pictures for a model that was loaded', [Change('tlcourse.model:Model.logits', '.to(self.device)', '')], 'a model to use'),
-    Plant("pictures for a widget where the model is not", [Change('tlcourse.widgets:_probs', 'b[0].to(dev)', 'b[0]')], 'scores'),
+          [Change('tlcourse.finetune:_count_stats', 'x.as_subclass(torch.Tensor) for',
+                  'x.as_subclass(torch.Tensor).cpu() for')], 'all strategies'),
+    Plant('features that numpy gets from the device', [Change('tlcourse.finetune:_converged_head',
+                                                              'z.view(v*n, d).cpu()',
+                                                              'z.view(v*n, d)')], 'all strategies'),
+    Plant('pictures for a model that was loaded', [Change('tlcourse.model:Model.logits', '.to(self.device)', '')],
+          'a model to use'),
+    Plant("pictures for a widget where the model is not", [Change('tlcourse.widgets:_probs', 'b[0].to(dev)', 'b[0]')],
+          'scores'),
 ]
 LESSONS = [
-    Plant('honest_data: a head on a body that was not moved is scored', [unmoved, unmoved_frozen, stats_left], '28055baf', 'honest_data'),
-    Plant('freezing: source pictures on the CPU', [], '29ac77e8', 'freezing', 'model(norm(xs))', 'model(norm(xs.cpu()))'),
-    Plant('freezing: the old head on the CPU', [], '1c679f32', 'freezing', 'fits =', 'old = glyphnet(pretrained=True)\nfits ='),
-    Plant('freezing: batches of the source on the CPU', [], '4c72f482', 'freezing', 'drifts =', "batches = lambda name: [SourceDrawer('glyph').batch(32)[0]]*4\ndrifts ="),
-    Plant("feature_extraction: the body before and after somebody's fit", [unmoved], '8e8ef935', 'feature_extraction', 'learn = somebody(0)\n',
+    Plant('honest_data: a head on a body that was not moved is scored', [unmoved, unmoved_frozen, stats_left],
+          '28055baf', 'honest_data'),
+    Plant('freezing: source pictures on the CPU', [], '29ac77e8', 'freezing', 'model(norm(xs))',
+          'model(norm(xs.cpu()))'),
+    Plant('freezing: the old head on the CPU', [], '1c679f32', 'freezing', 'fits =',
+          'old = glyphnet(pretrained=True)\nfits ='),
+    Plant('freezing: batches of the source on the CPU', [], '4c72f482', 'freezing', 'drifts =',
+          "batches = lambda name: [SourceDrawer('glyph').batch(32)[0]]*4\ndrifts ="),
+    Plant("feature_extraction: the body before and after somebody's fit", [unmoved], '8e8ef935', 'feature_extraction',
+          'learn = somebody(0)\n',
           "body = learner(digits.dls(), 'glyphnet').model[0]\nlearn = somebody(0)\n"),
     Plant('feature_extraction: a picture on the CPU', [], '1476bffe', 'feature_extraction', '.to(pick_device())', ''),
-    Plant('fine_tuning: the twin of an unmoved model', [unmoved], '24d93ab0', 'fine_tuning', "digits.dls(shots=5, bs=10, device='cpu')", 'dls'),
+    Plant('fine_tuning: the twin of an unmoved model', [unmoved], '24d93ab0', 'fine_tuning',
+          "digits.dls(shots=5, bs=10, device='cpu')", 'dls'),
     Plant('fine_tuning: a batch for an unmoved model', [unmoved], '29d78441', 'fine_tuning'),
-    Plant('fine_tuning: predictions on the CPU and on the device', [], 'ef15f832', 'fine_tuning', 'p.detach().cpu()', 'p.detach()'),
+    Plant('fine_tuning: predictions on the CPU and on the device', [], 'ef15f832', 'fine_tuning', 'p.detach().cpu()',
+          'p.detach()'),
 ]
 
 def _changed(c):

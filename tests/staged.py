@@ -15,12 +15,14 @@ FROZEN = {'feature-extraction', 'random-features'}
 ACC = {'feature-extraction': {1: .52, 5: .74, 20: .86, 'all': .92}, 'last-layers': {'all': .945},
        'fine-tuning': {1: .45, 5: .72, 20: .90, 'all': .985}, 'k-nn': {1: .5, 5: .7, 20: .8, 'all': .84},
        'random-features': {1: .2, 5: .24, 20: .3, 'all': .36}, 'scratch': {1: .2, 5: .25, 20: .35, 'all': .6}}
-PLAN = {1: [('feature-extraction', k) for k in (1, 5, 20, 'all')] + [('k-nn', k) for k in (1, 5, 20, 'all')] + [('random-features', 'all')],
-        2: [('last-layers', 'all'), ('fine-tuning', 'all')], 3: [('fine-tuning', 20), ('fine-tuning', 5), ('fine-tuning', 1)]}
+PLAN = {1: [(a, k) for a in ('feature-extraction', 'k-nn') for k in (1, 5, 20, 'all')] + [('random-features', 'all')],
+        2: [('last-layers', 'all'), ('fine-tuning', 'all')],
+        3: [('fine-tuning', 20), ('fine-tuning', 5), ('fine-tuning', 1)]}
 MISSING = [dict(strategy='fine-tuning+aug', shots='all', minutes=6.2)]
 
-def made_staged(d, stage=3, acc=ACC, arms=ARMS, missing=MISSING, edges=(), classes=CLASSES, n=300, parts=PARTS, plan=PLAN, seeds=3,
-                stages=3, size=32, tune='valid', shots=(1, 5, 20, 'all'), pictures=True, code=4, looks=None):
+def made_staged(d, stage=3, acc=ACC, arms=ARMS, missing=MISSING, edges=(), classes=CLASSES, n=300, parts=PARTS,
+                plan=PLAN, seeds=3, stages=3, size=32, tune='valid', shots=(1, 5, 20, 'all'), pictures=True, code=4,
+                looks=None):
     "The comparison of a study that has come to `stage`; `edges`: cells whose rate stays at the highest tried."
     rng = np.random.default_rng(0)
     y, effect = np.arange(n) % len(classes), rng.normal(size=n)
@@ -46,13 +48,18 @@ def made_staged(d, stage=3, acc=ACC, arms=ARMS, missing=MISSING, edges=(), class
         tried = [] if fixed or taken else [[x, .5 + .1*i, .02*i] for i,x in enumerate(grid)]
         if tried: tried[1][1:] = [.51, .02] # Within one standard error of the smallest
         for x,loss,_ in tried:
-            recs.add({**base, 'kind': 'tune', 'seed': 1000, knob: x, 'V': None}, dict(losses=np.full(30, loss, np.float32), valid_loss=loss, valid_acc=.8, seconds=3.))
-        rates.append(dict(strategy=s, shots=k, knob=knob, rate=base[knob], edge=1 if (s, k) in edges else 0, tried=tried, fixed=fixed,
+            recs.add({**base, 'kind': 'tune', 'seed': 1000, knob: x, 'V': None},
+                     dict(losses=np.full(30, loss, np.float32), valid_loss=loss, valid_acc=.8, seconds=3.))
+        rates.append(dict(strategy=s, shots=k, knob=knob, rate=base[knob],
+                          edge=1 if (s, k) in edges else 0, tried=tried, fixed=fixed,
                           at='all' if taken and not fixed else None, race=s == 'fine-tuning' and k == 'all'))
-    what = dict(kind='study', pixel_hash='px', target='my photos', size=128, backbone='lite0', weights='sha256:ab', head='pool-flatten-linear',
-                strategies=list(arms), shots=list(shots), seeds=5, steps=None, bs=32, tune=tune, V=5, augment=[], device='cpu', code=code)
+    what = dict(kind='study', pixel_hash='px', target='my photos', size=128, backbone='lite0',
+                weights='sha256:ab', head='pool-flatten-linear',
+                strategies=list(arms), shots=list(shots), seeds=5, steps=None, bs=32, tune=tune, V=5, augment=[],
+                device='cpu', code=code)
     if looks: what['looks'] = looks
-    recs.add(what, dict(cells=cells, rates=rates, beside=ASIDE, stage=stage, stages=stages, missing=list(missing) if stage == stages else [],
+    recs.add(what, dict(cells=cells, rates=rates, beside=ASIDE, stage=stage, stages=stages,
+                        missing=list(missing) if stage == stages else [],
                         notes=['6 classes were found.'], parts=parts, versions=versions()), again=True)
     x = rng.integers(0, 256, (n, 3, size, size)).astype(np.uint8)
     return Comparison(recs, what, SimpleNamespace(_test_arrays=(x, y), classes=classes) if pictures else None)

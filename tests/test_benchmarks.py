@@ -58,7 +58,8 @@ def test_targets(kind, limit, reached):
     assert timing.said('what', timing.ratio([1], [1]))['reached'] is None
 
 def test_table_shows_spread_and_what_was_missed(capsys):
-    timing.show([timing.at_most('first', 2, timing.ratio([2, 40, 9], [1, 10, 3])), timing.at_least('second one', 2, timing.ratio([3], [1]), 'note')])
+    timing.show([timing.at_most('first', 2, timing.ratio([2, 40, 9], [1, 10, 3])),
+                 timing.at_least('second one', 2, timing.ratio([3], [1]), 'note')])
     head, a, b = capsys.readouterr().out.splitlines()
     assert 'MISSED' in a and '2 - 4' in a and 'reached' in b and b.endswith('note')
     assert a.index('<= 2') == b.index('>= 2') == head.index('target')
@@ -67,7 +68,8 @@ def test_saved_file(tmp_path):
     rows = [timing.row('a', '<= 1', np.float32(.5), .4, .6, np.bool_(True))]
     got = json.loads(timing.save(tmp_path/'x.json', rows, seconds={'a': [np.float64(1)]}).read_text())
     assert got['rows'][0]['reached'] is True and got['seconds'] == {'a': [1.0]} and got['device']['threads'] == 1
-    assert {'date', 'versions', 'device', 'rows'} <= got.keys() and got['versions']['torch'] == torch.__version__.split('+')[0]
+    assert {'date', 'versions', 'device', 'rows'} <= got.keys()
+    assert got['versions']['torch'] == torch.__version__.split('+')[0]
 
 def test_profile_only_where_a_target_is_missed(capsys):
     x, facts = torch.randn(300, 300), {}
@@ -97,7 +99,8 @@ def smoke(name, tmp_path, *args):
 def test_speed_features(tmp_path):
     out, got = smoke('speed_features', tmp_path)
     names = [o['name'] for o in got['rows']]
-    for what in ('linear head / bare pass', 'converged head / bare pass', 'fastai default', 'PyTorch tutorial', 'second call',
+    for what in ('linear head / bare pass', 'converged head / bare pass', 'fastai default', 'PyTorch tutorial',
+                 'second call',
                  'views=4', "bn='adapt'", 'resident memory'):
         assert any(what in o for o in names), what
     assert all(o['low'] <= o['value'] <= o['high'] for o in got['rows']) and all(o['name'] in out for o in got['rows'])
@@ -111,7 +114,8 @@ def test_speed_features(tmp_path):
 @pytest.mark.slow
 def test_speed_probes(tmp_path):
     out, got = smoke('speed_probes', tmp_path)
-    exact = [o for o in got['rows'] if any(w in o['name'] for w in ('objective against', 'gradient norm', 'did not converge'))]
+    exact = [o for o in got['rows'] if any(w in o['name']
+                                           for w in ('objective against', 'gradient norm', 'did not converge'))]
     assert len(exact) == 9 and all(o['reached'] for o in exact), 'accuracy does not depend on the size of a run'
     assert any('one fp32 pass' in o['name'] for o in got['rows'])
     for s in got['sets'].values():
@@ -150,7 +154,8 @@ def test_head(tmp_path):
     acc = {(c['shots'], c['head']): 100*c['mean'] for c in got['cells']}
     pairs = [((k, a), (k, b)) for a,b in (('plain', 'scikit-learn'), ('unit', 'plain')) for k in (1, 3)]
     pairs.append(((3, 'fine-tuning, unit'), (3, 'fine-tuning, plain')))
-    assert set(acc) == {o for p in pairs for o in p} and len(got['cells']) == len(acc) and len(got['rows']) == len(pairs)
+    assert set(acc) == {o for p in pairs for o in p} and len(got['cells']) == len(acc)
+    assert len(got['rows']) == len(pairs)
     for o,(a,b) in zip(got['rows'], pairs):
         assert o['value'] == pytest.approx(acc[a] - acc[b]) and o['low'] <= o['value'] <= o['high'] and o['name'] in out
     assert [o['target'] for o in got['rows']] == ['>= -2', '>= -1', '', '', '>= -1']
@@ -212,7 +217,8 @@ DECISION = dict(stage1=2, big=2, hand=3, digits=1, budget=3, announced=6) # Rows
 @pytest.mark.parametrize('part', DECISION)
 def test_speed_decision(part, tmp_path):
     "Each part runs alone, and leaves the rows of the others where they are"
-    (tmp_path/'out.json').write_text(json.dumps(dict(rows=[dict(name='old', part=p) for p in DECISION], parts={p: dict(date='old') for p in DECISION})))
+    old = dict(rows=[dict(name='old', part=p) for p in DECISION], parts={p: dict(date='old') for p in DECISION})
+    (tmp_path/'out.json').write_text(json.dumps(old))
     out, got = smoke('speed_decision', tmp_path, '--parts', part)
     mine = [r for r in got['rows'] if r['part'] == part]
     assert len(mine) == DECISION[part] and all(r['name'] in out for r in mine), out
@@ -222,12 +228,15 @@ def test_speed_decision(part, tmp_path):
     facts = got['parts'][part]
     if part == 'hand':
         assert all(o['seconds']['process'] > 0 for o in facts['fastai'].values())
-        assert {(o['strategy'], o['shots']) for o in facts['cells']['ours']} >= {('feature-extraction', 'all'), ('last-layers', 'all'), ('fine-tuning', 2)}
+        assert ({(o['strategy'], o['shots']) for o in facts['cells']['ours']}
+                >= {('feature-extraction', 'all'), ('last-layers', 'all'), ('fine-tuning', 2)})
     if part == 'announced':
-        assert {n: set(o) for n,o in facts['clock'].items()} == {n: {'1', '2'} for n in ('digits', 'flowers17', 'ants_bees')}
+        assert ({n: set(o) for n,o in facts['clock'].items()}
+                == {n: {'1', '2'} for n in ('digits', 'flowers17', 'ants_bees')})
 
 def test_a_part_that_there_is_not():
-    r = subprocess.run([sys.executable, ROOT/'benchmarks/speed_decision.py', '--smoke', '--parts', 'stage'], capture_output=True, text=True)
+    r = subprocess.run([sys.executable, ROOT/'benchmarks/speed_decision.py', '--smoke', '--parts', 'stage'],
+                       capture_output=True, text=True)
     assert r.returncode == 1 and "'stage' is none of stage1" in r.stderr
 
 @pytest.fixture
@@ -241,7 +250,8 @@ def enlarged(tmp_path):
 def test_enlarged_pictures_lie_in_eight_ways(enlarged):
     fs = sorted(enlarged.rglob('*.jpg'))
     assert len(fs) == 24 and len({f.parent for f in fs}) == 3 and len({f.read_bytes() for f in fs}) == 24
-    assert all([Image.open(f).getexif()[0x0112] for f in fs[i:i+8]] == [*range(1, 9)] and Image.open(fs[i]).size == (400, 300) for i in (0, 8, 16))
+    assert all([Image.open(f).getexif()[0x0112]
+                for f in fs[i:i+8]] == [*range(1, 9)] and Image.open(fs[i]).size == (400, 300) for i in (0, 8, 16))
 
 def test_bare_pass_of_a_decision_is_what_stage_1_does(enlarged, tmp_path, monkeypatch):
     "The same pixels, turned upright, and the same features"
@@ -250,16 +260,20 @@ def test_bare_pass_of_a_decision_is_what_stage_1_does(enlarged, tmp_path, monkey
     from tlcourse.features import extract
     monkeypatch.setenv('TLCOURSE_CACHE', str(tmp_path/'cache'))
     t, parts = target(enlarged, size=64), sd.listed(enlarged, 64)
-    assert sorted(f for p in parts.values() for f,_ in p) == sorted(str(f.relative_to(enlarged)) for f in enlarged.rglob('*.jpg'))
-    assert all({l for _,l in p} == set(t.classes) for p in parts.values()) and [str(enlarged/f) for f,_ in parts['train']] == list(map(str, t.train.paths))
+    assert (sorted(f for p in parts.values() for f,_ in p)
+            == sorted(str(f.relative_to(enlarged)) for f in enlarged.rglob('*.jpg')))
+    assert all({l for _,l in p} == set(t.classes) for p in parts.values())
+    assert [str(enlarged/f) for f,_ in parts['train']] == list(map(str, t.train.paths))
     assert all((sd.picture(f, 64).transpose(2, 0, 1) == x.numpy()).all() for f,x in zip(t.train.paths, t.train.x))
-    ours, bare = extract(sd.NET, t.train, device='cpu', cache=False, progress=False), sd.forward(sd.network(), t.train.paths, 64, bs=5)
+    ours, bare = (extract(sd.NET, t.train, device='cpu', cache=False, progress=False),
+                  sd.forward(sd.network(), t.train.paths, 64, bs=5))
     assert np.abs(bare - ours.x).max() < 1e-3*np.abs(ours.x).max()
 
 def test_what_the_budget_must_leave_is_looked_for():
     from speed_decision import MUST, trimmed
     def study(): return dict(settings=dict(shots=[1, 5, 20, 'all']),
-                             cells=[dict(strategy='feature-extraction', shots=k, seeds=1 if k == 'all' else 20) for k in (1, 5, 20, 'all')]
+                             cells=[dict(strategy='feature-extraction', shots=k, seeds=1 if k == 'all' else 20)
+                                    for k in (1, 5, 20, 'all')]
                                    + [dict(strategy=a, shots=k, seeds=3) for a,k in MUST],
                              rates=[dict(strategy=a, shots=k, fixed=False) for a,k in MUST])
     assert trimmed(study()) == []
@@ -283,7 +297,8 @@ def test_the_way_by_hand_decides(monkeypatch):
     n, seen, rng = dict(train=60, valid=30, test=40), [], np.random.default_rng(0)
     parts = {p: [[f'{p}{i}', 'ab'[i % 2]] for i in range(k)] for p,k in n.items()}
     def decided(apart):
-        x = {p: rng.normal(size=(k, 5)) + apart*np.array([1, 0, 0, 0, 0])*(-1.)**np.arange(k)[:,None] for p,k in n.items()}
+        x = {p: rng.normal(size=(k, 5)) + apart*np.array([1, 0, 0, 0, 0])*(-1.)**np.arange(k)[:,None]
+             for p,k in n.items()}
         monkeypatch.setattr(sd, 'forward', lambda m, files, size: x[files[0].name.rstrip('0123456789')])
         def head(C, max_iter): return seen.append(C) or LogisticRegression(C=C, max_iter=max_iter)
         return sd.decide(None, 'd', 64, parts, (2, 'all'), 4, head, log_loss, normalize)

@@ -15,7 +15,8 @@ def site_page(page): # core/01_world.ipynb is core/world.html
 def test_nothing_leaves_unseen(chrome, tmp_path):
     "Planted requests by name, by address and by socket: each is seen, none gets out; so is an error of a script."
     (tmp_path/'a.html').write_text('''<title>a</title><img src="http://example.com/i.png"><img src="gone.png"><script>
-        fetch('http://192.0.2.1/').catch(() => 0); new WebSocket('ws://192.0.2.1/s'); throw Error('planted')</script>''')
+        fetch('http://192.0.2.1/').catch(() => 0); new WebSocket('ws://192.0.2.1/s')
+        throw Error('planted')</script>''')
     with pytest.raises(AssertionError, match='outside the machine'), tab(chrome) as (page, guard):
         page.goto((tmp_path/'a.html').as_uri())
         wait_until(lambda: page.title() and len(guard.outside) == 3 and len(guard.errors) >= 5, 'all is seen')
@@ -39,10 +40,12 @@ def test_control_on_the_site(kind, chrome, site):
     pages = having(kind, LESSONS) or having(kind, PAGES)
     with tab(chrome) as (page, guard):
         open_page(page, site, site_page(pages[0]))
-        what = {'slider': 'input[type=range]', 'list': 'select', 'box': 'input[type=checkbox]', 'pictures': 'select'}[kind]
+        what = {'slider': 'input[type=range]', 'list': 'select', 'box': 'input[type=checkbox]',
+                'pictures': 'select'}[kind]
         c = page.locator(f'.tlc-control:has({what})', **({'has_text': KINDS[kind]} if kind == 'pictures' else {})).first
         said = c.locator('form').aria_snapshot()
-        assert c.get_attribute('aria-label') and all(all(names(said, r)) for r in ('slider', 'combobox', 'checkbox')), said
+        assert c.get_attribute('aria-label') and all(all(names(said, r)) for r in ('slider', 'combobox', 'checkbox')), (
+            said)
         move(c.locator(what).all(), c.locator('.tlc-frame'), f'{site_page(pages[0])}, {kind}')
         assert not guard.errors
 
@@ -78,7 +81,8 @@ def test_guesses_of_the_first_edition(chrome, site):
     with tab(chrome) as (page, guard):
         open_page(page, site, 'lessons/honest_data.html')
         q = page.locator('.tlc-guesses [data-q]').first.get_attribute('data-q').split('/')[1]
-        page.evaluate("o => localStorage.setItem('tlcourse-guesses', JSON.stringify(o))", {f'2/{q}': dict(guess='3'), f'3/{q}': dict(guess='7')})
+        page.evaluate("o => localStorage.setItem('tlcourse-guesses', JSON.stringify(o))",
+                      {f'2/{q}': dict(guess='3'), f'3/{q}': dict(guess='7')})
         page.reload(); ready(page)
         assert page.locator('.tlc-guesses [data-q]').first.input_value() == '3'
         assert not guard.errors

@@ -1,11 +1,12 @@
-"Decoded once: the pixels of a folder in a file that is mapped, never other pictures than the folder's, and memory that stays flat."
+"""Decoded once: the pixels of a folder in a file that is mapped, never other pictures than the folder's,
+and memory that stays flat."""
 import json, multiprocessing as mp, os, pickle, shutil, subprocess, sys, warnings
 from pathlib import Path
 import numpy as np
 import PIL, pytest, torch
 from PIL import Image
 from fastai.vision.all import Learner, nn, set_seed
-import tlcourse.data, tlcourse.pictures
+import tlcourse.loaders, tlcourse.pictures, tlcourse.sources
 from tlcourse.base import BadInput
 from tlcourse.data import target
 from tlcourse.pictures import Prints, _near_pairs, find_copies, group_copies, read_pictures
@@ -25,7 +26,8 @@ def decoded(monkeypatch):
     monkeypatch.setattr(tlcourse.pictures, '_array', lambda src, size, **how: res.append(src) or was(src, size, **how))
     return res
 
-def scene(seed): return Image.fromarray(np.random.RandomState(seed).randint(0, 255, (5,6,3)).astype(np.uint8)).resize((48,40))
+def scene(seed):
+    return Image.fromarray(np.random.RandomState(seed).randint(0, 255, (5,6,3)).astype(np.uint8)).resize((48,40))
 
 def make(root, n=10, classes=('cat','dog'), ending='bmp'): # The files of BMPs are equally long
     for i in range(n*len(classes)):
@@ -37,9 +39,12 @@ def make(root, n=10, classes=('cat','dog'), ending='bmp'): # The files of BMPs a
 def all_of(t):
     "Everything that a target tells of its pictures"
     x, y = t._test_arrays
-    return dict(train=t.train.x.tolist(), valid=t.valid.x.tolist(), test=x.tolist(), ys=[t.train.y.tolist(), t.valid.y.tolist(), y.tolist()],
-                paths=[t.train.paths, t.valid.paths], hash=t.pixel_hash, classes=t.classes, card=t.card, copies=t.report.copies,
-                skipped=t.report.skipped, dropped=t.report.dropped, notes=[o for o in t.report.notes if 'held in memory' not in o])
+    return dict(train=t.train.x.tolist(), valid=t.valid.x.tolist(), test=x.tolist(),
+                ys=[t.train.y.tolist(), t.valid.y.tolist(), y.tolist()],
+                paths=[t.train.paths, t.valid.paths], hash=t.pixel_hash,
+                classes=t.classes, card=t.card, copies=t.report.copies,
+                skipped=t.report.skipped, dropped=t.report.dropped,
+                notes=[o for o in t.report.notes if 'held in memory' not in o])
 
 def fresh(root, **kw):
     "The same without any cache: its folder is a file"
@@ -66,7 +71,8 @@ def test_decoded_once(tmp_path, store, decoded):
     second = quietly(root, size=64, progress=lambda *o: seen.append(o))
     assert len(decoded) == 22 and len(seen) == 22
     assert all_of(first) == all_of(second) == fresh(root, size=64)
-    assert 'skipped 1 file' in str(second.report) and 'left alone: 1 .txt' in str(second.report) and '1 picture is a copy' in str(second.report)
+    assert 'skipped 1 file' in str(second.report) and 'left alone: 1 .txt' in str(second.report)
+    assert '1 picture is a copy' in str(second.report)
     for p in (second.train, second.valid): assert (read_pictures(p.paths, 64)[0] == p.x.numpy()).all()
     f, = store.iterdir()
     assert f.suffix == '.array' and 0 < f.stat().st_size - 21*3*64*64 < 5000 # Three bytes a pixel, and a card
@@ -78,7 +84,8 @@ def test_another_process_decodes_nothing(tmp_path):
 p._array = None
 from tlcourse.data import target
 print(target({str(root)!r}, size=32).pixel_hash)"""
-    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == t.pixel_hash
+    assert (subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip()
+            == t.pixel_hash)
 
 def test_a_folder_that_moved_keeps_its_file(tmp_path, decoded):
     root = make(tmp_path/'a')
@@ -91,7 +98,8 @@ def test_a_folder_that_moved_keeps_its_file(tmp_path, decoded):
 def test_the_parts_are_views_of_one_map(tmp_path):
     t = quietly(make(tmp_path/'a'), size=32)
     size, at = 3*32*32, [p.x.data_ptr() for p in (t.train, t.valid, t._sealed)]
-    assert [t.train._file[2], t.valid._file[2], t._sealed._file[2]] == [0, len(t.train)*size, (len(t.train) + len(t.valid))*size]
+    assert ([t.train._file[2], t.valid._file[2], t._sealed._file[2]]
+            == [0, len(t.train)*size, (len(t.train) + len(t.valid))*size])
     assert at[1] - at[0] == len(t.train)*size and at[2] - at[1] == len(t.valid)*size
 
 # Never other pictures
@@ -109,15 +117,18 @@ def swapped(root, m):
 
 def listed(root, m):
     fs = sorted(root.rglob('*.bmp'))
-    (root/'split.csv').write_text('path,label,split\n' + ''.join(f"{f.relative_to(root)},{f.parent.name},{('train','valid','test')[i % 3]}\n" for i,f in enumerate(fs)))
+    rows = [f"{f.relative_to(root)},{f.parent.name},{('train','valid','test')[i % 3]}\n" for i,f in enumerate(fs)]
+    (root/'split.csv').write_text('path,label,split\n' + ''.join(rows))
 
 def no_longer_read(root, m): (root/'cat'/'00000.bmp').write_bytes(b'BM')
-def other_code(root, m): m.setattr(tlcourse.data._store, 'code', 'another')
+def other_code(root, m): m.setattr(tlcourse.sources._store, 'code', 'another')
 def other_pillow(root, m): m.setattr(PIL, '__version__', PIL.__version__ + '.1')
-def other_decoder(root, m): m.setattr(tlcourse.data.features, 'version', lambda o: '0')
+def other_decoder(root, m): m.setattr(tlcourse.sources.features, 'version', lambda o: '0')
 
-mutations = dict(file=other_file, swapped=swapped, added=lambda r, m: scene(77).save(r/'cat'/'new.bmp'), removed=lambda r, m: (r/'cat'/'00000.bmp').unlink(),
-                 renamed=lambda r, m: (r/'cat'/'00000.bmp').rename(r/'cat'/'1.bmp'), named=lambda r, m: (r/'cat').rename(r/'emu'), listed=listed,
+mutations = dict(file=other_file, swapped=swapped, added=lambda r, m: scene(77).save(r/'cat'/'new.bmp'),
+                 removed=lambda r, m: (r/'cat'/'00000.bmp').unlink(),
+                 renamed=lambda r, m: (r/'cat'/'00000.bmp').rename(r/'cat'/'1.bmp'),
+                 named=lambda r, m: (r/'cat').rename(r/'emu'), listed=listed,
                  unreadable=no_longer_read, code=other_code, pillow=other_pillow, decoder=other_decoder)
 
 @pytest.mark.parametrize('how', mutations)
@@ -130,7 +141,9 @@ def test_what_changed_is_decoded_again(tmp_path, how, monkeypatch, decoded):
     assert len(decoded) - n == len(list(root.rglob('*.bmp')))
     assert new == fresh(root, size=32) and (new == old) == (how in ('code', 'pillow', 'decoder'))
 
-@pytest.mark.parametrize('kw', [dict(size=48), dict(seed=1), dict(valid_pct=.3), dict(test_pct=.3), dict(drop_duplicates=True)], ids=lambda o: next(iter(o)))
+@pytest.mark.parametrize('kw',
+                         [dict(size=48), dict(seed=1), dict(valid_pct=.3), dict(test_pct=.3),
+                          dict(drop_duplicates=True)], ids=lambda o: next(iter(o)))
 def test_what_is_asked_for_is_in_the_key(tmp_path, kw, store):
     root = make(tmp_path/'a')
     (root/'train').mkdir(); (root/'cat').rename(root/'train'/'cat'); (root/'dog').rename(root/'train'/'dog')
@@ -156,9 +169,10 @@ def card_told(f, m):
     places = b[at:b.index(b']', at)].split(b', ')
     f.write_bytes(b[:at] + b', '.join(places[1::-1] + places[2:]) + b[at + len(b', '.join(places)):])
 
-damages = dict(bit=(flip, 'was changed'), short=(lambda f, m: f.write_bytes(f.read_bytes()[:-1]), 'cut short'), empty=(lambda f, m: f.write_bytes(b''), 'cut short'),
-               no_card=(lambda f, m: f.write_bytes(f.read_bytes()[:20*3*32*32]), 'cut short'), torn_card=(flip_card, 'card is damaged'),
-               other_card=(card_told, 'card is damaged'))
+damages = dict(bit=(flip, 'was changed'), short=(lambda f, m: f.write_bytes(f.read_bytes()[:-1]), 'cut short'),
+               empty=(lambda f, m: f.write_bytes(b''), 'cut short'),
+               no_card=(lambda f, m: f.write_bytes(f.read_bytes()[:20*3*32*32]), 'cut short'),
+               torn_card=(flip_card, 'card is damaged'), other_card=(card_told, 'card is damaged'))
 
 @pytest.mark.parametrize('how', damages)
 def test_a_damaged_file_is_announced_and_made_again(tmp_path, how, store, decoded):
@@ -177,7 +191,8 @@ def test_the_file_of_another_folder_is_not_served(tmp_path, store):
     ta = all_of(target(a, size=32)); fa, = store.iterdir()
     tb = all_of(target(b, size=32)); fb, = set(store.iterdir()) - {fa}
     shutil.copy(fa, fb)
-    with pytest.warns(UserWarning, match='holds something else.*decoded again'): assert all_of(target(b, size=32)) == tb != ta
+    with pytest.warns(UserWarning, match='holds something else.*decoded again'):
+        assert all_of(target(b, size=32)) == tb != ta
 
 def test_a_file_that_changes_meanwhile(tmp_path, store, monkeypatch):
     root, was = make(tmp_path/'a'), tlcourse.pictures._array
@@ -199,7 +214,8 @@ resource.setrlimit(resource.RLIMIT_FSIZE, ({most},{most}))
 for s in {sizes}:
     t = target({str(root)!r}, size=s)
     sys.stdout.write(json.dumps([t.pixel_hash, t.report.notes]) + '\\n')"""
-    r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env={**os.environ, 'TLCOURSE_CACHE': str(cache)})
+    r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
+                       env={**os.environ, 'TLCOURSE_CACHE': str(cache)})
     assert not r.returncode, r.stderr
     return [json.loads(o) for o in r.stdout.splitlines()]
 
@@ -209,7 +225,8 @@ def test_disk_full(tmp_path, store):
     here = [(o.name, o.read_bytes()) for o in store.iterdir()]
     (h32,n32), (h64,n64) = limited(root, store.parent, 10_000, [32,64]) # The first is there, the second finds no room
     assert h32 == h and not [o for o in n32 if 'kept' in o]
-    assert h64 == fresh(root, size=64)['hash'] and [o for o in n64 if 'cannot be kept (File too large): they are held in memory' in o]
+    assert h64 == fresh(root, size=64)['hash']
+    assert [o for o in n64 if 'cannot be kept (File too large): they are held in memory' in o]
     assert [(o.name, o.read_bytes()) for o in store.iterdir()] == here
 
 def test_no_folder_for_it(tmp_path, monkeypatch):
@@ -257,7 +274,8 @@ def test_two_at_once(tmp_path, store):
 
 def net():
     set_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 4, 5, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    return nn.Sequential(nn.Conv2d(3, 4, 5, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                         nn.Linear(4, 2))
 
 def fitted(t):
     learn = Learner(t.dls(device='cpu', bs=4), net(), loss_func=nn.CrossEntropyLoss())
@@ -281,8 +299,8 @@ def test_training_and_scoring(tmp_path, monkeypatch):
             return was(*o, mode=mode, **kw)
         with monkeypatch.context() as m:
             m.setattr(np, 'memmap', only_read)
-            x = tlcourse.data._store.map(mapped.train._file[0], mapped.train._file[1])
-        assert not x.flags.writeable and tlcourse.data._tensor(x).equal(mapped.train.x)
+            x = tlcourse.sources._store.map(mapped.train._file[0], mapped.train._file[1])
+        assert not x.flags.writeable and tlcourse.loaders._tensor(x).equal(mapped.train.x)
     monkeypatch.setenv('TLCOURSE_CACHE', __file__)
     assert fitted(target(root, size=32)) == a
 
@@ -308,7 +326,8 @@ def test_workers_share_it(tmp_path):
     t = target(make(tmp_path/'a'), size=32)
     def run(spec): return dict(sum=int(t.train.x[spec['i']].sum()))
     got = {}
-    sweep([dict(i=i) for i in range(6)], Records(tmp_path/'r.db'), run, workers=2, progress=False, on_done=lambda s, r, fresh: got.update({s['i']: r['sum']}))
+    sweep([dict(i=i) for i in range(6)], Records(tmp_path/'r.db'), run, workers=2, progress=False,
+          on_done=lambda s, r, fresh: got.update({s['i']: r['sum']}))
     assert got == {i: int(t.train.x[i].sum()) for i in range(6)}
 
 # Memory and time
@@ -337,21 +356,25 @@ done = True; th.join()
 print(json.dumps([max(peak, anon()) - start, len(t.train) + len(t.valid) + len(t.test), t.train._file is not None]))"""
 
 def grown(warm, root, cache=None):
-    env = {**os.environ, 'MALLOC_TRIM_THRESHOLD_': '0', 'MALLOC_MMAP_THRESHOLD_': '65536', **({'TLCOURSE_CACHE': cache} if cache else {})}
+    env = {**os.environ, 'MALLOC_TRIM_THRESHOLD_': '0', 'MALLOC_MMAP_THRESHOLD_': '65536',
+           **({'TLCOURSE_CACHE': cache} if cache else {})}
     r = subprocess.run([sys.executable, '-c', measure, warm, root], capture_output=True, text=True, env=env)
     assert not r.returncode, r.stderr
     return json.loads(r.stdout)
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='/proc tells the memory of a process on Linux only')
 def test_memory_stays_flat(tmp_path):
-    """Ten times the pictures, built and used: RssAnon, the memory that is the process's own, grows by less than a fifth of the pixels:
-    blocks that are full now, and of each picture a path, a label, a fingerprint, about a kilobyte.
-    The pages of the map are not in it: they are the system's copy of a file, which it takes back when it needs the room."""
-    warm, few, many = make(tmp_path/'w', n=50), make(tmp_path/'few', n=100, ending='png'), make(tmp_path/'many', n=1000, ending='png')
+    """Ten times the pictures, built and used: RssAnon, the memory that is the process's own, grows by less than a
+    fifth of the pixels: blocks that are full now, and of each picture a path, a label, a fingerprint, about a
+    kilobyte. The pages of the map are not in it: they are the system's copy of a file, which it takes back when it
+    needs the room."""
+    warm, few, many = (make(tmp_path/'w', n=50), make(tmp_path/'few', n=100, ending='png'),
+                       make(tmp_path/'many', n=1000, ending='png'))
     (a,n,mapped), (b,m,_) = grown(warm, few), grown(warm, many)
     assert (n, m, mapped) == (200, 2000, True)
     pixels = (m - n)*3*96*96
-    print(f'own memory {a/1e6:.1f} MB at {n:,} pictures, {b/1e6:.1f} MB at {m:,}, whose pixels are {pixels/1e6:.0f} MB more')
+    print(f'own memory {a/1e6:.1f} MB at {n:,} pictures, {b/1e6:.1f} MB at {m:,}, whose pixels are '
+          f'{pixels/1e6:.0f} MB more')
     assert b - a < pixels/5
     c, _, mapped = grown(warm, many, __file__)
     assert not mapped and c - a > pixels # The same measure sees pixels that are held in memory
@@ -360,7 +383,9 @@ def test_copies_are_those_that_comparing_all_pairs_finds():
     rng = np.random.RandomState(0)
     x = rng.randint(0, 255, (120,3,6,6)).astype(np.uint8).repeat(8, 2).repeat(8, 3)
     for i in range(60, 120): # Copies of all kinds: the same, a little noise, much noise, none
-        if i % 4 < 3: x[i] = np.clip(x[i-60].astype(int) + rng.randint(-1, 2, (3,6,6)).repeat(8, 1).repeat(8, 2)*(0, 3, 9)[i % 4], 0, 255)
+        if i % 4 == 3: continue
+        noise = rng.randint(-1, 2, (3,6,6)).repeat(8, 1).repeat(8, 2)*(0, 3, 9)[i % 4]
+        x[i] = np.clip(x[i-60].astype(int) + noise, 0, 255)
     x[50:60] = np.arange(10)[:,None,None,None] # Without contrast
     x[100:104] = x[3]
     p, ids = Prints(x), np.arange(120)
@@ -368,7 +393,8 @@ def test_copies_are_those_that_comparing_all_pairs_finds():
     d = p.alike(i, j).reshape(120, 120)
     assert ((d < 255) & ~np.eye(120, dtype=bool)).sum() > 20 and len(np.unique(d[d < 255])) > 3
     got = [frozenset(o) for a,b,_ in _near_pairs(p, ids) for o in zip(a.tolist(), b.tolist())]
-    assert len(got) == len(set(got)) and set(got) == {frozenset((a,b)) for a in ids.tolist() for b in range(a) if d[a,b] < 255}
+    assert len(got) == len(set(got))
+    assert set(got) == {frozenset((a,b)) for a in ids.tolist() for b in range(a) if d[a,b] < 255}
     part, y = rng.choice(['train','valid','test'], 120), rng.randint(0, 3, 120)
     assert find_copies(p, part) == slow_copies(p, d, part)
     assert (group_copies(p, y) == slow_groups(p, d, y)).all()

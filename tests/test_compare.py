@@ -1,4 +1,5 @@
-"The main job from the outside: the table survives kills, the second start is quick, bad input is one line and exit code 2."
+"""The main job from the outside: the table survives kills, the second start is quick,
+bad input is one line and exit code 2."""
 import json, os, random, re, signal, sqlite3, subprocess, sys, time
 from contextlib import closing
 from pathlib import Path
@@ -30,7 +31,8 @@ def whole(tmp_path_factory):
 def test_json_and_report(whole):
     d, out = whole
     j = json.loads((d/'j.json').read_text())
-    assert {'target', 'backbone', 'classes', 'parts', 'cells', 'pairs', 'recommendation', 'stage', 'notes', 'versions', 'missing', 'clock'} <= set(j)
+    assert {'target', 'backbone', 'classes', 'parts', 'cells', 'pairs', 'recommendation', 'stage', 'notes', 'versions',
+            'missing', 'clock'} <= set(j)
     assert (j['target'], j['backbone'], j['stage']) == ('digits', 'glyphnet', 3)
     cells = [c for c in j['cells'] if not c['strategy'].endswith('-4x')]
     heads, trained, beside = {'feature-extraction'}, {'scratch', 'fine-tuning'}, {'k-nn', 'random-features'}
@@ -44,7 +46,8 @@ def test_json_and_report(whole):
     assert {'strategy', 'shots', 'text'} <= set(j['recommendation']) and j['recommendation']['shots'] == 5
     assert j['recommendation']['text'].count('. ') >= 1 and j['recommendation']['text'] in out
     assert {p.name for p in (d/'o').iterdir()} >= {'report.html', 'curve.png', 'records.db'}
-    assert re.search(r'Stage 1, frozen features: \d,\d+ pictures at \d+ a second', out) and re.search(r'Stage 2 takes about \d+ (s|min)', out)
+    assert re.search(r'Stage 1, frozen features: \d,\d+ pictures at \d+ a second', out)
+    assert re.search(r'Stage 2 takes about \d+ (s|min)', out)
     assert len(re.findall(r'CPU s a run', out)) >= 10
 
 def test_each_stage_has_a_table(whole):
@@ -70,11 +73,13 @@ def test_second_start_reads_the_records(whole):
 def stored(db):
     "Runs in a store that another process writes; 0 where there is none yet."
     try:
-        with closing(sqlite3.connect(f'file:{db}?mode=ro', uri=True)) as c: return c.execute('SELECT count(*) FROM runs').fetchone()[0]
+        with closing(sqlite3.connect(f'file:{db}?mode=ro', uri=True)) as c:
+            return c.execute('SELECT count(*) FROM runs').fetchone()[0]
     except sqlite3.OperationalError: return 0
 
 def test_killed_five_times_gives_the_same_table(whole, tmp_path):
-    "Twice before it has stored anything, as soon as the first head is stored, among the heads of the control, and in the runs that train."
+    """Twice before it has stored anything, as soon as the first head is stored, among the heads of the control,
+    and in the runs that train."""
     d, _ = whole
     for n in (0, 0, 1, 90, 128):
         p = start(*quick, '--out', tmp_path/'o', '--json', tmp_path/'j.json')
@@ -84,7 +89,8 @@ def test_killed_five_times_gives_the_same_table(whole, tmp_path):
         p.communicate()
         assert p.returncode, f'it ended before {n} rows were stored'
     before = stored(tmp_path/'o'/'records.db')
-    assert (tmp_path/'o'/'report.html').is_file() and json.loads((tmp_path/'j.json').read_text())['stage'] == 1, 'the first stage was told'
+    assert (tmp_path/'o'/'report.html').is_file() and json.loads((tmp_path/'j.json').read_text())['stage'] == 1, (
+        'the first stage was told')
     code, out, err = run(*quick, '--out', tmp_path/'o', '--json', tmp_path/'j.json')
     assert code == 0, err
     assert table(tmp_path/'j.json') == table(d/'j.json')
@@ -94,32 +100,47 @@ def test_budget_trims_and_says_so(tmp_path):
     few = 'digits', '--shots', '1', '--steps', '20', '--tune', 'none', '--out', tmp_path
     code, out, err = run(*few, '--strategies', 'fine-tuning', '--budget', '1e-4')
     assert code == 2 and 'raise --budget' in err and not (tmp_path/'report.html').exists()
-    code, out, err = run(*few, '--strategies', 'feature-extraction,fine-tuning', '--budget', '1e-4', '--json', tmp_path/'j.json')
+    code, out, err = run(*few, '--strategies', 'feature-extraction,fine-tuning', '--budget', '1e-4', '--json',
+                         tmp_path/'j.json')
     j = json.loads((tmp_path/'j.json').read_text())
-    assert code == 0 and [c['strategy'] for c in j['cells']] == ['feature-extraction'], 'the first stage is never left out'
-    assert [(m['strategy'], m['shots']) for m in j['missing']] == [('fine-tuning', 1)] and j['missing'][0]['minutes'] > 0
-    assert re.search(r'Not run within 0.0001 minutes: fine-tuning at 1 label per class, which takes about \d+ s more', out), out
+    assert code == 0 and [c['strategy'] for c in j['cells']] == ['feature-extraction'], (
+        'the first stage is never left out')
+    assert [(m['strategy'], m['shots']) for m in j['missing']] == [('fine-tuning', 1)]
+    assert j['missing'][0]['minutes'] > 0
+    assert re.search(r'Not run within 0.0001 minutes: fine-tuning at 1 label per class, '
+                     r'which takes about \d+ s more', out), out
     code, out, err = run(*few, '--strategies', 'fine-tuning', '--seeds', '900', '--budget', '.4')
     assert code == 0 and re.search(r'To fit the budget: \d+ seeds instead of 900', out), out + err
 
 def test_a_damaged_store_is_kept_aside(tmp_path):
     (tmp_path/'records.db').write_bytes(b'SQLite format 3\0' + b'rubbish'*1000)
-    code, out, err = run('digits', '--shots', '1', '--seeds', '3', '--steps', '2', '--tune', 'none', '--strategies', 'feature-extraction', '--out', tmp_path)
+    code, out, err = run('digits', '--shots', '1', '--seeds', '3', '--steps', '2', '--tune', 'none', '--strategies',
+                         'feature-extraction', '--out', tmp_path)
     assert code == 0, err
     aside = [p for p in tmp_path.iterdir() if '.damaged-' in p.name]
     assert len(aside) == 1 and b'rubbish' in aside[0].read_bytes()
     assert 'damaged' in out + err
 
-bad = [(['digit'], "did you mean 'digits'"), (['--backbone', 'glyphnett'], "'glyphnet'"), (['--backbone', 'resnet18', '--weights', 'no.pth'], 'no.pth'),
-       (['--strategies', 'finetuning'], "'fine-tuning'"), (['--shots', '1,200'], 'lower --shots'), (['--shots', 'few'], 'whole number'),
-       (['--shots', '0'], 'whole number'), (['--seeds', '1'], '3 or more'), (['--steps', '0'], '1 or more'), (['no/such/folder'], 'no/such/folder'),
-       (['--budget', '-1'], 'more than 0'), (['--budget', 'soon'], 'or none'), (['emoji', '--strategies', 'feature-extraction+aug'], 'feature-extraction'),
-       (['--strategies', 'fine-tuning+aug'], 'leave +aug out'), (['--device', 'tpu9'], 'device'), (['--tune', 'test'], 'known: none, valid'),
-       (['one-class'], "one class only ('dark')"), (['two-pictures'], "class 'light' has 2 pictures to split into 3 parts"),
-       (['unreadable'], "class 'light' has no picture that can be read"), (['whole', '--shots', '500'], 'has 18 training pictures: lower --shots, or say all'),
-       (['whole', '--valid-pct', '.9', '--test-pct', '.3'], 'leave nothing to train on'), (['whole', '--valid-pct', '2'], 'between 0 and 1'),
-       (['whole', '--strategies', 'feature-extraction', '--seeds', '2'], '3 or more'), (['whole', '--split-seed', '-1'], 'whole number'),
-       (['digits', '--valid-pct', '.3'], 'digits comes with its parts'), (['whole', '--strategies', ''], 'name one of'), (['whole', '--shots', ''], 'no shots'),
+bad = [(['digit'], "did you mean 'digits'"), (['--backbone', 'glyphnett'], "'glyphnet'"),
+       (['--backbone', 'resnet18', '--weights', 'no.pth'], 'no.pth'),
+       (['--strategies', 'finetuning'], "'fine-tuning'"),
+       (['--shots', '1,200'], 'lower --shots'), (['--shots', 'few'], 'whole number'),
+       (['--shots', '0'], 'whole number'), (['--seeds', '1'], '3 or more'),
+       (['--steps', '0'], '1 or more'), (['no/such/folder'], 'no/such/folder'),
+       (['--budget', '-1'], 'more than 0'), (['--budget', 'soon'], 'or none'),
+       (['emoji', '--strategies', 'feature-extraction+aug'], 'feature-extraction'),
+       (['--strategies', 'fine-tuning+aug'], 'leave +aug out'), (['--device', 'tpu9'], 'device'),
+       (['--tune', 'test'], 'known: none, valid'),
+       (['one-class'], "one class only ('dark')"), (['two-pictures'],
+                                                    "class 'light' has 2 pictures to split into 3 parts"),
+       (['unreadable'], "class 'light' has no picture that can be read"),
+       (['whole', '--shots', '500'], 'has 18 training pictures: lower --shots, or say all'),
+       (['whole', '--valid-pct', '.9', '--test-pct', '.3'], 'leave nothing to train on'),
+       (['whole', '--valid-pct', '2'], 'between 0 and 1'),
+       (['whole', '--strategies', 'feature-extraction', '--seeds', '2'], '3 or more'),
+       (['whole', '--split-seed', '-1'], 'whole number'),
+       (['digits', '--valid-pct', '.3'], 'digits comes with its parts'),
+       (['whole', '--strategies', ''], 'name one of'), (['whole', '--shots', ''], 'no shots'),
        (['--backbone', 'squeezenet1_0', '--weights', 'damaged.pth'], 'cannot be read')]
 
 def photos(d):
@@ -131,7 +152,9 @@ def photos(d):
             for i in range(2 if (folder, c) == ('two-pictures', 'light') else n):
                 f = d/folder/c/f'{i}.png'
                 if (folder, c) == ('unreadable', 'light'): f.write_bytes(b'no picture')
-                else: Image.fromarray(rng.integers(128*(c == 'light'), 128 + 128*(c == 'light'), (32, 32, 3), dtype=np.uint8)).save(f)
+                else:
+                    Image.fromarray(rng.integers(128*(c == 'light'), 128 + 128*(c == 'light'), (32, 32, 3),
+                                                 dtype=np.uint8)).save(f)
 
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path):
     "All of them in one process: fastai is imported once"
@@ -161,4 +184,5 @@ print(json.dumps(res))
 def test_fixed_rates_are_the_measured_ones():
     from tlcourse.finetune import STRATEGIES
     stored = json.loads((Path(__file__).parent.parent/'benchmarks/rates.json').read_text())
-    assert {k: f.rate for k,f in STRATEGIES.items() if f.rate is not None and not getattr(f, 'untuned', False)} == stored['chosen']
+    assert ({k: f.rate for k,f in STRATEGIES.items() if f.rate is not None and not getattr(f, 'untuned', False)}
+            == stored['chosen'])

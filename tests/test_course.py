@@ -37,7 +37,8 @@ def test_list_says_what_is_missing(monkeypatch, tmp_path):
     d.mkdir()
     monkeypatch.setattr(course, '_lessons_folder', lambda: d)
     with pytest.raises(BadInput, match='no lessons'): lessons()
-    nb = dict(cells=[dict(cell_type='markdown', id='a', metadata={}, source=['# Title\n', '\n', '> still to be told'])], metadata={}, nbformat=4, nbformat_minor=5)
+    nb = dict(cells=[dict(cell_type='markdown', id='a', metadata={}, source=['# Title\n', '\n', '> still to be told'])],
+              metadata={}, nbformat=4, nbformat_minor=5)
     (d/'11_x.ipynb').write_text(json.dumps(nb))
     l, = lessons()
     assert (l.number, l.title, l.seconds, l.device, l.state) == (11, 'Title', None, None, 'code')
@@ -50,7 +51,8 @@ def test_numbers_are_places_in_the_list():
     assert [lesson_name(i) for i in range(1, len(LISTED) + 1)] == [*LISTED] and len({*LISTED}) == len(LISTED)
 
 def test_listing_is_light():
-    code = 'import sys; from tlcourse.cli import main; main(["lessons"]); print(*{m.split(".")[0] for m in sys.modules})'
+    code = ('import sys; from tlcourse.cli import main; main(["lessons"]); '
+            'print(*{m.split(".")[0] for m in sys.modules})')
     r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     assert not set(r.stdout.split('\n')[-2].split()) & {'torch', 'fastai', 'numpy', 'pandas', 'matplotlib', 'nbformat'}
 
@@ -80,7 +82,8 @@ def used(code):
 def test_no_cell_needs_one_left_out(page):
     "What only hidden cells define is used by no other."
     kept = [compile(s, 'kept', 'exec') for s in sources(lesson_copy(page))]
-    lost = set().union(*(defined(compile(c['source'], 'all', 'exec')) for c in cells(page, 'code'))) - set().union(*map(defined, kept))
+    lost = set().union(*(defined(compile(c['source'], 'all', 'exec'))
+                         for c in cells(page, 'code'))) - set().union(*map(defined, kept))
     assert not lost & {n for c in kept for n in used(c)}
 
 @pytest.mark.parametrize('page', LESSONS, ids=name)
@@ -115,7 +118,8 @@ def test_write(capsys, tmp_path):
     res = json.loads((tmp_path/'l.json').read_text())
     assert res['folder'] == str(to) and [r['number'] for r in res['lessons']] == [1, 5]
     assert 'Solution' not in (to/'05_freezing.ipynb').read_text(encoding='utf-8')
-    assert said(capsys, 'lessons', '--to', to)[0] == 0 and sorted(os.listdir(to)) == [p.name for p in TOLD] # those there are the same
+    # those there are the same
+    assert said(capsys, 'lessons', '--to', to)[0] == 0 and sorted(os.listdir(to)) == [p.name for p in TOLD]
 
 def test_answers_are_not_written_over(capsys, tmp_path):
     five = tmp_path/'05_freezing.ipynb'
@@ -124,11 +128,16 @@ def test_answers_are_not_written_over(capsys, tmp_path):
         code, out, err = said(capsys, 'lessons', *args)
         assert (code, out) == (2, '') and '05_freezing.ipynb' in err and '--force' in err and err.count('\n') == 1
         assert os.listdir(tmp_path) == [five.name] and five.read_text() == 'my answers'
-    assert said(capsys, 'lessons', '--to', tmp_path, '--force', '--solutions')[0] == 0 and 'Solution' in five.read_text(encoding='utf-8')
+    assert said(capsys, 'lessons', '--to', tmp_path, '--force', '--solutions')[0] == 0
+    assert 'Solution' in five.read_text(encoding='utf-8')
 
-@pytest.mark.parametrize('args,words', [(['77'], "unknown lesson '77'"), (['freezing'], 'known: 1, '), (['-1'], ''), (['1', '--open'], 'needs --to'),
-                                        (['--solutions'], 'needs --to'), (['--force'], 'needs --to'), (['--to', 'file'], 'cannot write'),
-                                        (['--to', 'dir', '--json', 'no/such.json'], 'make it first'), (['--to', 'taken'], 'written over')])
+@pytest.mark.parametrize('args,words',
+                         [(['77'], "unknown lesson '77'"), (['freezing'], 'known: 1, '), (['-1'], ''),
+                          (['1', '--open'], 'needs --to'),
+                                        (['--solutions'], 'needs --to'),
+                                        (['--force'], 'needs --to'), (['--to', 'file'], 'cannot write'),
+                                        (['--to', 'dir', '--json', 'no/such.json'], 'make it first'),
+                                        (['--to', 'taken'], 'written over')])
 def test_bad_input(args, words, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path('file').touch()
@@ -194,10 +203,17 @@ assert main(['lessons', '--json', 'list.json']) == 0 and main(['lessons', '--to'
 def test_lessons_from_the_wheel(unpacked, tmp_path, capsys):
     "The same list and the same notebooks as from the clone."
     env = {**os.environ, 'PYTHONPATH': str(unpacked)}
-    r = subprocess.run([sys.executable, '-c', FROM_WHEEL, str(unpacked)], cwd=tmp_path, env=env, capture_output=True, text=True)
+    r = subprocess.run([sys.executable, '-c', FROM_WHEEL, str(unpacked)], cwd=tmp_path, env=env, capture_output=True,
+                       text=True)
     assert not r.returncode, r.stderr
     said(capsys, 'lessons', '--json', tmp_path/'clone.json')
     assert (tmp_path/'list.json').read_text() == (tmp_path/'clone.json').read_text()
     assert len(write_lessons(tmp_path/'course', solutions=True)) == len(TOLD) # refused if one differed
 
 def test_editable_reads_the_clone(): assert {l.path.parent for l in lessons()} == {ROOT/'nbs/lessons'}
+
+@pytest.mark.parametrize('one', [4, '4', '04', [4], ('04',)])
+def test_one_lesson_by_its_number(one): assert [l.number for l in lessons(one)] == [4]
+
+def test_a_number_is_no_list_of_digits():
+    with pytest.raises(BadInput, match="unknown lesson '12'"): lessons('12')

@@ -15,7 +15,8 @@ from conftest import written_to
 class Screen(io.StringIO):
     def isatty(self): return True
 
-@pytest.mark.parametrize('stream,term,seen', [(Screen(), 'xterm', 'terminal'), (Screen(), 'dumb', ''), (io.StringIO(), 'xterm', ''),
+@pytest.mark.parametrize('stream,term,seen',
+                         [(Screen(), 'xterm', 'terminal'), (Screen(), 'dumb', ''), (io.StringIO(), 'xterm', ''),
                                               (object(), 'xterm', '')])
 def test_watched(stream, term, seen, monkeypatch):
     monkeypatch.setenv('TERM', term)
@@ -32,7 +33,8 @@ def test_bar(show, stream, monkeypatch):
     monkeypatch.setenv('TERM', 'xterm')
     monkeypatch.setattr(sys, 'stderr', s := stream())
     for _ in Bar(40, 'runs', show).over(range(40)): pass
-    if show and stream is Screen: assert '40/40 runs' in s.getvalue() and '\n' not in s.getvalue() and s.getvalue().endswith(' \r')
+    if show and stream is Screen:
+        assert '40/40 runs' in s.getvalue() and '\n' not in s.getvalue() and s.getvalue().endswith(' \r')
     else: assert s.getvalue() == ''
 
 def test_bar_goes_when_the_loop_fails(monkeypatch):
@@ -81,7 +83,8 @@ def test_silent_in_a_pipe(tmp_path):
 def test_bars_on_a_terminal(tmp_path):
     import pty
     ours, theirs = pty.openpty()
-    p = subprocess.Popen([sys.executable, '-c', LONG, tmp_path], stdout=theirs, stderr=theirs, env={**os.environ, 'TERM': 'xterm'})
+    p = subprocess.Popen([sys.executable, '-c', LONG, tmp_path], stdout=theirs, stderr=theirs,
+                         env={**os.environ, 'TERM': 'xterm'})
     os.close(theirs)
     text = written_to(ours)
     assert p.wait(10) == 0, text
@@ -109,10 +112,12 @@ def readable(html):
     "Is it a block of tables that anyone can read?"
     t = Tables(html)
     n = len(t.get('table'))
-    assert n and len(t.get('caption')) == n and len([a for a in t.get('div') if a.get('role') == 'region' and a.get('aria-label')]) == n
+    assert n and len(t.get('caption')) == n
+    assert len([a for a in t.get('div') if a.get('role') == 'region' and a.get('aria-label')]) == n
     assert all(a.get('scope') in ('row', 'col') for a in t.get('th'))
     css = re.findall(r'(?:color|background)\s*:\s*([^;}]+)', html)
-    assert css and set(css) <= {'inherit', 'none'} and 'overflow-x:auto' in html # The colours of the page, light or dark
+    # The colours of the page, light or dark
+    assert css and set(css) <= {'inherit', 'none'} and 'overflow-x:auto' in html
     assert not re.search(r'\b(?:width|min-width):\s*\d{3,}px', html)
     return t
 
@@ -130,19 +135,21 @@ def shown(what, digits, learn):
     from tlcourse.backbones import arch
     from tlcourse.comparison import stored_comparison
     from tlcourse.layers import freeze_audit
-    from tlcourse.lint import Finding, lint
+    from tlcourse.findings import Finding
+    from tlcourse.lint import lint
     from tlcourse.pretrain import weights_card
     from tlcourse.records import lesson_records
     return dict(card=lambda: digits.card, weights=weights_card, pip=lambda: weights_card('tf_efficientnet_lite0'),
                 arch=lambda: arch('glyphnet'), audit=lambda: freeze_audit(learn),
-                comparison=lambda: stored_comparison(lesson_records('first_transfer')), findings=lambda: lint(learn, digits),
+                comparison=lambda: stored_comparison(lesson_records('first_transfer')),
+                findings=lambda: lint(learn, digits),
                 finding=lambda: Finding('<live> & "so"', '<b>', 'a & b', "x = '<i>'", 4))[what]()
 
 @pytest.mark.parametrize('what', ['card', 'weights', 'pip', 'arch', 'audit', 'comparison', 'finding'])
 def test_readable(what, digits, learn): readable(shown(what, digits, learn)._repr_html_())
 
 def test_findings(digits, learn):
-    from tlcourse.lint import Findings
+    from tlcourse.findings import Findings
     t = readable(Findings([shown('finding', 0, 0)]*2, ['<a>'], {'<c>': 'a & b'})._repr_html_())
     assert len(t.get('code')) == 2 and len(t.get('tr')) == 3
 
@@ -161,7 +168,8 @@ def test_names_are_escaped(digits):
     assert '&lt;live&gt;' in (html := freeze_audit(learn)._repr_html_()) and readable(html)
 
 def test_table_of_a_frame():
-    df = pd.DataFrame(dict(labels=[1, 1, 5], name=['5', '<b>', 'é'], accuracy=['79.0', '[8, 9]', '1e-05'], text=['x'*50, '', 'y']))
+    df = pd.DataFrame(dict(labels=[1, 1, 5], name=['5', '<b>', 'é'], accuracy=['79.0', '[8, 9]', '1e-05'],
+                           text=['x'*50, '', 'y']))
     t = Tables(html := html_table(df, 'Rows & columns', 2, {2}))
     kinds = [a.get('class') for a in t.get('th')[:4]]
     assert kinds == ['num', None, 'num', 'text'] # Digits in a name are no number
@@ -214,7 +222,8 @@ def test_show_a_folder(photos):
     assert isinstance(fig, Figure) and not plt.get_fignums() # Shown once, as the value of a cell
     assert fig.get_suptitle() == 'photos: training pictures of 10 of 13 classes' and len(fig.axes) == 20
     titles = [a.get_title() for a in fig.axes if a.get_title()]
-    assert len(titles) == 10 and '$ and $x ' in ' '.join(titles).replace('\n', ' ') + ' ' and all(t.count('\n') < 3 for t in titles)
+    assert len(titles) == 10 and '$ and $x ' in ' '.join(titles).replace('\n', ' ') + ' '
+    assert all(t.count('\n') < 3 for t in titles)
 
 def test_show_more_than_there_are(photos):
     fig = photos.show(n=30, max_classes=50)
@@ -248,14 +257,17 @@ def test_each_strategy_has_a_look_of_its_own():
     assert len(seen) == len(names) and all(look(n) == look(n, ['resnet18', 'some other']) for n in names)
     plain = {n: look(n) for n in names}
     assert all({**look(f'{n}+aug'), **plain[n]} == look(f'{n}+aug') != plain[n] for n in names)
-    assert look('resnet18', ['scratch', 'resnet34', 'resnet18']) != look('resnet18') # A name without one takes what is free
+    # A name without one takes what is free
+    assert look('resnet18', ['scratch', 'resnet34', 'resnet18']) != look('resnet18')
 
 def unstyled(src):
     "Calls in a module that make a figure outside of `with style()`: the function's name and the line."
     import ast
     def go(node, name, inside):
         if isinstance(node, ast.FunctionDef): name, inside = node.name, False
-        if isinstance(node, ast.With): inside = inside or any(isinstance(i.context_expr, ast.Call) and ast.unparse(i.context_expr.func) == 'style' for i in node.items)
+        if isinstance(node, ast.With):
+            inside = inside or any(isinstance(i.context_expr, ast.Call) and ast.unparse(i.context_expr.func) == 'style'
+                                   for i in node.items)
         made = isinstance(node, ast.Call) and ast.unparse(node.func) in ('plt.subplots', 'plt.figure', 'Figure')
         if made and not inside: yield name, node.lineno
         for n in ast.iter_child_nodes(node): yield from go(n, name, inside)

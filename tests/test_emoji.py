@@ -3,17 +3,20 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from fastai.vision.all import (CategoryBlock, DataBlock, GrandparentSplitter, ImageBlock, ImageDataLoaders, Learner, Normalize,
-                               Resize, accuracy, get_image_files, nn, parent_label)
+from fastai.vision.all import (CategoryBlock, DataBlock, GrandparentSplitter, ImageBlock, ImageDataLoaders, Learner,
+                               Normalize, Resize, accuracy, get_image_files, nn, parent_label)
 import tlcourse.drawings
 from tlcourse.base import BadInput
-from tlcourse.data import Target, offline_targets, target
+from tlcourse.data import Score, Target, target
+from tlcourse.sources import offline_targets
 from tlcourse.drawings import DRAWINGS, drawings, emoji_families, emoji_font
 from tlcourse.features import head_learner
 from tlcourse.pictures import Prints, find_copies, group_copies
+from tlcourse.world import draw
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch): monkeypatch.setenv('TLCOURSE_CACHE', str(tmp_path_factory.mktemp('cache')))
+def own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv('TLCOURSE_CACHE', str(tmp_path_factory.mktemp('cache')))
 
 @pytest.fixture(params=DRAWINGS)
 def drawn(request): return drawings(request.param)
@@ -52,7 +55,8 @@ def test_a_torn_family_is_found(drawn):
 def test_near_copies_are_in_one_family(drawn):
     g = group_copies(Prints(drawn.x), drawn.y)
     assert len(set(g)) < len(g) - 20
-    for k in set(g): assert len(set(drawn.family[g == k])) == 1, [hex(ord(drawn.signs[i])) for i in np.flatnonzero(g == k)]
+    for k in set(g):
+        assert len(set(drawn.family[g == k])) == 1, [hex(ord(drawn.signs[i])) for i in np.flatnonzero(g == k)]
 
 def test_lines_are_the_strokes():
     c,l = (drawings(n).x.astype(int) for n in DRAWINGS)
@@ -159,7 +163,8 @@ def test_folder_refused(tmp_path):
     x,y,part = np.zeros((6,3,8,8), np.uint8),[0,0,0,1,1,1],['train','valid','test']*2
     for names,why in ((('a/b','c'),'name of a folder'), (('.a','c'),'name of a folder'), (('a','A'),'capitals')):
         with pytest.raises(BadInput, match=why): Target('t', names, x, y, part).to_folder(tmp_path/'bad')
-    with pytest.raises(BadInput, match='name of a folder'): Target('t', ('test','c'), x, y, part).to_folder(tmp_path/'bad', parts=False)
+    with pytest.raises(BadInput, match='name of a folder'):
+        Target('t', ('test','c'), x, y, part).to_folder(tmp_path/'bad', parts=False)
     assert not (tmp_path/'bad').exists()
 
 # --- what is refused before the seal is touched
@@ -172,12 +177,14 @@ def sealed(monkeypatch):
     def look(self): raise Looked
     monkeypatch.setattr(Target, '_test_arrays', property(look))
 
-def net(c): return nn.Sequential(nn.Conv2d(3,4,5,stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4,c))
+def net(c):
+    return nn.Sequential(nn.Conv2d(3,4,5,stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4,c))
 def learner(dls, c=10): return Learner(dls, net(c), loss_func=nn.CrossEntropyLoss(), metrics=accuracy)
 
 def reversed_digits():
     t = target('digits')
-    r = Target('digits', t.classes[::-1], torch.cat([t.train.x, t.valid.x]).numpy()[:1200], 9 - torch.cat([t.train.y, t.valid.y]).numpy()[:1200],
+    r = Target('digits', t.classes[::-1], torch.cat([t.train.x, t.valid.x]).numpy()[:1200],
+               9 - torch.cat([t.train.y, t.valid.y]).numpy()[:1200],
                ['train']*1000 + ['valid']*100 + ['test']*100)
     return r.dls(device='cpu')
 
@@ -188,7 +195,8 @@ def test_fitting_learner_reaches_the_seal(sealed):
     (reversed_digits, 10, "another order .number 0 is '9' and not '0'"),
     (lambda: target('textures').dls(device='cpu'), 10, "10 classes apart .'0° coarse'"),
     (lambda: target('digits', size=48).dls(device='cpu'), 10, 'pictures of 3 x 48 x 48.*size=48'),
-    (lambda: target('digits').dls(device='cpu'), 7, 'the model predicts 7 classes')], ids=['order', 'classes', 'size', 'outputs'])
+    (lambda: target('digits').dls(device='cpu'), 7, 'the model predicts 7 classes')],
+    ids=['order', 'classes', 'size', 'outputs'])
 def test_refused_before_the_seal(dls, c, why, sealed):
     t = target('digits')
     with pytest.raises(BadInput, match=why): t.score(learner(dls(), c))
@@ -211,8 +219,8 @@ def test_plain_fastai(tmp_path, monkeypatch):
     with torch.no_grad(): pred = learn.model.eval()((torch.stack([x for x,_ in test])/255 - .5)/.25).argmax(1)
     assert (pred.numpy() == s.pred).all()
     def block(**kw):
-        return DataBlock((ImageBlock, CategoryBlock(vocab=t.classes[::-1], sort=False)), get_items=get_image_files, get_y=parent_label,
-                         splitter=GrandparentSplitter(), **kw).dataloaders(d, bs=32, device='cpu')
+        return DataBlock((ImageBlock, CategoryBlock(vocab=t.classes[::-1], sort=False)), get_items=get_image_files,
+                         get_y=parent_label, splitter=GrandparentSplitter(), **kw).dataloaders(d, bs=32, device='cpu')
     other = ImageDataLoaders.from_folder(d, bs=32, device='cpu', item_tfms=Resize(40))
     monkeypatch.setattr(Target, '_test_arrays', property(lambda self: 1/0))
     with pytest.raises(BadInput, match='another order'): t.score(learner(block()))
@@ -222,7 +230,8 @@ def test_plain_fastai(tmp_path, monkeypatch):
 def test_head_learner(sealed):
     t,other = target('digits'),target('textures')
     head = nn.Linear(192, 10)
-    with pytest.raises(BadInput, match='classes apart'): t.score(head_learner(other.dls(device='cpu'), 'glyphnet', head))
+    with pytest.raises(BadInput, match='classes apart'):
+        t.score(head_learner(other.dls(device='cpu'), 'glyphnet', head))
     with pytest.raises(Looked): t.score(head_learner(t.dls(device='cpu'), 'glyphnet', head))
 
 def test_the_look_moves_no_random_number(sealed):
@@ -246,3 +255,13 @@ def test_valid_seed():
     assert chosen(seed=1) != chosen(seed=2)
     assert chosen(seed=1, valid_seed=0) == chosen(seed=2, valid_seed=0) == chosen()
     with pytest.raises(BadInput, match='seed=-1'): chosen(valid_seed=-1)
+
+def test_what_holds_arrays_is_compared_by_what_it_is():
+    t = target('digits')
+    a, b = (Score(np.zeros(3, np.uint16), np.zeros(3, np.float16), np.zeros(3, np.uint16)) for _ in range(2))
+    d = draw('digits')
+    assert a == a and a != b and d == d and d != draw('digits') and len({a, b, d}) == 3
+    with pytest.raises(BadInput, match='augment=None: give True, False'): t.dls(augment=None)
+
+def test_a_card_has_the_size_that_was_asked_for():
+    assert '3x64x64' in target('digits', size=64).card.count and '3x32x32' in target('digits').card.count

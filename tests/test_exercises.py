@@ -27,10 +27,11 @@ class Any: pass
 
 def leaves(*a): raise SystemExit('done')
 
-TRIVIAL = ['', 'a', None, [], (), {}, set(), 0, 1, -1, True, False, .5, float('nan'), float('inf'), set('abcdefgh'), 'abcdefgh',
-           [...], Any, Any(), np.zeros, np.zeros(3), print, list, dict, set, str, float, len, leaves,
+TRIVIAL = ['', 'a', None, [], (), {}, set(), 0, 1, -1, True, False, .5, float('nan'), float('inf'), set('abcdefgh'),
+           'abcdefgh', [...], Any, Any(), np.zeros, np.zeros(3), print, list, dict, set, str, float, len, leaves,
            lambda: None, lambda *a: None, lambda *a: a[0], lambda *a: a[-1], lambda *a: a, lambda *a: [], lambda *a: {},
-           lambda *a: 0, lambda *a: 1, lambda *a: .5, lambda *a: True, lambda *a: '', lambda *a: np.zeros(3), lambda *a: ...]
+           lambda *a: 0, lambda *a: 1, lambda *a: .5, lambda *a: True, lambda *a: '', lambda *a: np.zeros(3),
+           lambda *a: ...]
 
 @pytest.mark.parametrize('at', sorted(_exercises), ids=lambda o: f'{o[0]}.{o[1]}')
 def test_no_empty_answer_passes(at):
@@ -45,12 +46,14 @@ def test_a_check_that_takes_anything_is_found(monkeypatch):
 
 def test_open_and_unknown():
     for at in _exercises: assert check(*at, ...).state == 'open'
-    for at in ('freezing', 99), (0, 1), ('nowhere', 1), ([], {}), (None, 'x'): assert 'no such exercise' in check(*at, 1).hint
+    for at in ('freezing', 99), (0, 1), ('nowhere', 1), ([], {}), (None, 'x'):
+        assert 'no such exercise' in check(*at, 1).hint
     assert not os.path.exists('scores.json')
 
 def test_every_cell_has_its_check():
     "The checks that the lessons call are those there are."
-    called = {(a, int(b)) for p in LESSONS.values() for c in cells(p, 'code') for a,b in re.findall(r"^check\('(\w+)', (\d+),", c['source'], re.M)}
+    called = {(a, int(b)) for p in LESSONS.values() for c in cells(p, 'code')
+              for a,b in re.findall(r"^check\('(\w+)', (\d+),", c['source'], re.M)}
     assert called == set(_exercises)
 
 def test_hints_of_letters():
@@ -65,12 +68,18 @@ def test_hints_of_letters():
         assert 'there is no' in check(*at, {*right, 'z'}).hint and not check(*at, set(sorted(right)[1:]))
 
 @pytest.mark.parametrize('at,answer,words', [
-    (('first_transfer', 1), .04, 'Learner itself'), (('first_transfer', 2), .15, 'what `compare` returns'), (('first_transfer', 4), {'c'}, 'c is not a fault'),
+    (('first_transfer', 1), .04, 'Learner itself'),
+    (('first_transfer', 2), .15, 'what `compare` returns'),
+    (('first_transfer', 4), {'c'}, 'c is not a fault'),
     (('how_much_data', 1), .04, 'function itself'), (('how_much_data', 1), lambda *a: 'x', 'no number'),
-    (('honest_data', 2), lambda a, b: np.zeros(30), 'each *test* picture'), (('honest_data', 4), .04, 'target(folder, groups=...)'),
-    (('inside', 1), [.28, .27, .25, .17, .14], 'random weights'), (('feature_extraction', 1), lambda m: m.amax((2, 3)), 'largest'),
-    (('fine_tuning', 3), lambda s, g: 7, 'another kind'), (('fine_tuning', 3), lambda s, g: 1/0, 'your answer raises ZeroDivisionError'),
-    (('learning_rates', 1), lambda cs: 2/min(cs), 'steepest'), (('extraction_or_tuning', 1), lambda ks, a, b: 'never', 'one of the sizes'),
+    (('honest_data', 2), lambda a, b: np.zeros(30), 'each *test* picture'),
+    (('honest_data', 4), .04, 'target(folder, groups=...)'),
+    (('inside', 1), [.28, .27, .25, .17, .14], 'random weights'),
+    (('feature_extraction', 1), lambda m: m.amax((2, 3)), 'largest'),
+    (('fine_tuning', 3), lambda s, g: 7, 'another kind'),
+    (('fine_tuning', 3), lambda s, g: 1/0, 'your answer raises ZeroDivisionError'),
+    (('learning_rates', 1), lambda cs: 2/min(cs), 'steepest'),
+    (('extraction_or_tuning', 1), lambda ks, a, b: 'never', 'one of the sizes'),
     (('how_much_data', 1), lambda e, k1, k2, b: e*(k2/k1)**b, 'exponent is -b')])
 def test_hint_fits(at, answer, words): assert words in check(*at, answer).hint
 
@@ -103,8 +112,11 @@ def tasks(page):
     "{(lesson, n): (task, solution, name of the answer)} of a lesson."
     cs, res = cells(page), {}
     for i,c in enumerate(cs):
-        m = re.search(r"^(\w+) = \.\.\.\ncheck\('(\w+)', (\d+), \1\)", c['source']) if c['cell_type'] == 'code' else None
-        if m: res[m[2], int(m[3])] = cs[i-1]['source'], next(d['source'] for d in cs[i+1:] if '<details>' in d['source']), m[1]
+        m = (re.search(r"^(\w+) = \.\.\.\ncheck\('(\w+)', (\d+), \1\)", c['source']) if c['cell_type'] == 'code'
+             else None)
+        if m:
+            res[m[2], int(m[3])] = (cs[i-1]['source'],
+                                    next(d['source'] for d in cs[i+1:] if '<details>' in d['source']), m[1])
     return res
 
 TASKS = {k: v for p in LESSONS.values() for k,v in tasks(p).items()}
@@ -147,7 +159,8 @@ def test_solution_passes(at, library):
     if blocks:
         tree = ast.parse('\n'.join(blocks))
         if at in APPLIED: tree.body.pop()
-        code, *before = [compile(o, 'solution', 'exec') for o in (tree, *(c['source'] for c in cells(LESSONS[at[0]], 'code')))]
+        code, *before = [compile(o, 'solution', 'exec')
+                         for o in (tree, *(c['source'] for c in cells(LESSONS[at[0]], 'code')))]
         for o in [*needed(code, before), code]: exec(o, ns)
     else: ns[answer] = ast.literal_eval(re.search(r'`(\{.*?\})`', solution)[1])
     for _ in range(3 if callable(ns[answer]) else 1): assert check(*at, ns[answer]), check(*at, ns[answer])
@@ -158,7 +171,8 @@ def test_verdict_html():
     for state,word in ('open', 'open'), ('right', 'right'), ('not yet', 'not yet'):
         v = Verdict(1, 2, state, 'a < b & c')
         assert word in v._repr_html_() and 'a &lt; b &amp; c' in v._repr_html_() and 'role="status"' in v._repr_html_()
-    assert len({Verdict(1, 1, s)._repr_html_().split('<strong>')[1][0] for s in Verdict._marks}) == 3 # a mark each, not only a colour
+    # a mark each, not only a colour
+    assert len({Verdict(1, 1, s)._repr_html_().split('<strong>')[1][0] for s in Verdict._marks}) == 3
 
 # --- the score card
 
@@ -168,11 +182,13 @@ def answers(*rights):
 def test_card(capsys):
     answers(False, False, True, True, False)
     assert [(r['tries'], r['right']) for r in card()] == [(1, False), (2, False), (3, True)] # right stays right
-    assert {k: v for k,v in card()[0].items() if k != 'time'} == dict(name='Ada', lesson='first_transfer', n=4, kind='exercise', tries=1, right=False)
+    assert ({k: v for k,v in card()[0].items() if k != 'time'}
+            == dict(name='Ada', lesson='first_transfer', n=4, kind='exercise', tries=1, right=False))
     assert capsys.readouterr().out.count("under the name 'Ada'") == 1
     log_score('first_transfer', 'gain', True, 'prediction')
     log_score('first_transfer', 'gain', False, 'prediction')
-    assert [(r['n'], r['right']) for r in card() if r['kind'] == 'prediction'] == [('gain', True)] # the first guess counts
+    # the first guess counts
+    assert [(r['n'], r['right']) for r in card() if r['kind'] == 'prediction'] == [('gain', True)]
     check(1.0, np.int64(1), 0) # numbers of other kinds
     assert card()[-1]['n'] == 1 and scores('scores.json').tries.sum() == 4
 
@@ -194,12 +210,14 @@ def test_nothing_written_in_tests(monkeypatch):
     assert log_score('first_transfer', 1, True) is None and not os.listdir()
     assert log_score('first_transfer', 1, True, path='mine.json')['right'] and card('mine.json')
 
-BROKEN = ['', '{', '{"name": "Ada"}', '[1]', '[{"name": "Ada"}]', '[{"name":"A","lesson":true,"n":1,"kind":"exercise","tries":1,"right":true,"time":""}]',
+BROKEN = ['', '{', '{"name": "Ada"}', '[1]', '[{"name": "Ada"}]',
+          '[{"name":"A","lesson":true,"n":1,"kind":"exercise","tries":1,"right":true,"time":""}]',
           '[{"name":"A","lesson":1,"n":1,"kind":"exam","tries":1,"right":true,"time":""}]',
           '[{"name":"A","lesson":1,"n":1,"kind":"exercise","tries":0,"right":true,"time":""}]',
-          '[{"name":"A","lesson":0,"n":1,"kind":"exercise","tries":1,"right":true,"time":""}]', # the first edition had lessons 1 to 9
+          '[{"name":"A","lesson":0,"n":1,"kind":"exercise","tries":1,"right":true,"time":""}]', # It had lessons 1 to 9
           '[{"name":"A","lesson":10,"n":1,"kind":"exercise","tries":1,"right":true,"time":""}]',
-          '[{"name":"A","lesson":"nowhere","n":1,"kind":"exercise","tries":1,"right":true,"time":""}]', b'\xff\xfe', '['*100_000]
+          '[{"name":"A","lesson":"nowhere","n":1,"kind":"exercise","tries":1,"right":true,"time":""}]', b'\xff\xfe',
+          '['*100_000]
 
 @pytest.mark.parametrize('text', BROKEN, ids=range(len(BROKEN)))
 def test_broken_card_is_kept(text, capsys):
@@ -212,20 +230,24 @@ def test_broken_card_is_kept(text, capsys):
     assert capsys.readouterr().err.count('kept as') == 2
     with pytest.raises(BadInput, match='no score card'): scores('scores-unreadable-1.json')
 
-OLD = 'first_transfer', 'honest_data', 'inside', 'freezing', 'feature_extraction', 'fine_tuning', 'learning_rates', 'extraction_or_tuning', 'how_much_data'
+OLD = ('first_transfer', 'honest_data', 'inside', 'freezing', 'feature_extraction', 'fine_tuning', 'learning_rates',
+       'extraction_or_tuning', 'how_much_data')
 
 @pytest.mark.parametrize('number,page', [*enumerate(OLD, 1)])
 def test_card_of_the_first_edition(number, page):
-    "Its numbers mean the pages that had them; what was right stays right, and later tries stand beside it under the page's name."
+    """Its numbers mean the pages that had them; what was right stays right, and later tries stand beside
+    it under the page's name."""
     row = dict(name='Ada', lesson=number, n=2, kind='exercise', tries=3, right=True, time='2026-01-05T10:00:00+00:00')
     with open('scores.json', 'w') as f: json.dump([row, {**row, 'n': 'gain', 'kind': 'prediction', 'tries': 1}], f)
     shown, = scores('scores.json').to_dict('records')
-    assert shown['lesson'] == int(LESSONS[page].name[:2]) and (shown['right'], shown['tries'], shown['guessed']) == (1, 3, 1)
+    assert shown['lesson'] == int(LESSONS[page].name[:2])
+    assert (shown['right'], shown['tries'], shown['guessed']) == (1, 3, 1)
     check(page, 2, 'wrong')
     log_score(page, 'gain', False, 'prediction')
     assert len(card()) == 2
     check(page, 1, 'wrong')
-    assert [(r['lesson'], r['n'], r['tries'], r['right']) for r in card()] == [(page, 2, 3, True), (page, 'gain', 1, True), (page, 1, 1, False)]
+    assert ([(r['lesson'], r['n'], r['tries'], r['right']) for r in card()]
+            == [(page, 2, 3, True), (page, 'gain', 1, True), (page, 1, 1, False)])
 
 def test_card_that_cannot_be_written(capsys):
     os.mkdir('scores.json')
@@ -255,7 +277,9 @@ def test_read_only_folder(mode, tmp_path_factory):
 MANY = '''
 import sys
 from tlcourse.exercises import log_score
-for i in range(25): log_score('first_transfer', f'{sys.argv[1]}-{i}', True, 'prediction'); log_score('honest_data', 1, False)
+for i in range(25):
+    log_score('first_transfer', f'{sys.argv[1]}-{i}', True, 'prediction')
+    log_score('honest_data', 1, False)
 '''
 
 def test_two_kernels_lose_nothing():
@@ -263,7 +287,8 @@ def test_two_kernels_lose_nothing():
     with ThreadPoolExecutor(2) as ex: rs = list(ex.map(kernel, range(2)))
     assert not [r.stderr for r in rs if r.stderr or r.returncode]
     rows = card()
-    assert {r['n'] for r in rows if r['lesson'] == 'first_transfer'} == {f'{j}-{i}' for j in range(2) for i in range(25)}
+    assert ({r['n'] for r in rows if r['lesson'] == 'first_transfer'}
+            == {f'{j}-{i}' for j in range(2) for i in range(25)})
     assert [r['tries'] for r in rows if r['lesson'] == 'honest_data'] == list(range(1, 51))
 
 def test_a_killed_write_leaves_the_card(monkeypatch):
@@ -294,10 +319,12 @@ def test_scores_command(tmp_path, capsys):
     rows = card('out.json')
     assert rows['self_reported']
     got = {(r['file'], r['lesson']): (r['right'], r['of'], r['tries'], r['guessed']) for r in rows['scores']}
-    assert got == {('a.json', 1): (2, 4, 3, 1), ('b.json', 1): (4, 4, 4, 0), **{(f'{f}.json', 3): (0, 4, 1, 0) for f in 'abc'}}
+    assert got == {('a.json', 1): (2, 4, 3, 1), ('b.json', 1): (4, 4, 4, 0),
+                   **{(f'{f}.json', 3): (0, 4, 1, 0) for f in 'abc'}}
     assert 'a.json' in out and 'a.json' not in said(capsys, 'scores', 'a.json')[1].split('\n')[0]
 
-@pytest.mark.parametrize('args,words', [(['none.json'], 'cannot read'), (['.'], 'is a folder'), (['bad.json'], 'no score card'),
+@pytest.mark.parametrize('args,words',
+                         [(['none.json'], 'cannot read'), (['.'], 'is a folder'), (['bad.json'], 'no score card'),
                                         (['good.json', '--json', 'no/out.json'], 'make it first')])
 def test_scores_bad_input(args, words, capsys):
     with open('good.json', 'w') as f: f.write('[]')

@@ -4,8 +4,9 @@ import numpy as np, pytest, torch
 from torch import nn
 from tlcourse.backbones import arch, learner
 from tlcourse.base import BadInput, photo_assets
-from tlcourse.data import Part, SealBroken, kshot, target, weights_hash
+from tlcourse.data import SealBroken, kshot, target, weights_hash
 from tlcourse.features import extract, head_learner, layers, pooled
+from tlcourse.loaders import Part
 from tlcourse.probes import NearestNeighbours, fit_probes
 from tlcourse.store import _Sink, _card_bytes, _read_card
 
@@ -56,7 +57,8 @@ def test_learner_predicts_as_the_probe(digits, layer, bn):
 def test_stages(digits):
     body, x = arch('glyphnet').cut(arch('glyphnet')(pretrained=True)).eval(), (digits.valid.x.float()/255 - .5)/.25
     both = extract('glyphnet', digits.valid, layer=range(5), cache=False)
-    assert [f.layer for f in both] == layers('glyphnet').stage.tolist() == ['stem', 'stage1', 'stage2', 'stage3', 'stage4']
+    assert ([f.layer for f in both] == layers('glyphnet').stage.tolist()
+            == ['stem', 'stage1', 'stage2', 'stage3', 'stage4'])
     assert [f.d for f in both] == layers('glyphnet').features.tolist() == [24, 32, 64, 96, 192]
     with torch.no_grad():
         for i,c in enumerate(body):
@@ -64,7 +66,8 @@ def test_stages(digits):
             np.testing.assert_allclose(both[i].x, x.mean((2, 3)), atol=2e-5)
     np.testing.assert_array_equal(raw('glyphnet', digits.valid, layer=-3), both[2].x)
 
-BODIES = {'resnet18': 64, 'mobilenet_v2': 64, 'alexnet': 64, 'squeezenet1_1': 64, 'timm/convnext_atto': 64, 'timm/resnet10t': 64,
+BODIES = {'resnet18': 64, 'mobilenet_v2': 64, 'alexnet': 64, 'squeezenet1_1': 64, 'timm/convnext_atto': 64,
+          'timm/resnet10t': 64,
           'timm/vit_tiny_patch16_224': 224, 'timm/mobilenetv2_035': 64}
 
 @pytest.mark.parametrize('name,size', BODIES.items(), ids=BODIES)
@@ -81,7 +84,8 @@ def test_any_backbone(name, size):
     fs = extract(body, part, layer=range(len(table)), stats=a.stats, cache=False)
     np.testing.assert_allclose(fs[-1].x, want, atol=1e-4, rtol=1e-3)
     assert [f.d for f in fs] == table.features.tolist() and fs[-1].d == a.nf
-    assert weights_hash(body) == before and all(c.training for c in body.modules() if type(c) in (nn.BatchNorm2d, nn.Dropout))
+    assert weights_hash(body) == before
+    assert all(c.training for c in body.modules() if type(c) in (nn.BatchNorm2d, nn.Dropout))
 
 def test_channels_last_maps_and_tokens():
     swin, part = arch('swin_t', 'random'), some(2, 64)
@@ -145,7 +149,8 @@ def same_score(a, b):
     assert (a.pred != b.pred).sum() <= 1 # two classes with the same probability, to rounding
     np.testing.assert_array_equal(a.y, b.y)
     np.testing.assert_allclose(a.prob.astype(float), b.prob.astype(float), atol=2e-3)
-    assert [a.pred.dtype, a.prob.dtype, a.y.dtype] == [b.pred.dtype, b.prob.dtype, b.y.dtype] and [*a.shifts] == [*b.shifts]
+    assert [a.pred.dtype, a.prob.dtype, a.y.dtype] == [b.pred.dtype, b.prob.dtype, b.y.dtype]
+    assert [*a.shifts] == [*b.shifts]
     for n in a.shifts: same_score(a.shifts[n], b.shifts[n])
 
 @pytest.mark.parametrize('how', ['plain', 'layer', 'adapted', 'random'])
@@ -172,7 +177,8 @@ def test_heads_of_other_kinds(digits):
     ids, t = kshot(f.y, 5, 0), digits.unopened()
     near = [NearestNeighbours(f.x[ids], f.y[ids], f.classes, k) for k in (1, 5)]
     one, five = t.score_heads(learn, near)
-    assert t.openings == 2 and five.accuracy > .8 and (one.prob == 1).all() and set(np.unique((five.prob*5).round())) <= {1, 2, 3, 4, 5}
+    assert t.openings == 2 and five.accuracy > .8 and (one.prob == 1).all()
+    assert set(np.unique((five.prob*5).round())) <= {1, 2, 3, 4, 5}
     with torch.no_grad(): learn.model[0][0][0].weight[0,0,0,0] += 1
     t.score_heads(learn, near[0])
     with pytest.raises(SealBroken, match='opening 3'): t.score_heads(learn, near[:1])
@@ -181,7 +187,8 @@ def test_heads_of_other_kinds(digits):
 
 @pytest.mark.parametrize('head,how,says', [
     (nn.Linear(191, 10), {}, 'head 0 does not take the 192 features'), (nn.Linear(192, 9), {}, '9 outputs.*10 classes'),
-    (nn.Sequential(nn.Linear(192, 10), nn.Flatten(0)), {}, '20 outputs|outputs'), (nn.Linear(192, 10), dict(bn='adapt'), "bn='adapt'"),
+    (nn.Sequential(nn.Linear(192, 10), nn.Flatten(0)), {}, '20 outputs|outputs'),
+    (nn.Linear(192, 10), dict(bn='adapt'), "bn='adapt'"),
     (nn.Linear(192, 10), dict(shifts='fog'), "shift 'fog'"), (nn.Linear(192, 10), dict(layer=[1]), 'one stage'),
     (nn.Linear(192, 10), dict(layer=0), '24 features'), ([], {}, 'no heads'),
     (NearestNeighbours(np.eye(3), [0, 1, 2], 'abc', 1), {}, '192 columns, the neighbours have 3')])
@@ -243,9 +250,11 @@ def other_augment(m, p, kw): kw.update(augment=('flip',))
 def other_seed(m, p, kw): kw.update(seed=1)
 def half(m, p, kw): kw.update(dtype='float16')
 
-CHANGES = [pixel, one_weight, buffer, hidden_buffer, eps, code, structure, swapped, ids, stats, layer, adapted, adapted_to, half]
+CHANGES = [pixel, one_weight, buffer, hidden_buffer, eps, code, structure, swapped, ids, stats, layer, adapted,
+           adapted_to, half]
 
-CASES = [*((c, 1) for c in [*CHANGES, other_augment]), *((c, 2) for c in [*CHANGES, other_views, other_augment, other_seed])]
+CASES = [*((c, 1) for c in [*CHANGES, other_augment]),
+         *((c, 2) for c in [*CHANGES, other_views, other_augment, other_seed])]
 
 @pytest.mark.parametrize('change,views', CASES, ids=lambda o: getattr(o, '__name__', o))
 def test_every_change_is_seen(change, views, cache):
@@ -337,14 +346,16 @@ def test_labels_come_from_the_part(cache):
 # --- bad input
 
 @pytest.mark.parametrize('change,says', [
-    (dict(layer=5), '5 stages'), (dict(layer=-6), '5 stages'), (dict(layer=1.5), '5 stages'), (dict(layer=[]), 'at least one'),
-    (dict(layer='top'), "layer='top'"),
+    (dict(layer=5), '5 stages'), (dict(layer=-6), '5 stages'), (dict(layer=1.5), '5 stages'),
+    (dict(layer=[]), 'at least one'), (dict(layer='top'), "layer='top'"),
     (dict(views=0), 'views=0'), (dict(views=2), '2 views'), (dict(augment='blur'), 'augmentation'),
-    (dict(bn='train'), "bn='train'"), (dict(dtype='int8'), 'int8'), (dict(ids=[]), 'no pictures'), (dict(ids=[12]), '0 to 11'),
+    (dict(bn='train'), "bn='train'"), (dict(dtype='int8'), 'int8'),
+    (dict(ids=[]), 'no pictures'), (dict(ids=[12]), '0 to 11'),
     (dict(split=torch.zeros(3)), 'sealed'), (dict(backbone='glyphnett'), "did you mean 'glyphnet'"),
     (dict(backbone=nn.Identity(), stats=None), 'normalised')])
 def test_refused(change, says):
-    with pytest.raises(BadInput, match=says) as e: extract(**(dict(backbone='glyphnet', split=some(), cache=False) | change))
+    with pytest.raises(BadInput, match=says) as e:
+        extract(**(dict(backbone='glyphnet', split=some(), cache=False) | change))
     assert '\n' not in str(e.value)
 
 def test_empty_split():
@@ -376,7 +387,8 @@ def test_float16(cache):
 @pytest.mark.assets
 def test_photos():
     photos = photo_assets()
-    a, t = arch('mobilenet_v2', photos/'weights/mobilenet_v2-imagenet-from-tf2ptq.pth'), target(photos/'data/ants_bees', size=64)
+    a, t = (arch('mobilenet_v2', photos/'weights/mobilenet_v2-imagenet-from-tf2ptq.pth'),
+            target(photos/'data/ants_bees', size=64))
     f, v = extract(a, t.train), extract(a, t.valid)
     ps = fit_probes(f, [kshot(f.y, 20, s) for s in range(3)], (1e-2, 1e-1))
     assert ps.accuracy(v).mean() > .6

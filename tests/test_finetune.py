@@ -13,7 +13,8 @@ from fastai.vision.all import Adam, accuracy, vision_learner
 from tlcourse import finetune
 from tlcourse.backbones import arch, learner
 from tlcourse.base import BadInput
-from tlcourse.data import Part, target, weights_hash
+from tlcourse.data import target, weights_hash
+from tlcourse.loaders import Part
 from tlcourse.features import extract, pooled
 from tlcourse.finetune import STRATEGIES, feature_extraction, random_features, strategy
 from tlcourse.probes import fit_probes
@@ -51,8 +52,8 @@ def test_the_budget_is_kept(name, k, count):
 @pytest.mark.parametrize('name', STRATEGIES)
 def test_bad_budgets(name):
     dls = digits.dls(shots=1)
-    for bad,why in [(dict(epochs=1, steps=1), 'exactly one'), (dict(steps=0), 'one step'), (dict(epochs=0), 'one epoch'),
-                    *([] if name in FROZEN else [({}, 'exactly one')])]:
+    for bad,why in [(dict(epochs=1, steps=1), 'exactly one'), (dict(steps=0), 'one step'),
+                    (dict(epochs=0), 'one epoch'), *([] if name in FROZEN else [({}, 'exactly one')])]:
         with pytest.raises(BadInput, match=why): STRATEGIES[name](dls, 'glyphnet', progress=False, **bad)
 
 def state(learn): return {k: v.clone() for k,v in learn.model.state_dict().items()}
@@ -75,7 +76,8 @@ def test_a_run_depends_on_its_seed_alone(name):
 @pytest.mark.parametrize('name', FROZEN)
 def test_frozen_arms_use_no_budget(name, count):
     "Without one, in steps or in epochs: the same weights, and one row for the recorder"
-    runs = [STRATEGIES[name](digits.dls(shots=2), 'glyphnet', progress=False, **b) for b in ({}, dict(steps=7), dict(epochs=2))]
+    runs = [STRATEGIES[name](digits.dls(shots=2), 'glyphnet', progress=False, **b)
+            for b in ({}, dict(steps=7), dict(epochs=2))]
     assert len({weights_hash(l.model) for l in runs}) == 1
     for l in runs:
         r = l.recorder
@@ -84,7 +86,8 @@ def test_frozen_arms_use_no_budget(name, count):
         r.plot_loss()
         row = r.values[0]
         with l.no_bar(): np.testing.assert_allclose(row[1:], l.validate(), atol=1e-5)
-    with pytest.raises(BadInput, match='weight decay, as in wd=') as e: STRATEGIES[name](digits.dls(shots=2), 'glyphnet', lr=.1)
+    with pytest.raises(BadInput, match='weight decay, as in wd=') as e:
+        STRATEGIES[name](digits.dls(shots=2), 'glyphnet', lr=.1)
     assert '\n' not in str(e.value)
 
 @pytest.mark.parametrize('augment', [False, True])
@@ -92,18 +95,21 @@ def test_feature_extraction_is_the_probe(augment):
     "The converged head on the features of the training pictures, in an ordinary Learner that predicts the same"
     dls = digits.dls(shots=5, bs=32, augment=augment)
     learn = feature_extraction(dls, 'glyphnet', progress=False)
-    f, v = extract('glyphnet', digits.train, ids=dls.train_ids, cache=False), extract('glyphnet', digits.valid, cache=False)
+    f, v = (extract('glyphnet', digits.train, ids=dls.train_ids, cache=False),
+            extract('glyphnet', digits.valid, cache=False))
     if augment: # the views that this seed drew
         set_seed(0, reproducible=True)
         again = learner(dls, 'glyphnet')
         dl = again.dls.train.new(shuffle=False, drop_last=False)
-        f = SimpleNamespace(x=np.concatenate([pooled(again, dl)[0] for _ in range(4)]), y=f.y, views=4, classes=f.classes)
+        f = SimpleNamespace(x=np.concatenate([pooled(again, dl)[0]
+                                              for _ in range(4)]), y=f.y, views=4, classes=f.classes)
     probe = fit_probes(f, [np.arange(len(f.y))], feature_extraction.wd)
     assert probe.converged.all()
     with learn.no_bar(): p, _ = learn.get_preds()
     np.testing.assert_allclose(p, probe.probs(v)[0,0], atol=1e-4)
     np.testing.assert_array_equal(p.argmax(1), probe.predict(v)[0,0])
-    assert weights_hash(learn.model[0]) == weights_hash(learner(dls, 'glyphnet').model[0]) # the body is as it was loaded
+    # the body is as it was loaded
+    assert weights_hash(learn.model[0]) == weights_hash(learner(dls, 'glyphnet').model[0])
     other = feature_extraction(dls, 'glyphnet', wd=1e-3, progress=False)
     assert other.model[1][-1].weight.norm() > 2*learn.model[1][-1].weight.norm()
 
@@ -149,10 +155,12 @@ def test_last_layers_with_and_without_storing(precision, monkeypatch):
     b = run()
     assert passes == [1] and isinstance(a.model[0][0], nn.Module) and len(a.dls.train_ids) == 50
     rtol = 1e-5 if precision == 'fp32' else 1e-2
-    for k,v in a.model.state_dict().items(): torch.testing.assert_close(v, b.model.state_dict()[k], rtol=rtol, atol=rtol)
+    for k,v in a.model.state_dict().items():
+        torch.testing.assert_close(v, b.model.state_dict()[k], rtol=rtol, atol=rtol)
     np.testing.assert_allclose(a.recorder.losses, b.recorder.losses, rtol=rtol)
 
-@pytest.mark.parametrize('name,first', [('glyphnet', '0.4.convs.'), ('resnet18', '0.6.1.'), ('tf_efficientnet_lite0', '0.7.0.')])
+@pytest.mark.parametrize('name,first',
+                         [('glyphnet', '0.4.convs.'), ('resnet18', '0.6.1.'), ('tf_efficientnet_lite0', '0.7.0.')])
 def test_last_layers_freeze_two_thirds(name, first):
     "The first stages are as they were, statistics too; from `first` on everything moves"
     size = 32 if name == 'glyphnet' else 48
@@ -200,9 +208,11 @@ def test_own_strategies():
         assert STRATEGIES['mine'] is mine and mine.wd == .5 and mine.rate is None and not mine.untuned
         dls = digits.dls(shots=1)
         assert mine(dls, 'glyphnet') == (.5, 1) and mine(dls, 'glyphnet', None, None, .1, more=2) == (.1, 2)
-        with pytest.raises(BadInput, match="wd=0.5, name='my-mine'"): strategy(wd=.5, name='mine')(lambda **kwargs: None)
+        with pytest.raises(BadInput, match="wd=0.5, name='my-mine'"):
+            strategy(wd=.5, name='mine')(lambda **kwargs: None)
         with pytest.raises(BadInput, match='no learning rate'): mine(dls, 'glyphnet', lr=.1)
-        with pytest.raises(BadInput, match='lacks wd'): strategy(wd=.5)(lambda dls, backbone, epochs, steps, lr, seed: None)
+        with pytest.raises(BadInput, match='lacks wd'):
+            strategy(wd=.5)(lambda dls, backbone, epochs, steps, lr, seed: None)
         for both in {}, dict(rate=.1, wd=.1):
             with pytest.raises(BadInput, match='exactly one'): strategy(**both)
     finally: STRATEGIES.pop('mine', None)
@@ -224,7 +234,8 @@ def test_gradual_unfreezes_from_the_head_down(monkeypatch):
     learn, s = watch(lambda: STRATEGIES['gradual'](dls, 'glyphnet', steps=9, progress=False), monkeypatch)
     kept = [same(a, b) for a,b in zip(s, s[1:])]
     assert len(kept) == 3 # three layer groups: stem, stages, head
-    stem, stages = [[k for k in s[0] if k.startswith('0.') and (k.split('.')[1] in '012') == early] for early in (True, False)]
+    stem, stages = [[k for k in s[0] if k.startswith('0.') and (k.split('.')[1] in '012') == early]
+                    for early in (True, False)]
     assert kept[0] == stem + stages and kept[1] == stem and not kept[2]
     assert all(p.requires_grad for p in learn.model.parameters())
     assert [round(h['lr']/learn.opt.hypers[-1]['lr'], 6) for h in learn.opt.hypers] == [.04, .2, 1]
@@ -259,7 +270,8 @@ def test_lp_ft_share(count):
 
 def test_rates_of_the_groups():
     dls = digits.dls(shots=1)
-    for name,want in ('single-rate', [1, 1, 1]), ('fine-tuning', [.04, .2, 1]), ('lp-ft', [.04, .2, 1]), ('scratch', [1, 1, 1]):
+    for name,want in ('single-rate', [1, 1, 1]), ('fine-tuning',
+                                                  [.04, .2, 1]), ('lp-ft', [.04, .2, 1]), ('scratch', [1, 1, 1]):
         learn = STRATEGIES[name](dls, 'glyphnet', steps=3, lr=.01, progress=False)
         assert [round(h['lr']/learn.opt.hypers[-1]['lr'], 6) for h in learn.opt.hypers] == want, name
 
@@ -267,10 +279,12 @@ def test_rates_of_the_groups():
 
 def cos(a, b, t): return b + (a - b)*(1 + math.cos(math.pi*t))/2
 
-def cycle(t, start, top, end, turn): return cos(start, top, t/turn) if t < turn else cos(top, end, (t - turn)/(1 - turn))
+def cycle(t, start, top, end, turn):
+    return cos(start, top, t/turn) if t < turn else cos(top, end, (t - turn)/(1 - turn))
 
 def norm_or_bias(model):
-    return {id(p) for m in model.modules() for n,p in m.named_parameters(recurse=False) if n == 'bias' or isinstance(m, nn.BatchNorm2d)}
+    return {id(p) for m in model.modules()
+            for n,p in m.named_parameters(recurse=False) if n == 'bias' or isinstance(m, nn.BatchNorm2d)}
 
 def torch_fit(model, batches, tops, turn, div, loss_func):
     "One cycle of AdamW over `batches`, at the rates `tops` for stem, stages and head"
@@ -323,4 +337,5 @@ def test_plain_torch_twin_of_fine_tune(dtype, freeze_epochs, epochs):
     assert losses[0] > 2*losses[-1]
     assert max(abs(a-b) for a,b in zip(losses, seen.losses)) < (1e-5 if dtype == torch.float32 else 1e-7)
     if dtype == torch.float64:
-        for k,v in learn.model.state_dict().items(): assert torch.allclose(v, twin.state_dict()[k], rtol=0, atol=1e-6), k
+        for k,v in learn.model.state_dict().items():
+            assert torch.allclose(v, twin.state_dict()[k], rtol=0, atol=1e-6), k

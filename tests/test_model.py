@@ -7,8 +7,9 @@ from safetensors.torch import load_file
 from tlcourse.backbones import arch, learner
 from tlcourse.base import BadInput, photo_assets, sha256
 from tlcourse.cli import main
-from tlcourse.compare import compare, task
+from tlcourse.compare import compare
 from tlcourse.data import target
+from tlcourse.runs import task
 from tlcourse.finetune import STRATEGIES
 from tlcourse.model import NONE, VERSION, _answers, _check, _joined, _licences, _with_validation, load, save, train
 
@@ -58,7 +59,8 @@ def test_same_answers(name, size, head, how, tmp_path):
     learn.model.train() # Which a fit leaves in eval mode
     state = torch.random.get_rng_state(), [m.training for m in learn.model.modules()]
     save(learn, tmp_path/'m')
-    assert torch.equal(torch.random.get_rng_state(), state[0]) and [m.training for m in learn.model.modules()] == state[1]
+    assert torch.equal(torch.random.get_rng_state(), state[0])
+    assert [m.training for m in learn.model.modules()] == state[1]
     m = load(tmp_path/'m', 'cpu')
     files = sorted((tmp_path/'p').rglob('*.png'))
     with learn.no_bar(): theirs = learn.get_preds(dl=learn.dls.test_dl(files))[0]
@@ -67,7 +69,9 @@ def test_same_answers(name, size, head, how, tmp_path):
     # Pixels in memory, and the statistics of the backbone
     theirs = _answers(learn, t.valid.x)[1].numpy()
     assert np.abs(probabilities(m.predict(t.valid.x, top=2), m.classes) - theirs).max() < 1e-5
-    assert m.card['statistics']['std'][0] == pytest.approx({'glyphnet': .25, 'tf_efficientnet_lite0': .5}.get(name, .229), abs=1e-3) or 'timm' in name
+    assert (m.card['statistics']['std'][0]
+            == pytest.approx({'glyphnet': .25, 'tf_efficientnet_lite0': .5}.get(name, .229),
+                             abs=1e-3) or 'timm' in name)
 
 def test_the_range_and_the_fit_of_training_go_with_the_model(tmp_path):
     "12 bits in containers of 16, long pictures squished: a model reads new ones as the old ones were read"
@@ -121,7 +125,8 @@ def test_the_card(made):
     d, t, learn, m = made
     card = json.loads((d/'model'/'card.json').read_text())
     assert sorted(p.name for p in (d/'model').iterdir()) == ['card.json', 'model.safetensors']
-    assert (card['version'], card['classes'], card['fit'], card['range'], card['size'], card['backbone']) == (VERSION, ['blue', 'red'], 'crop', [0, 255], 32, 'glyphnet')
+    assert ((card['version'], card['classes'], card['fit'], card['range'], card['size'], card['backbone'])
+            == (VERSION, ['blue', 'red'], 'crop', [0, 255], 32, 'glyphnet'))
     assert card['weights']['sha256'] == sha256(d/'model'/'model.safetensors') and card['accuracy'] is None
     assert any('not known' in o for o in card['notes']) and card['versions']['torch'] and 'not known' in repr(m)
     tensors = load_file(d/'model'/'model.safetensors')
@@ -163,9 +168,12 @@ def a_file(d, card, write):
     d.write_text('x')
 def gone(d, card, write): shutil.rmtree(d)
 
-DAMAGE = {no_card: 'no card.json', no_weights: 'no model.safetensors', cut_card: 'damaged', not_text: 'damaged', a_list: 'damaged', of_others: 'no card of',
-          newer: f'version {VERSION + 1}', no_version: 'version None', reordered: 'changed by hand', less: 'changed by hand', cut_weights: 'cut short',
-          one_bit: 'damaged', pickled: 'cannot be read as weights', other_net: 'do not fit mobilenet_v2', no_such_net: "'glyphnet'", a_file: 'is a file', gone: 'no model folder'}
+DAMAGE = {no_card: 'no card.json', no_weights: 'no model.safetensors', cut_card: 'damaged', not_text: 'damaged',
+          a_list: 'damaged', of_others: 'no card of',
+          newer: f'version {VERSION + 1}', no_version: 'version None', reordered: 'changed by hand',
+          less: 'changed by hand', cut_weights: 'cut short',
+          one_bit: 'damaged', pickled: 'cannot be read as weights', other_net: 'do not fit mobilenet_v2',
+          no_such_net: "'glyphnet'", a_file: 'is a file', gone: 'no model folder'}
 
 @pytest.mark.parametrize('damage', DAMAGE, ids=lambda f: f.__name__)
 def test_damage_is_a_sentence(damage, made, tmp_path):
@@ -258,7 +266,9 @@ def odd_pictures(d):
     (d/'empty.jpg').touch()
     (d/'text.jpg').write_text('hello')
     (d/'phone.heic').write_bytes(b'ftypheic')
-    return {p.name: None if p.name in good else {'cut.png': 'truncated', 'empty.jpg': 'empty', 'text.jpg': 'not a picture', 'phone.heic': 'HEIC'}[p.name]
+    return {p.name: None if p.name in good
+            else {'cut.png': 'truncated', 'empty.jpg': 'empty', 'text.jpg': 'not a picture',
+                  'phone.heic': 'HEIC'}[p.name]
             for p in d.iterdir()}
 
 def test_odd_pictures_one_by_one(made, tmp_path):
@@ -269,7 +279,8 @@ def test_odd_pictures_one_by_one(made, tmp_path):
     assert seen == ps and ps.notes == ['left alone: 1 .csv file'] and len(ps) == len(want) + 1
     for p in ps[:-1]:
         why = want[Path(p.file).name]
-        assert (p.error is None) == (why is None) and (why is None or why in p.error and p.label is None and p.top == [])
+        assert (p.error is None) == (why is None)
+        assert (why is None or why in p.error and p.label is None and p.top == [])
     assert 'No such file' in ps[-1].error and len(ps.unreadable) == 5
     assert len(ps.table) == len(ps) and 'turned.jpg' in repr(ps) and 'turned.jpg' in ps._repr_html_()
 
@@ -288,13 +299,16 @@ def test_a_turned_picture_is_turned(made, tmp_path):
 def test_more_than_two_batches_in_order(made):
     "Pixels of many batches, with bad ones between; each answer stands at its picture's place"
     _, t, _, m = made
-    x = torch.cat([t.train.x, t.valid.x])[torch.randint(0, len(t.train) + len(t.valid), (900,), generator=torch.Generator().manual_seed(0))]
+    x = torch.cat([t.train.x, t.valid.x])[torch.randint(0, len(t.train) + len(t.valid), (900,),
+                                                        generator=torch.Generator().manual_seed(0))]
     items = [b'no picture' if i % 97 == 5 else x[i] for i in range(900)]
     ps = m.predict(items, workers=3)
     want = m.logits(x).softmax(1).max(1)
     for i,p in enumerate(ps):
         if i % 97 == 5: assert p.error and p.label is None
-        else: assert p.label == m.classes[want.indices[i]] and p.probability == pytest.approx(want.values[i].item(), abs=1e-5)
+        else:
+            assert p.label == m.classes[want.indices[i]]
+            assert p.probability == pytest.approx(want.values[i].item(), abs=1e-5)
 
 def test_at_least(made):
     d, _, _, m = made
@@ -302,7 +316,8 @@ def test_at_least(made):
     ps = m.predict(d/'pictures', at_least=limit, top=2)
     assert all((p.label == NONE) == (p.probability < limit) and len(p.top) == 2 for p in ps)
     assert 15 < sum(p.label == NONE for p in ps) < 25
-    assert [p.label for p in m.predict(d/'pictures', at_least=ps[0].probability)][0] != NONE, 'at least that much is enough'
+    assert [p.label for p in m.predict(d/'pictures', at_least=ps[0].probability)][0] != NONE, (
+        'at least that much is enough')
     for o in (-.1, 1.1, float('nan')):
         with pytest.raises(BadInput, match='0 to 1'): made[3].predict(made[0]/'pictures', at_least=o)
     with pytest.raises(BadInput, match='top'): made[3].predict(made[0]/'pictures', top=0)
@@ -313,7 +328,8 @@ def test_all_but_the_test(made):
     "Training and validation pictures, each once, and no test picture"
     t = made[1]
     both = _with_validation(t)
-    assert torch.equal(both.train.x, torch.cat([t.train.x, t.valid.x])) and torch.equal(both.train.y, torch.cat([t.train.y, t.valid.y]))
+    assert torch.equal(both.train.x, torch.cat([t.train.x, t.valid.x]))
+    assert torch.equal(both.train.y, torch.cat([t.train.y, t.valid.y]))
     assert len(both.train.paths) == len(both.train) and both.openings == 0
     assert isinstance(_joined(t.train, t.valid), np.memmap), 'no copy of what lies side by side in one file'
     again = target('digits')
@@ -323,7 +339,8 @@ def test_all_but_the_test(made):
 def studied(tmp_path_factory):
     "A folder with a study in its default place"
     d = tmp_path_factory.mktemp('studied')
-    args = ('--shots', '2,4', '--seeds', '3', '--steps', '8', '--strategies', 'feature-extraction,fine-tuning', '--size', '32', '--backbone', 'glyphnet', '--json', 'c.json')
+    args = ('--shots', '2,4', '--seeds', '3', '--steps', '8', '--strategies', 'feature-extraction,fine-tuning',
+            '--size', '32', '--backbone', 'glyphnet', '--json', 'c.json')
     colours(d/'pictures')
     code, out, err = run('compare', 'pictures', *args, cwd=d)
     assert code == 0, err
@@ -342,7 +359,8 @@ def test_auto_takes_what_the_study_recommends(studied):
     assert a['of'] == 'models trained the same way on the training part alone; the arm was chosen among 2 on this test'
     r = next(o for o in c['rates'] if (o['strategy'], o['shots']) == (pick, 4))
     rates = m.card['rates']
-    assert rates[r['knob']] == r['rate'] and 'chosen on validation pictures' in rates['chosen'] and m.card['weights']['pretrained'].startswith('sha256:')
+    assert rates[r['knob']] == r['rate'] and 'chosen on validation pictures' in rates['chosen']
+    assert m.card['weights']['pretrained'].startswith('sha256:')
     assert rates.get('steps') == (None if r['knob'] == 'wd' else 80), 'a head that is fitted to its end has no steps'
     assert sum(m.card['trained_on']['counts'].values()) == 32 and pick in out and 'wrote model' in out
     assert m.card['licences']['pretrained weights'] == 'Apache-2.0'
@@ -360,18 +378,23 @@ def test_moved_pictures_find_their_study(studied, tmp_path):
     train(tmp_path/'elsewhere', tmp_path/'model', size=32, study=study, say=None)
     assert load(tmp_path/'model').card['accuracy']['n'] == c['cells'][0]['n_test']
     Image.new('RGB', (40, 40), 'red').save(tmp_path/'elsewhere'/'red'/'new.png')
-    with pytest.raises(BadInput, match='no finished study of these pictures'): train(tmp_path/'elsewhere', tmp_path/'model', size=32, study=study)
+    with pytest.raises(BadInput, match='no finished study of these pictures'):
+        train(tmp_path/'elsewhere', tmp_path/'model', size=32, study=study)
     assert load(tmp_path/'model').card['accuracy']['n'] == c['cells'][0]['n_test']
 
 def test_a_named_strategy(studied, tmp_path):
     d, c = studied
     other = next(s for s in ('feature-extraction', 'fine-tuning') if s != c['recommendation']['strategy'])
-    m = train(target(d/'pictures', size=32), tmp_path/'m', strategy=other, study=next((d/'tlcourse-out').iterdir()), say=None)
-    assert m.card['strategy'] == other and m.card['accuracy']['of'].endswith('the arm was named, not chosen on this test')
+    m = train(target(d/'pictures', size=32), tmp_path/'m', strategy=other, study=next((d/'tlcourse-out').iterdir()),
+              say=None)
+    assert m.card['strategy'] == other
+    assert m.card['accuracy']['of'].endswith('the arm was named, not chosen on this test')
     r = next(o for o in c['rates'] if (o['strategy'], o['shots']) == (other, 4))
-    assert m.card['rates'][r['knob']] == r['rate'] and m.card['rates'].get('steps') == (None if r['knob'] == 'wd' else 80)
+    assert m.card['rates'][r['knob']] == r['rate']
+    assert m.card['rates'].get('steps') == (None if r['knob'] == 'wd' else 80)
     m = train(target(d/'pictures', size=32), tmp_path/'m', strategy='single-rate', backbone='glyphnet', say=None)
-    assert m.card['accuracy'] is None and m.card['rates']['lr'] == STRATEGIES['single-rate'].rate and 'not chosen' in m.card['rates']['chosen']
+    assert m.card['accuracy'] is None and m.card['rates']['lr'] == STRATEGIES['single-rate'].rate
+    assert 'not chosen' in m.card['rates']['chosen']
 
 def test_without_a_study_compare_runs_first(tmp_path, monkeypatch):
     "Said, with its defaults, into the folder where the command would look for it"
@@ -381,7 +404,8 @@ def test_without_a_study_compare_runs_first(tmp_path, monkeypatch):
     seen, lines = {}, []
     def small(t, a, out, **kw):
         seen.update(out=out, kw=kw)
-        return compare(t, a, strategies='feature-extraction,fine-tuning', shots=2, seeds=3, steps=4, tune='none', workers=1, out=out, **kw)
+        return compare(t, a, strategies='feature-extraction,fine-tuning', shots=2, seeds=3, steps=4, tune='none',
+                       workers=1, out=out, **kw)
     monkeypatch.setattr(m, 'compare', small)
     first = train('p', tmp_path/'m', size=32, backbone='glyphnet', say=lines.append)
     assert set(seen['kw']) == {'device', 'say'} and seen['out'] == m.default_out(task('p', 'glyphnet', 32), 'p')
@@ -393,14 +417,17 @@ def test_without_a_study_compare_runs_first(tmp_path, monkeypatch):
 
 def test_what_train_refuses(made, tmp_path):
     d = made[0]
-    for kw,why in ((dict(strategy='fine-tunning'), 'did you mean'), (dict(out=d/'pictures'/'model'), 'lies inside'), (dict(device='cuda:77'), 'CUDA'),
-                   (dict(study=tmp_path), 'no records.db'), (dict(backbone='glyphnett'), 'did you mean')):
-        with pytest.raises(BadInput, match=why): train(d/'pictures', **dict(dict(out=tmp_path/'m', size=32, say=None), **kw))
+    for kw,why in ((dict(strategy='fine-tunning'), 'did you mean'), (dict(out=d/'pictures'/'model'), 'lies inside'),
+                   (dict(device='cuda:77'), 'CUDA'), (dict(study=tmp_path), 'no records.db'),
+                   (dict(backbone='glyphnett'), 'did you mean')):
+        with pytest.raises(BadInput, match=why):
+            train(d/'pictures', **dict(dict(out=tmp_path/'m', size=32, say=None), **kw))
     assert not (tmp_path/'m').exists() and not (d/'pictures'/'model').exists()
 
 def test_licences_go_with_the_model(made, tmp_path):
     t, a = made[1], arch('tf_efficientnet_lite0')
-    assert _licences(t, a, True) == {'pictures': 'not stated', 'pretrained weights': 'Apache-2.0'} and 'pretrained weights' not in _licences(t, a, False)
+    assert _licences(t, a, True) == {'pictures': 'not stated', 'pretrained weights': 'Apache-2.0'}
+    assert 'pretrained weights' not in _licences(t, a, False)
     assert 'CC BY-SA 4.0' in _licences(target('emoji'), a, True)['pictures']
     colours(tmp_path/'p', 4)
     (tmp_path/'p'/'ATTRIBUTION.txt').write_text('drawn by\nsomebody')
@@ -424,10 +451,12 @@ def test_predict_command(made, tmp_path):
     odd_pictures(tmp_path/'odd')
     name = tmp_path/'odd'/'a\n\x1b[31m\u202eb.png'
     shutil.copy(d/'pictures'/'red'/'00.png', name)
-    code, out, err = run('predict', d/'model', tmp_path/'odd', d/'pictures'/'red'/'01.png', '--top', 2, '--json', tmp_path/'p.json')
+    code, out, err = run('predict', d/'model', tmp_path/'odd', d/'pictures'/'red'/'01.png', '--top', 2, '--json',
+                         tmp_path/'p.json')
     assert code == 0, err
     lines = out.splitlines()
-    assert len(lines) == 8 and all(len(o.split('\t')) == 4 for o in lines[:-1]) and '\x1b' not in out + err and '\u202e' not in out
+    assert len(lines) == 8 and all(len(o.split('\t')) == 4 for o in lines[:-1]) and '\x1b' not in out + err
+    assert '\u202e' not in out
     assert r'a\n\x1b[31m\u202eb.png' in out and [l for l in lines if '01.png' in l and l.split('\t')[1] == 'red']
     assert '4 of 11 could not be read' in err and len(err.splitlines()) == 5
     got = json.loads((tmp_path/'p.json').read_text())['predictions']
@@ -443,14 +472,18 @@ def test_predict_exit_codes(made, tmp_path, capsys):
     code, out, err = predict(d/'model', tmp_path/'bad.png', tmp_path/'gone.png', '--csv', tmp_path/'p.csv')
     assert code == 1 and 'not a picture' in err and 'No such file' in err
     assert (tmp_path/'p.csv').read_text().splitlines()[0] == 'file,class,probability,error'
-    code, out, err = predict(d/'model', tmp_path/'bad.png', d/'pictures'/'red'/'00.png', '--csv', tmp_path/'p.csv', '--at-least', '.9999', '--top', '2')
+    code, out, err = predict(d/'model', tmp_path/'bad.png', d/'pictures'/'red'/'00.png', '--csv', tmp_path/'p.csv',
+                             '--at-least', '.9999', '--top', '2')
     assert code == 0 and f'\t{NONE}\t' in out
     head, bad, good = (tmp_path/'p.csv').read_text().splitlines()
-    assert head == 'file,class,probability,class 2,probability 2,error' and bad.endswith('not a picture that can be read') and f',{NONE},' in good
+    assert head == 'file,class,probability,class 2,probability 2,error'
+    assert bad.endswith('not a picture that can be read') and f',{NONE},' in good
     (tmp_path/'no').mkdir()
     assert predict(d/'model', tmp_path/'no')[0] == 1
-    for args,why in (((tmp_path/'no', tmp_path/'bad.png'), 'no card.json'), ((d/'model', tmp_path/'bad.png', '--at-least', '7'), '0 to 1'),
-                     ((d/'model', tmp_path/'bad.png', '--json', tmp_path/'a'/'b.json'), 'make it first'), ((d/'model', tmp_path/'bad.png', '--csv', tmp_path), 'is a folder'),
+    for args,why in (((tmp_path/'no', tmp_path/'bad.png'), 'no card.json'),
+                     ((d/'model', tmp_path/'bad.png', '--at-least', '7'), '0 to 1'),
+                     ((d/'model', tmp_path/'bad.png', '--json', tmp_path/'a'/'b.json'), 'make it first'),
+                     ((d/'model', tmp_path/'bad.png', '--csv', tmp_path), 'is a folder'),
                      ((d/'model', tmp_path/'bad.png', '--device', 'cuda:77'), 'CUDA')):
         code, out, err = predict(*args)
         assert code == 2 and why in err and err.count('\n') == 1 and not out, err
@@ -459,7 +492,8 @@ def test_a_reader_who_left(made):
     "As in `tlcourse predict ... | head`: no traceback"
     r, w = os.pipe()
     os.close(r)
-    p = subprocess.run([*command, 'predict', str(made[0]/'model'), str(made[0]/'pictures')], stdout=w, stderr=subprocess.PIPE, text=True)
+    p = subprocess.run([*command, 'predict', str(made[0]/'model'), str(made[0]/'pictures')], stdout=w,
+                       stderr=subprocess.PIPE, text=True)
     os.close(w)
     assert (p.returncode, p.stderr) == (141, '')
 

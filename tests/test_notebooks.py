@@ -53,8 +53,9 @@ def test_lesson_form(page):
 
 def test_a_long_cell_is_seen(tmp_path):
     nb = json.loads(LESSONS[0].read_text(encoding='utf-8'))
-    for i,n in enumerate((20, 21)): nb['cells'].append(dict(cell_type='code', id=f'long{i}', metadata={}, outputs=[], execution_count=None,
-                                                            source='#| export\n' + '\n'.join(f'x{n} = {j}\n' for j in range(n - 1))))
+    for i,n in enumerate((20, 21)):
+        nb['cells'].append(dict(cell_type='code', id=f'long{i}', metadata={}, outputs=[], execution_count=None,
+                                source='#| export\n' + '\n'.join(f'x{n} = {j}\n' for j in range(n - 1))))
     (tmp_path/'page.ipynb').write_text(json.dumps(nb), encoding='utf-8')
     assert long_cells(tmp_path/'page.ipynb') == ['x21 = 0']
 

@@ -9,7 +9,8 @@ from tlcourse.folders import list_folder
 from tlcourse.pictures import Unreadable, fit_picture, read_picture, read_pictures, value_range
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch): monkeypatch.setenv('TLCOURSE_CACHE', str(tmp_path_factory.mktemp('cache')))
+def own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv('TLCOURSE_CACHE', str(tmp_path_factory.mktemp('cache')))
 
 def scene(seed=0, size=(48,40)):
     "A picture like no other: coarse noise, enlarged"
@@ -32,13 +33,15 @@ def png(a, depth, colour):
     "A PNG of any bit depth, which Pillow cannot write; a: rows of bytes"
     def chunk(t, d): return struct.pack('>I', len(d)) + t + d + struct.pack('>I', zlib.crc32(t + d))
     h, w, raw = a.shape[0], a.shape[1], b''.join(b'\0' + o.tobytes() for o in a)
-    return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', w, h, depth, colour, 0, 0, 0)) + chunk(b'IDAT', zlib.compress(raw)) + chunk(b'IEND', b'')
+    return (b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', w, h, depth, colour, 0, 0, 0))
+            + chunk(b'IDAT', zlib.compress(raw)) + chunk(b'IEND', b''))
 
 # Read right
 
 def test_cmyk(tmp_path):
     a = np.zeros((8,8,4), np.uint8); a[...,1] = 255; a[:4,:,3] = 128
-    for f in ('a.tif', 'a.jpg'): Image.fromarray(a, 'CMYK').save(tmp_path/f, **(dict(quality=100) if f == 'a.jpg' else {}))
+    for f in ('a.tif', 'a.jpg'):
+        Image.fromarray(a, 'CMYK').save(tmp_path/f, **(dict(quality=100) if f == 'a.jpg' else {}))
     for f, tol in (('a.tif',0), ('a.jpg',4)):
         p = pixels(read_picture(tmp_path/f)).astype(int)
         assert p.shape == (8,8,3) and abs(p[7,4] - [255,0,255]).max() <= tol and abs(p[0,4] - [127,0,127]).max() <= tol
@@ -82,8 +85,11 @@ def test_alpha_on_white(tmp_path):
     Image.new('RGB', (2,2), (1,2,3)).save(tmp_path/'key.png', transparency=(1,2,3))
     assert (pixels(read_picture(tmp_path/'key.png')) == 255).all()
 
-@pytest.mark.parametrize('tag,turn', [(1,None), (2,Image.Transpose.FLIP_LEFT_RIGHT), (3,Image.Transpose.ROTATE_180), (4,Image.Transpose.FLIP_TOP_BOTTOM),
-                                      (5,Image.Transpose.TRANSPOSE), (6,Image.Transpose.ROTATE_90), (7,Image.Transpose.TRANSVERSE), (8,Image.Transpose.ROTATE_270)])
+@pytest.mark.parametrize('tag,turn',
+                         [(1,None), (2,Image.Transpose.FLIP_LEFT_RIGHT), (3,Image.Transpose.ROTATE_180),
+                          (4,Image.Transpose.FLIP_TOP_BOTTOM),
+                                      (5,Image.Transpose.TRANSPOSE), (6,Image.Transpose.ROTATE_90),
+                                      (7,Image.Transpose.TRANSVERSE), (8,Image.Transpose.ROTATE_270)])
 def test_orientation(tmp_path, tag, turn):
     im, e = scene(size=(12,8)), Image.Exif()
     e[0x0112] = tag
@@ -120,11 +126,14 @@ def test_fit_is_the_centre():
 def nasty(d):
     "Six files that cannot be used, and what is said of them"
     scene(99).save(d/'whole.jpg', quality=95); b = (d/'whole.jpg').read_bytes(); (d/'whole.jpg').unlink()
-    (d/'zero.jpg').write_bytes(b''); (d/'text.jpg').write_text('not a picture\n'*50); (d/'cut.jpg').write_bytes(b[:len(b)//2])
-    scene(98).save(d/'bad.png'); p = bytearray((d/'bad.png').read_bytes()); i = p.index(b'IDAT') + 4; p[i:i+40] = bytes(40); (d/'bad.png').write_bytes(p)
+    (d/'zero.jpg').write_bytes(b''); (d/'text.jpg').write_text('not a picture\n'*50)
+    (d/'cut.jpg').write_bytes(b[:len(b)//2])
+    scene(98).save(d/'bad.png'); p = bytearray((d/'bad.png').read_bytes()); i = p.index(b'IDAT') + 4
+    p[i:i+40] = bytes(40); (d/'bad.png').write_bytes(p)
     Image.new('1', (20000,20000)).save(d/'huge.png')
     (d/'phone.heic').write_bytes(b'....ftypheic' + bytes(50))
-    return {'zero.jpg':'empty file', 'text.jpg':'not a picture', 'cut.jpg':'truncated', 'bad.png':'damaged', 'huge.png':'over 100 megapixels', 'phone.heic':'HEIC'}
+    return {'zero.jpg':'empty file', 'text.jpg':'not a picture', 'cut.jpg':'truncated', 'bad.png':'damaged',
+            'huge.png':'over 100 megapixels', 'phone.heic':'HEIC'}
 
 def test_skipped_and_named(tmp_path):
     said = nasty(folder(tmp_path)/'train'/'cat')
@@ -138,7 +147,9 @@ def test_skipped_and_named(tmp_path):
 
 def test_header_is_enough(tmp_path):
     "A few bytes that promise 16 billion pixels are turned away unread; so are 101 megapixels, and 99 are not"
-    def header(w, h): return png(np.zeros((1,1,1), np.uint8), 8, 0)[:16] + struct.pack('>II', w, h) + png(np.zeros((1,1,1), np.uint8), 8, 0)[24:]
+    def header(w, h):
+        return (png(np.zeros((1,1,1), np.uint8), 8, 0)[:16] + struct.pack('>II', w, h)
+                + png(np.zeros((1,1,1), np.uint8), 8, 0)[24:])
     def crc(b): return b[:29] + struct.pack('>I', zlib.crc32(b[12:29])) + b[33:]
     for w, h, why in ((2**17,2**17,'over 100'), (10100,10000,'over 100'), (9900,10000,'truncated|damaged')):
         (tmp_path/'a.png').write_bytes(crc(header(w, h)))
@@ -152,9 +163,11 @@ def test_unicode_and_space(tmp_path):
 
 def test_others_left_alone(tmp_path):
     root = folder(tmp_path)
-    (root/'train'/'cat'/'notes.txt').write_text('x'); (root/'train'/'cat'/'.hidden.png').write_text('x'); (root/'train'/'.git').mkdir(); (root/'out').mkdir()
+    (root/'train'/'cat'/'notes.txt').write_text('x'); (root/'train'/'cat'/'.hidden.png').write_text('x')
+    (root/'train'/'.git').mkdir(); (root/'out').mkdir()
     t = target(root, size=32)
-    assert not t.report.skipped and 'left alone: 1 .txt file' in str(t.report) and 'out/ lies beside train/ and was left alone' in str(t.report)
+    assert not t.report.skipped and 'left alone: 1 .txt file' in str(t.report)
+    assert 'out/ lies beside train/ and was left alone' in str(t.report)
 
 # Refused
 
@@ -179,12 +192,14 @@ def test_refused_folders(tmp_path):
     refused(tmp_path/'no such', 'no folder')
     (tmp_path/'empty').mkdir(); refused(tmp_path/'empty', 'is empty')
     refused(folder(tmp_path/'one', classes=('cat',)), 'one class only', "'cat'")
-    (tmp_path/'loose').mkdir(); scene().save(tmp_path/'loose'/'a.png'); refused(tmp_path/'loose', 'no class folders', "'a.png'")
+    (tmp_path/'loose').mkdir(); scene().save(tmp_path/'loose'/'a.png')
+    refused(tmp_path/'loose', 'no class folders', "'a.png'")
     refused(folder(tmp_path/'few', parts=('',), n=2), '2 pictures to split into 3 parts')
     (folder(tmp_path/'hole', parts=('',))/'emu').mkdir(); refused(tmp_path/'hole', "class 'emu' has no picture")
     (tmp_path/'a.zip').write_bytes(b'PK'); refused(tmp_path/'a.zip', 'is a file')
     ok = folder(tmp_path/'ok', parts=('',))
-    for kw in (dict(valid_pct=0), dict(valid_pct=1.2), dict(test_pct=-.1), dict(valid_pct=.5, test_pct=.5), dict(valid_pct='x')): refused(ok, 'pct', **kw)
+    for kw in (dict(valid_pct=0), dict(valid_pct=1.2), dict(test_pct=-.1), dict(valid_pct=.5, test_pct=.5),
+               dict(valid_pct='x')): refused(ok, 'pct', **kw)
 
 def test_new_class_in_test(tmp_path):
     root = folder(tmp_path)
@@ -202,7 +217,8 @@ def rows(**parts): return [f'{c}/{i}.png,{c},{p}' for p, ii in parts.items() for
 
 def test_csv(tmp_path):
     t = target(listed(tmp_path/'a', rows(train=range(5), val=range(5,7), test=range(7,10))), size=32)
-    assert (len(t.train), len(t.valid), len(t.test)) == (10, 4, 6) and t.report.notes == ['split.csv: val is read as valid']
+    assert (len(t.train), len(t.valid), len(t.test)) == (10, 4, 6)
+    assert t.report.notes == ['split.csv: val is read as valid']
     t = target(listed(tmp_path/'b', rows(train=range(5), test=range(5,10))), size=32)
     assert (len(t.train), len(t.valid), len(t.test)) == (8, 2, 10) and 'became the validation part' in str(t.report)
     t = target(listed(tmp_path/'c', rows(train=range(5), valid=range(5,10))), size=32)
@@ -210,9 +226,12 @@ def test_csv(tmp_path):
 
 def test_bad_csv(tmp_path):
     good = rows(train=range(5), test=range(5,10))
-    refused(listed(tmp_path/'a', good + ['cat/77.png,cat,train', 'dog/78.png,dog,test']), '2 files that are not there', "'cat/77.png'")
-    refused(listed(tmp_path/'b', good + ['cat/0.png,cat,holdout']), "unknown split names: 'holdout' (1 line)", 'train, valid and test')
-    refused(listed(tmp_path/'c', [','.join(o.split(',')[::2]) for o in good], head='path,split'), "no column 'label'", 'path, split')
+    refused(listed(tmp_path/'a', good + ['cat/77.png,cat,train', 'dog/78.png,dog,test']),
+            '2 files that are not there', "'cat/77.png'")
+    refused(listed(tmp_path/'b', good + ['cat/0.png,cat,holdout']),
+            "unknown split names: 'holdout' (1 line)", 'train, valid and test')
+    refused(listed(tmp_path/'c', [','.join(o.split(',')[::2]) for o in good], head='path,split'), "no column 'label'",
+            'path, split')
     refused(listed(tmp_path/'d', good + ['cat/0.png,dog,train']), "labelled 'dog' here and 'cat' above")
     refused(listed(tmp_path/'e', []), 'no pictures')
     (listed(tmp_path/'f', good)/'split.csv').write_bytes(b'path,label,split\n\xff\xfe'); refused(tmp_path/'f', 'UTF-8')
@@ -225,10 +244,12 @@ def test_same_picture_in_train_and_test(tmp_path):
     (root/'train'/'cat'/'again.png').write_bytes((root/'test'/'cat'/'2.png').read_bytes())
     Image.open(root/'test'/'dog'/'1.png').save(root/'valid'/'dog'/'again.bmp')
     t = target(root, size=64)
-    assert t.report.copies == [('train/cat/again.png','train','test/cat/2.png','test','same'), ('valid/dog/again.bmp','valid','test/dog/1.png','test','same')]
+    assert t.report.copies == [('train/cat/again.png','train','test/cat/2.png','test','same'),
+                               ('valid/dog/again.bmp','valid','test/dog/1.png','test','same')]
     assert '1 train picture is also in test' in str(t.report) and (len(t.train), len(t.valid)) == (13, 13)
     d = target(root, size=64, drop_duplicates=True)
-    assert (len(d.train), len(d.valid), len(d.test), d.report.dropped) == (12, 12, 12, 2) and d.pixel_hash != t.pixel_hash
+    assert (len(d.train), len(d.valid), len(d.test), d.report.dropped) == (12, 12, 12, 2)
+    assert d.pixel_hash != t.pixel_hash
 
 def test_near_copy(tmp_path):
     root = folder(tmp_path)
@@ -278,22 +299,31 @@ def colour_png(a):
     def chunk(t, d): return struct.pack('>I', len(d)) + t + d + struct.pack('>I', zlib.crc32(t + d))
     h, w, c = a.shape
     raw = b''.join(b'\0' + o.astype('>u2').tobytes() for o in a)
-    return (b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', w, h, 16, {3:2, 4:6}[c], 0, 0, 0)) + chunk(b'IDAT', zlib.compress(raw)) + chunk(b'IEND', b''))
+    return (b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR',
+                                         struct.pack('>IIBBBBB', w, h, 16, {3:2, 4:6}[c], 0, 0,
+                                                     0)) + chunk(b'IDAT', zlib.compress(raw)) + chunk(b'IEND', b''))
 
 def colour_tiff(a):
     "An uncompressed TIFF of 16-bit bands, as many as there are"
     h, w, c = a.shape
     data, bits = a.astype('<u2').tobytes(), struct.pack(f'<{c}H', *[16]*c)
-    tags = [(256,1,w), (257,1,h), (258,c,122), (259,1,1), (262,1,2), (273,1,122+len(bits)), (277,1,c), (278,1,h), (279,1,len(data))]
-    return b'II*\0' + struct.pack('<IH', 8, 9) + b''.join(struct.pack('<HHII', t, 4 if t in (273,279) else 3, n, v) for t,n,v in tags) + struct.pack('<I', 0) + bits + data
+    tags = [(256,1,w), (257,1,h), (258,c,122), (259,1,1), (262,1,2), (273,1,122+len(bits)), (277,1,c), (278,1,h),
+            (279,1,len(data))]
+    return (b'II*\0' + struct.pack('<IH', 8, 9)
+            + b''.join(struct.pack('<HHII', t, 4 if t in (273,279) else 3, n, v)
+                       for t,n,v in tags) + struct.pack('<I', 0) + bits + data)
 
-@pytest.mark.parametrize('bits,how', [(12,dict()), (12,dict(ending='tif')), (10,dict()), (16,dict()), (8,dict(ending='tif')), (12,dict(colour=True)), (16,dict(colour=True))])
+@pytest.mark.parametrize('bits,how',
+                         [(12,dict()), (12,dict(ending='tif')), (10,dict()), (16,dict()), (8,dict(ending='tif')),
+                          (12,dict(colour=True)), (16,dict(colour=True))])
 def test_the_range_of_the_set_is_used_and_said(tmp_path, bits, how): # I2
     deep, plain = deep_folder(tmp_path, bits=bits, **how)
     t, twin = target(deep, size=32), target(plain, size=32)
     assert t.report.range == (0, 2**bits - 1) and twin.report.range == (0, 255)
-    assert t.train.x.equal(twin.train.x) and t.valid.x.equal(twin.valid.x) and (t._test_arrays[0] == twin._test_arrays[0]).all()
-    assert any(f'16 pictures have more than 8 bits' in o and f'0 to {2**bits - 1:,} became 0 to 255' in o for o in t.report.notes)
+    assert t.train.x.equal(twin.train.x) and t.valid.x.equal(twin.valid.x)
+    assert (t._test_arrays[0] == twin._test_arrays[0]).all()
+    assert any(f'16 pictures have more than 8 bits' in o and f'0 to {2**bits - 1:,} became 0 to 255' in o
+               for o in t.report.notes)
     assert t.report.to_dict()['range'] == [0, 2**bits - 1] and not any('bits' in o for o in twin.report.notes)
     again = target(deep, size=32) # From the store
     assert again.report.range == t.report.range and again.report.notes == t.report.notes
@@ -334,7 +364,8 @@ def test_16_bit_tiff_in_colour(tmp_path):
     a = np.random.RandomState(0).randint(0, 4096, (9,7,3)).astype(np.uint16)
     (tmp_path/'a.tif').write_bytes(colour_tiff(a))
     assert value_range([tmp_path/'a.tif'])[:2] == (4095, 1) and value_range([tmp_path/'a.tif'])[2] >= 3500
-    assert (pixels(read_picture(tmp_path/'a.tif', top=4095)) == a >> 4).all() and (pixels(read_picture(tmp_path/'a.tif')) == a >> 8).all()
+    assert (pixels(read_picture(tmp_path/'a.tif', top=4095)) == a >> 4).all()
+    assert (pixels(read_picture(tmp_path/'a.tif')) == a >> 8).all()
 
 def test_16_bits_with_transparency(tmp_path):
     a = np.random.RandomState(0).randint(0, 4096, (9,7,4)).astype(np.uint16)
@@ -382,7 +413,8 @@ def long_picture(colour):
 
 def test_fit_keeps_the_ends(tmp_path): # I13
     im = long_picture((250,0,0))
-    red = {f: ((p := pixels(fit_picture(im, 32, f)).astype(int))[...,0] - p[...,1] > 100).mean() for f in ('crop','squish','pad')}
+    red = {f: ((p := pixels(fit_picture(im, 32, f)).astype(int))[...,0] - p[...,1] > 100).mean()
+           for f in ('crop','squish','pad')}
     assert red['crop'] == 0 and red['squish'] > .3 and .05 < red['pad'] < .15, red
     for c in ('cat','dog'):
         for i in range(8):
@@ -390,7 +422,8 @@ def test_fit_keeps_the_ends(tmp_path): # I13
             long_picture((250, 10*i, 100*(c == 'dog'))).save(tmp_path/c/f'{i}.png')
     assert 'leaves more than a third of 16 long pictures away' in str(target(tmp_path, size=32).report)
     t = target(tmp_path, size=32, fit='squish')
-    assert 'long' not in str(t.report) and t.report.fit == 'squish' and t.pixel_hash != target(tmp_path, size=32).pixel_hash
+    assert 'long' not in str(t.report) and t.report.fit == 'squish'
+    assert t.pixel_hash != target(tmp_path, size=32).pixel_hash
     x = t.dls(device='cpu', augment=False).test_dl([t.valid.paths[0]]).one_batch()[0]
     assert (x[0]*255).round().byte().equal(t.valid.x[0])
     with pytest.raises(BadInput, match="did you mean 'squish'"): target(tmp_path, fit='squash')
@@ -400,8 +433,11 @@ def test_one_picture_under_two_labels_comes_first(tmp_path): # I12
     (root/'train'/'cat'/'again.png').write_bytes((root/'train'/'dog'/'2.png').read_bytes())
     Image.open(root/'train'/'dog'/'3.png').resize((96,80)).save(root/'test'/'cat'/'near.jpg', quality=60)
     t = target(root, size=64)
-    assert t.report.conflicts == [('train/cat/again.png','cat','train/dog/2.png','dog','same'), ('train/dog/3.png','dog','test/cat/near.jpg','cat','near')]
+    assert t.report.conflicts == [('train/cat/again.png','cat','train/dog/2.png','dog','same'),
+                                  ('train/dog/3.png','dog','test/cat/near.jpg','cat','near')]
     said = t.report.lines()
-    assert said[0].startswith('under two labels, 1 pair of one picture and 1 pair of nearly one picture') and 'again.png (cat) = train/dog/2.png (dog)' in said[1]
-    assert t.report.to_dict()['conflicts'][0] == dict(file='train/cat/again.png', label='cat', other='train/dog/2.png', other_label='dog', kind='same')
+    assert said[0].startswith('under two labels, 1 pair of one picture and 1 pair of nearly one picture')
+    assert 'again.png (cat) = train/dog/2.png (dog)' in said[1]
+    assert (t.report.to_dict()['conflicts'][0]
+            == dict(file='train/cat/again.png', label='cat', other='train/dog/2.png', other_label='dog', kind='same'))
     assert target(folder(tmp_path/'b', seed=500), size=64).report.conflicts == []

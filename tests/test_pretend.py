@@ -1,5 +1,5 @@
-"""Device mistakes fail without a card: the library and the lessons on a pretended device (pretend.py), and the mistakes that were once in
-them, put back one at a time. Two processes, for torch cannot forget a device."""
+"""Device mistakes fail without a card: the library and the lessons on a pretended device (pretend.py), and the
+mistakes that were once in them, put back one at a time. Two processes, for torch cannot forget a device."""
 import json, os, re, subprocess, sys
 from pathlib import Path
 import numpy as np, pytest
@@ -8,16 +8,20 @@ from tlcourse.dev import cells
 from conftest import PAGES, ROOT
 
 TESTS = Path(__file__).parent
-PARTS = ['all strategies', 'true freeze and audit', 'activations stored', 'features and probes', 'scores', 'heads on the test', 'heads of a study',
-         'lint of learners', 'comparing', 'a model to use', 'pretraining', 'saving and loading', 'losses on the device', 'graphs of the benchmark', 'rules of the device']
+PARTS = ['all strategies', 'true freeze and audit', 'activations stored', 'features and probes', 'scores',
+         'heads on the test', 'heads of a study',
+         'lint of learners', 'comparing', 'a model to use', 'pretraining', 'saving and loading',
+         'losses on the device', 'graphs of the benchmark', 'rules of the device']
 PAGE = {p.stem: p for p in PAGES if p.parent.name == 'lessons'}
 
 def run(script, tmp, *args):
     "{name: what a script of the device says of it}"
     out = tmp/'results'
-    env = {**os.environ, 'IN_TEST': '1', 'MPLBACKEND': 'agg', 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT), 'TLCOURSE_CACHE': str(tmp/'cache'),
+    env = {**os.environ, 'IN_TEST': '1', 'MPLBACKEND': 'agg', 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT),
+           'TLCOURSE_CACHE': str(tmp/'cache'),
            'IPYTHONDIR': str(tmp/'ipython')}
-    r = subprocess.run([sys.executable, TESTS/script, out, *args], cwd=tmp, env=env, capture_output=True, text=True, timeout=1200)
+    r = subprocess.run([sys.executable, TESTS/script, out, *args], cwd=tmp, env=env, capture_output=True, text=True,
+                       timeout=1200)
     assert not r.returncode, r.stderr[-3000:]
     res = [json.loads(l) for l in out.read_text().splitlines()]
     print(*(f"{o['seconds']:6.1f} s  {o['name']}" for o in res), sep='\n')
@@ -28,7 +32,9 @@ def test_the_text_of_a_mistake_is_there(plant, monkeypatch):
     "In seconds, before anything runs on the device"
     monkeypatch.syspath_prepend(ROOT/'benchmarks')
     for c in plant.changes: _changed(c)
-    if plant.lesson: assert plant.now in next(c['source'] for c in cells(PAGE[next(k for k in PAGE if k.endswith(plant.lesson))]) if c['id'] == plant.seen_by)
+    if plant.lesson:
+        page = PAGE[next(k for k in PAGE if k.endswith(plant.lesson))]
+        assert plant.now in next(c['source'] for c in cells(page) if c['id'] == plant.seen_by)
 
 @pytest.fixture(scope='module')
 def parts(tmp_path_factory): return run('pretend_parts.py', tmp_path_factory.mktemp('parts'))
@@ -53,7 +59,8 @@ def test_mistake_of_the_library_is_seen(plant, parts):
 # --- which device
 
 def test_one_rule_for_the_default_device(monkeypatch):
-    "CUDA if there is one and fastai was not told to do without; a Mac's is taken when asked for, though fastai would take it"
+    """CUDA if there is one and fastai was not told to do without; a Mac's is taken when asked for,
+    though fastai would take it"""
     import fastai.torch_core, torch
     from fastcore.basics import defaults
     from tlcourse.base import BadInput, pick_device
@@ -71,7 +78,8 @@ def test_one_rule_for_the_default_device(monkeypatch):
     monkeypatch.setattr(fastai.torch_core, '_has_mps', lambda: True)
     assert fastai.torch_core.default_device().type == 'mps' and target('digits').dls(shots=1).device.type == 'cpu'
     x, y = np.eye(4, dtype=np.float32), np.array([0, 1, 0, 1])
-    with pytest.raises(BadInput, match='float64'): fit_probes(Features(x, y, np.arange(4), ['a', 'b']), [np.arange(4)], device='mps')
+    with pytest.raises(BadInput, match='float64'):
+        fit_probes(Features(x, y, np.arange(4), ['a', 'b']), [np.arange(4)], device='mps')
 
 # --- the lessons
 

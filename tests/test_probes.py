@@ -51,7 +51,8 @@ def agree(feats, subsets, wds, how):
             head = ps.weight[i,j].numpy(), ps.bias[i,j].numpy()
             ours, grad = objective(z, y, head[0]*sd, head[1] + head[0] @ np.broadcast_to(mu, z.shape[1:]), wd)
             assert abs(ours/theirs - 1) <= 1e-6, (i, wd, ours, theirs)
-            assert abs(ours/ps.objective[i,j] - 1) <= 1e-9 and grad <= 1.01e-5, 'what is reported is not what the head has'
+            assert abs(ours/ps.objective[i,j] - 1) <= 1e-9 and grad <= 1.01e-5, (
+                'what is reported is not what the head has')
 
 @pytest.mark.parametrize('how', ['all', 'each', None])
 def test_agrees_with_sklearn_on_stored_features(how):
@@ -183,7 +184,8 @@ def test_no_decay():
     (dict(wds='much'), 'weight decays'),
     (dict(standardize='test'), 'standardize')])
 def test_refused(change, says):
-    with pytest.raises(BadInput, match=says) as e: fit_probes(**(dict(features=made(30, 4, 3), subsets=[np.arange(30)]) | change))
+    with pytest.raises(BadInput, match=says) as e:
+        fit_probes(**(dict(features=made(30, 4, 3), subsets=[np.arange(30)]) | change))
     assert '\n' not in str(e.value)
 
 @pytest.mark.parametrize('bad', [np.nan, np.inf, -np.inf])
@@ -218,7 +220,8 @@ def test_many_subsets_of_one_size_go_in_parts():
     subs = [np.arange(i, i + 400) for i in range(0, 500, 50)]
     ps = fit_probes(f, subs, (1e-3, 1e-2))
     assert ps.converged.all() and ps.shape == (10, 2)
-    for i in 0, 4, 9: np.testing.assert_allclose(ps.objective[i], fit_probes(f, [subs[i]], (1e-3, 1e-2)).objective[0], rtol=1e-6)
+    for i in 0, 4, 9:
+        np.testing.assert_allclose(ps.objective[i], fit_probes(f, [subs[i]], (1e-3, 1e-2)).objective[0], rtol=1e-6)
 
 @pytest.mark.parametrize('wds', [(1e-8, 1e-2), (1e-3, 10)])
 @pytest.mark.parametrize('scale', [1e-4, 1, 1e4])

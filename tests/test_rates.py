@@ -57,7 +57,8 @@ def test_far_away(side, most):
 
 @pytest.mark.parametrize('tilt', [-1, 1])
 def test_room_for_one(tilt):
-    "Both ends are candidates and one rate is left: it goes to the side of the smaller loss, which is the edge that is said."
+    """Both ends are candidates and one rate is left: it goes to the side of the smaller loss,
+    which is the edge that is said."""
     def at(rate, part=1):
         x, loss = round(math.log(rate/.01, 3)), np.tile([1., -1], 20)
         return [loss*(1 + .1*x) + .001*tilt*x] # The differences vary by far more than the tilt
@@ -111,7 +112,8 @@ def test_shift():
 def test_stored_numbers_say_the_candidates():
     c = alone(surface(.03, .02, .3), .01)[0]
     back = json.loads(json.dumps(asdict(c)))
-    assert [o[0] for o in candidates(back['tried'])] == [o[0] for o in candidates(c.tried)] and c.rate in [o[0] for o in candidates(c.tried)]
+    assert [o[0] for o in candidates(back['tried'])] == [o[0] for o in candidates(c.tried)]
+    assert c.rate in [o[0] for o in candidates(c.tried)]
 
 # --- rates that diverge
 
@@ -139,15 +141,19 @@ def test_all_diverged():
 
 # --- alone and in company
 
-arms = {'near': (surface(.01, seed=1), .01), 'far': (surface(1e-5, seed=2), .02), 'up': (surface(3, seed=3), .05), 'noisy': (surface(.1, .01, .5, 4), .01),
-        'its twin': (surface(.1, .01, .5, 5), .01), 'diverges': (surface(.5, above=.1, seed=6), .005), 'one seed': (surface(.1, seed=7, m=1), .01)}
+arms = {'near': (surface(.01, seed=1), .01), 'far': (surface(1e-5, seed=2), .02), 'up': (surface(3, seed=3), .05),
+        'noisy': (surface(.1, .01, .5, 4), .01),
+        'its twin': (surface(.1, .01, .5, 5), .01), 'diverges': (surface(.5, above=.1, seed=6), .005),
+        'one seed': (surface(.1, seed=7, m=1), .01)}
 
 @pytest.mark.parametrize('race', [False, True])
 def test_company(race):
-    "A cell gets the same whoever else is asked for, and in whatever order; all that a round needs is asked for together."
+    """A cell gets the same whoever else is asked for, and in whatever order;
+    all that a round needs is asked for together."""
     ats, tables, log = {k: a for k,(a,_) in arms.items()}, {k: t for k,(_,t) in arms.items()}, []
     got, each = choose(runner(ats, log), tables, race=race), {k: alone(*o, race=race) for k,o in arms.items()}
-    assert got == {k: c for k,(c,_) in each.items()} == choose(runner(ats, []), dict(reversed(tables.items())), race=race)
+    assert (got == {k: c for k,(c,_) in each.items()}
+            == choose(runner(ats, []), dict(reversed(tables.items())), race=race))
     own = [[len(todo) for todo in l] for _,l in each.values()]
     if race: own = [o[:-1] for o in own]
     assert len(log) - race == max(map(len, own)) <= 7
@@ -186,4 +192,5 @@ def test_refused():
         with pytest.raises(BadInput, match='above 0'): grid(bad, 0, 0)
     with pytest.raises(BadInput, match='three rates'): alone(surface(.01), .01, most=2)
     with pytest.raises(ValueError): choose(lambda todo: [], {'a': .1})
-    assert choose(lambda todo: pytest.fail('nothing to run'), {}) == choose(lambda todo: pytest.fail('nothing to run'), {}, race=True) == {}
+    assert (choose(lambda todo: pytest.fail('nothing to run'), {})
+            == choose(lambda todo: pytest.fail('nothing to run'), {}, race=True) == {})

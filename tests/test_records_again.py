@@ -37,7 +37,8 @@ def test_again(lesson, pixels, capsys):
     for r in sample(rows):
         with one_thread(): again = run(r.spec)
         same = np.mean(again['pred'] == r.result['pred'])
-        what = ', '.join(f'{k} {r.spec[k]}' for k in ('strategy', 'optimiser', 'shots', 'seed', 'lr', 'steps') if k in r.spec)
+        what = ', '.join(f'{k} {r.spec[k]}'
+                         for k in ('strategy', 'optimiser', 'shots', 'seed', 'lr', 'steps') if k in r.spec)
         with capsys.disabled(): print(f'\n  again, {lesson}: {what}: {same:.1%} the same', end='')
         assert same >= .97, r.spec
 

@@ -12,7 +12,8 @@ from staged import made_staged
 ACC = {'scratch': .5, 'feature-extraction': .8, 'fine-tuning': .82}
 ODD = ['<b>bold</b>', 'Möwe & Co', 'قطة', '猫', '"quoted" \x07\udcff']
 
-def made_up(d, classes=ODD, name='<i>my photos</i>', strategies=tuple(ACC), shots=(1, 5), seeds=3, tune='valid', notes=(), pictures=True, size=32, right=False):
+def made_up(d, classes=ODD, name='<i>my photos</i>', strategies=tuple(ACC), shots=(1, 5), seeds=3, tune='valid',
+            notes=(), pictures=True, size=32, right=False):
     "A comparison of made-up runs."
     rng = np.random.default_rng(0)
     y = np.arange(60) % len(classes)
@@ -24,18 +25,21 @@ def made_up(d, classes=ODD, name='<i>my photos</i>', strategies=tuple(ACC), shot
     for k in shots:
         for s in [*strategies, *(['scratch-4x'] if k == 1 and 'scratch' in strategies else [])]:
             one = s == 'scratch-4x'
-            specs = [spec('scratch' if one else s, k, i, 'report', steps=120 if one else 30) for i in range(1 if one else seeds)]
+            specs = [spec('scratch' if one else s, k, i, 'report', steps=120 if one else 30)
+                     for i in range(1 if one else seeds)]
             for sp in specs:
                 ok = np.full(len(y), True) if right else rng.random(len(y)) < ACC.get(s, .6)
-                recs.add(sp, dict(pred=np.where(ok, y, (y+1) % len(classes)).astype(np.uint16), prob=np.full(len(y), .75, np.float16),
-                                  seconds=2., train_acc=.9, valid_acc=.7))
+                recs.add(sp, dict(pred=np.where(ok, y, (y+1) % len(classes)).astype(np.uint16),
+                                  prob=np.full(len(y), .75, np.float16), seconds=2., train_acc=.9, valid_acc=.7))
             cells.append([s, k, specs])
             if one: continue
             tried = [[.001, .61], [.003, .72], [.009, .68]] if tune == 'valid' else []
             for lr,acc in tried: recs.add(spec(s, k, 1000, 'tune', lr), dict(valid_acc=acc, seconds=1.5))
             rates.append(dict(strategy=s, shots=k, lr=.003, edge=0, tried=tried))
-    what = dict(kind='study', pixel_hash='px', target=name, size=size, backbone='glyphnet', weights='sha256:ab', head='pool-flatten-linear',
-                strategies=list(strategies), shots=list(shots), seeds=seeds, steps=30, bs=32, tune=tune, V=5, augment=[], device='cpu', code=0)
+    what = dict(kind='study', pixel_hash='px', target=name, size=size, backbone='glyphnet',
+                weights='sha256:ab', head='pool-flatten-linear',
+                strategies=list(strategies), shots=list(shots), seeds=seeds, steps=30, bs=32, tune=tune, V=5,
+                augment=[], device='cpu', code=0)
     recs.add(what, dict(rates=rates, cells=cells, notes=list(notes), versions=versions()))
     x = rng.integers(0, 256, (len(y), 3, size, size)).astype(np.uint8)
     c = Comparison(recs, what, SimpleNamespace(_test_arrays=(x, y), classes=classes) if pictures else None)
@@ -76,7 +80,8 @@ def made(tmp_path_factory):
 
 def test_files(made):
     _, files, _ = made
-    assert [f.name for f in files] == ['curve.png', 'report.html'] and sorted(os.listdir(files[0].parent)) == ['curve.png', 'report.html']
+    assert [f.name for f in files] == ['curve.png', 'report.html']
+    assert sorted(os.listdir(files[0].parent)) == ['curve.png', 'report.html']
     assert files[0].read_bytes()[:8] == b'\x89PNG\r\n\x1a\n'
 
 def test_stands_alone(made):
@@ -97,7 +102,8 @@ def test_valid_and_accessible(made):
     assert get('html') == [{'lang': 'en'}] and len(get('h1')) == len(get('title')) == len(get('main')) == 1
     assert all(a.get('alt') for a in get('img')) and len(get('img')) >= 12
     assert all(a.get('scope') in ('col', 'row') for a in get('th'))
-    assert len(get('caption')) == len(get('table')) and all(a.get('aria-label') for a in get('svg')) and len(get('svg')) == 2
+    assert len(get('caption')) == len(get('table')) and all(a.get('aria-label') for a in get('svg'))
+    assert len(get('svg')) == 2
 
 def test_numbers_of_the_comparison(made):
     c, _, text = made
@@ -106,7 +112,8 @@ def test_numbers_of_the_comparison(made):
         assert [*df.columns] in rows
         for r in df.itertuples(index=False): assert [str(v) for v in r] in rows
     assert ['1', 'scratch', '0.003', '0.001:\xa061.0 · 0.003:\xa072.0 · 0.009:\xa068.0', 'no'] in rows
-    assert ['1', 'scratch', '2.0', '3', '6.0', '3', '4.5'] in rows and ['1', 'scratch-4x', '2.0', '1', '2.0', '0', '0.0'] in rows
+    assert ['1', 'scratch', '2.0', '3', '6.0', '3', '4.5'] in rows
+    assert ['1', 'scratch-4x', '2.0', '1', '2.0', '0', '0.0'] in rows
     runs = sum(map(len, c.specs.values()))
     assert f'opened {runs} times' in text and f'{len(c.pairs)} comparisons were made' in text
     assert ['tlcourse', versions()['tlcourse']] in rows
@@ -114,7 +121,9 @@ def test_numbers_of_the_comparison(made):
 def test_names_are_escaped(made):
     text = made[2]
     for bad in '<b>bold', '<i>my photos', '<b>Bild', '\x07', '\udcff', '"quoted" ': assert bad not in text
-    for good in '&lt;b&gt;bold&lt;/b&gt;', 'Möwe &amp; Co', 'قطة', '猫', '&quot;quoted&quot; \ufffd\ufffd', '&lt;i&gt;my photos&lt;/i&gt;', 'Möwe/ein &lt;b&gt;Bild': assert good in text
+    for good in ('&lt;b&gt;bold&lt;/b&gt;', 'Möwe &amp; Co', 'قطة', '猫', '&quot;quoted&quot; \ufffd\ufffd',
+                 '&lt;i&gt;my photos&lt;/i&gt;', 'Möwe/ein &lt;b&gt;Bild'):
+        assert good in text
 
 def test_recommendation_comes_first(made):
     c, _, text = made
@@ -128,8 +137,11 @@ def test_photos_are_jpeg(tmp_path):
     text = report_html(made_up(tmp_path, size=96))
     assert 'data:image/jpeg' in text and 'data:image/png' not in text
 
-@pytest.mark.parametrize('kw,words', [(dict(strategies=('fine-tuning',), shots=(5,)), 'nothing to compare'), (dict(tune='none'), 'rates are fixed'),
-                                      (dict(pictures=False), 'not at hand'), (dict(right=True), '60 pictures are right in every run')])
+@pytest.mark.parametrize('kw,words',
+                         [(dict(strategies=('fine-tuning',), shots=(5,)), 'nothing to compare'),
+                          (dict(tune='none'), 'rates are fixed'),
+                                      (dict(pictures=False), 'not at hand'), (dict(right=True),
+                                                                              '60 pictures are right in every run')])
 def test_other_comparisons(tmp_path, kw, words):
     text = report_html(made_up(tmp_path, **kw))
     Page(text)
@@ -163,7 +175,8 @@ def test_staged_report(tmp_path, stage):
     c, text, p = staged_page(tmp_path, stage=stage)
     assert len(p.ids) == len(set(p.ids)) and '://' not in text
     assert 0 < text.index('class="answer"') < text.index('<svg') < text.index('<table')
-    said = {1: 'So far (frozen features alone, stage 1 of 3). ', 2: 'So far (stage 2 of 3). ', 3: 'So far (1 cell left out by the budget). '}
+    said = {1: 'So far (frozen features alone, stage 1 of 3). ', 2: 'So far (stage 2 of 3). ',
+            3: 'So far (1 cell left out by the budget). '}
     assert sub(text).startswith(said[stage] + '6 classes, 300 test pictures, ')
     steps = re.search(r'seeds, (?:(.*) steps a run)?', sub(text))[1]
     assert steps == {1: None, 2: '255', 3: '80 to 255'}[stage] and '1, 5, 20 and all (816) labels' in sub(text)
@@ -171,7 +184,8 @@ def test_staged_report(tmp_path, stage):
         assert [*df.columns] in p.rows
         for r in df.itertuples(index=False): assert [str(v) for v in r] in p.rows
     assert ('id="left-out"' in text) == (stage == 3) == ('would take about 7 more minutes' in text)
-    assert text.count('A random body, its statistics estimated') == 1 and 'in no comparison: k-nn and random-features' in text
+    assert text.count('A random body, its statistics estimated') == 1
+    assert 'in no comparison: k-nn and random-features' in text
     assert ('draws no verdict' in text or 'nothing to compare it with yet' in text) == (stage == 1)
     assert '5 passes or more, by the size' in text
 
@@ -185,13 +199,15 @@ def test_staged_rates(tmp_path):
     assert ['5', 'fine-tuning', 'learning rate', '0.003', 'taken over from all labels', '', 'no'] in p.rows
     tried = '0.001:\xa00.500* · 0.003:\xa00.510* · 0.009:\xa00.700'
     assert ['all (816)', 'last-layers', 'learning rate', '0.003', 'chosen', tried, 'the highest tried'] in p.rows
-    assert ['all (816)', 'fine-tuning', 'learning rate', '0.003', 'chosen, after a race over a third of the steps', tried, 'no'] in p.rows
+    assert ['all (816)', 'fine-tuning', 'learning rate', '0.003',
+            'chosen, after a race over a third of the steps', tried, 'no'] in p.rows
     assert 'nothing is claimed' in text
 
 def test_staged_cost_counts_the_runs_that_chose(tmp_path):
     rows = staged_page(tmp_path)[2].rows
     assert ['all (816)', 'last-layers', '82.0', '3', '246.0', '3', '9.0'] in rows
-    assert ['5', 'feature-extraction', '0.4', '20', '8.0', '4', '12.0'] in rows and ['5', 'fine-tuning', '82.0', '3', '246.0', '0', '0.0'] in rows
+    assert ['5', 'feature-extraction', '0.4', '20', '8.0', '4', '12.0'] in rows
+    assert ['5', 'fine-tuning', '82.0', '3', '246.0', '0', '0.0'] in rows
 
 def test_staged_without_choosing(tmp_path):
     _, text, _ = staged_page(tmp_path, tune='none')
@@ -200,7 +216,8 @@ def test_staged_without_choosing(tmp_path):
 def test_staged_forecast(tmp_path):
     c, text, p = staged_page(tmp_path)
     f, b = c.forecast, c.forecast['back_test']
-    def row(what, x, *more): return [what, more[0], f"{100*x['mean']:.1f}", f"[{100*x['low']:.1f}, {100*x['high']:.1f}]", *more[1:]]
+    def row(what, x, *more):
+        return [what, more[0], f"{100*x['mean']:.1f}", f"[{100*x['low']:.1f}, {100*x['high']:.1f}]", *more[1:]]
     assert row('1,632 training pictures', f, '5, 20 and all', '', '') in p.rows
     assert row('with all 816 labels', b, '5 and 20', f"{100*f['measured']:.1f}", f"{100*b['miss']:+.1f}") in p.rows
 
@@ -211,16 +228,20 @@ def test_one_run_is_said_as_one(tmp_path):
 def test_others_see_better_by_their_own_number_of_runs(tmp_path):
     acc = {'feature-extraction': {'all': .9}, 'fine-tuning': {'all': .91}}
     plan = {1: [('feature-extraction', 'all')], 2: [('fine-tuning', 'all')], 3: []}
-    text = staged_page(tmp_path, acc=acc, plan=plan, shots=['all'], arms=['feature-extraction', 'fine-tuning'], missing=())[1]
-    assert 'Seen better by another strategy' in text and re.search(r'(fine-tuning: wrong in [01] of 3|feature-extraction: wrong in 0 of 1)', text)
+    text = staged_page(tmp_path, acc=acc, plan=plan, shots=['all'], arms=['feature-extraction', 'fine-tuning'],
+                       missing=())[1]
+    assert 'Seen better by another strategy' in text
+    assert re.search(r'(fine-tuning: wrong in [01] of 3|feature-extraction: wrong in 0 of 1)', text)
 
 def test_report_before_any_strategy_ran(tmp_path):
-    assert 'No strategy has run yet' in staged_page(tmp_path, stage=1, plan={1: [('k-nn', 'all')]}, arms=['fine-tuning', 'last-layers'])[1]
+    assert ('No strategy has run yet'
+            in staged_page(tmp_path, stage=1, plan={1: [('k-nn', 'all')]}, arms=['fine-tuning', 'last-layers'])[1])
 
 def test_a_report_is_not_replaced_by_another_studys(tmp_path): # I16
     one, two = (made_up(tmp_path, seeds=n) for n in (3, 4))
     two.settings = {**two.settings, 'weights': 'sha256:cd'}
     first, second = write_report(one, tmp_path/'o'), write_report(two, tmp_path/'o')
-    assert [f.name for f in first] == ['curve.png', 'report.html'] and first[1].read_text(encoding='utf-8') == report_html(one)
+    assert [f.name for f in first] == ['curve.png', 'report.html']
+    assert first[1].read_text(encoding='utf-8') == report_html(one)
     assert not {*first} & {*second} and all(f.is_file() for f in second)
     assert write_report(one, tmp_path/'o') == first and write_report(two, tmp_path/'o') == second

@@ -1,5 +1,5 @@
 "One-way imports, each fact in one place, everything generated current, nothing of one machine, names and docs."
-import ast, configparser, inspect, json, os, re, shutil, subprocess, sys, zipfile
+import ast, configparser, inspect, json, os, re, shutil, subprocess, sys, textwrap, zipfile
 from email import message_from_string
 from functools import cache
 from importlib import import_module
@@ -7,7 +7,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 import pytest
 from fastcore.docments import docments
-from tlcourse.dev import out_of_date
+from tlcourse.dev import long_lines, out_of_date, python_files
 from conftest import ROOT
 
 LIB = ROOT/'tlcourse'
@@ -25,7 +25,8 @@ def place(src):
 def imported(src):
     "Our modules that a module imports, anywhere in it."
     for n in ast.walk(ast.parse(src)):
-        if isinstance(n, ast.Import): yield from (a.name.split('.')[1] for a in n.names if a.name.startswith('tlcourse.'))
+        if isinstance(n, ast.Import):
+            yield from (a.name.split('.')[1] for a in n.names if a.name.startswith('tlcourse.'))
         elif isinstance(n, ast.ImportFrom):
             mod = f"tlcourse{'.' + n.module if n.module else ''}" if n.level else n.module
             if mod == 'tlcourse': yield from (a.name for a in n.names if a.name != '__version__')
@@ -50,6 +51,30 @@ def test_one_way_finds_a_planted_import(line):
     srcs['base'] += f'\n{line}\n'
     found = [o for o in wrong_imports(srcs) if o not in before]
     assert found == [('base', 'nowhere' if 'nowhere' in line else 'all')]
+
+def made_in(src):
+    "Names that a module defines itself, at its top or in a class or function of it."
+    nodes = list(ast.walk(ast.parse(src)))
+    return ({n.name for n in nodes if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
+            | {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)})
+
+def passed_on(srcs, users):
+    "(user, module, name) of what is imported from a module of ours that has it from elsewhere."
+    made = {m: made_in(s) for m,s in srcs.items() if m != 'all'}
+    for k,s in users.items():
+        for n in ast.walk(ast.parse(s)):
+            if not isinstance(n, ast.ImportFrom) or not n.module: continue
+            m = n.module if n.level else n.module.removeprefix('tlcourse.')
+            if m in made and (n.level or n.module.startswith('tlcourse.')):
+                yield from ((k, m, a.name) for a in n.names if a.name != '*' and a.name not in made[m])
+
+def test_each_name_is_imported_from_its_home():
+    "Nothing is reachable in two ways: not in the library, the tests or the benchmarks."
+    others = {p.name: p.read_text(encoding='utf-8') for d in ('tests', 'benchmarks') for p in (ROOT/d).glob('*.py')}
+    srcs = sources()
+    assert not list(passed_on(srcs, srcs | others))
+    planted = {'x': 'from tlcourse.data import BatchAugment, target'}
+    assert list(passed_on(srcs, planted)) == [('x', 'data', 'BatchAugment')]
 
 # --- one fact, one file; sdist and wheel
 
@@ -89,7 +114,8 @@ BUILDERS = {'docs': 'docs', 'dev': 'dev'}
 def others(src):
     "The top-level packages, neither Python's nor ours, that a module imports, anywhere in it."
     for n in ast.walk(ast.parse(src)):
-        names = [a.name for a in n.names] if isinstance(n, ast.Import) else [n.module] if isinstance(n, ast.ImportFrom) and not n.level else []
+        names = ([a.name for a in n.names] if isinstance(n, ast.Import)
+                 else [n.module] if isinstance(n, ast.ImportFrom) and not n.level else [])
         yield from {o.split('.')[0] for o in names} - set(sys.stdlib_module_names) - {'tlcourse'}
 
 def undeclared(srcs):
@@ -113,7 +139,8 @@ def test_what_is_imported_is_declared():
 def test_one_fact_one_file():
     pyproject = (ROOT/'pyproject.toml').read_text(encoding='utf-8')
     dynamic = re.search(r'^dynamic = \[(.*?)\]', pyproject, re.M|re.S)[1]
-    for k in ('version', 'dependencies', 'optional-dependencies', 'scripts', 'entry-points', 'classifiers'): assert f'"{k}"' in dynamic
+    for k in ('version', 'dependencies', 'optional-dependencies', 'scripts', 'entry-points', 'classifiers'):
+        assert f'"{k}"' in dynamic
     static = re.findall(r'^(\w[\w-]*) =', pyproject.split('[project]')[1].split('\n[')[0], re.M)
     assert not set(static) & {'version', 'dependencies', 'classifiers', 'scripts'}
     assert not set(settings()) & {'version', 'description', 'author', 'keywords', 'license', 'min_python', 'lib_name'}
@@ -147,7 +174,8 @@ def test_out_of_date_finds_changes(tmp_path):
     next(c for c in nb['cells'] if c['cell_type'] == 'code')['execution_count'] = 3
     p.write_text(json.dumps(nb), encoding='utf-8')
     found = {o.split(':')[0] for o in set(out_of_date(tmp_path)) - before}
-    assert found | {o.split(':')[0] for o in before} >= {'tlcourse/base.py', 'tlcourse/left.py', 'README.md', 'nbs/tools/09_dev.ipynb'}
+    assert (found | {o.split(':')[0] for o in before}
+            >= {'tlcourse/base.py', 'tlcourse/left.py', 'README.md', 'nbs/tools/09_dev.ipynb'})
 
 def test_readme_commands():
     text = (ROOT/'README.md').read_text(encoding='utf-8')
@@ -173,6 +201,14 @@ def test_ci_reads_the_readme():
     ci = (ROOT/'.ci/run').read_text(encoding='utf-8')
     assert os.access(ROOT/'.ci/run', os.X_OK)
     assert 'tlcourse compare' not in ci and '.[dev]' not in ci and 'README.md' in ci
+
+# --- lines that can be read
+
+def test_no_long_lines():
+    "No line over 120 characters in the modules, the tests and the benchmarks."
+    files = python_files(ROOT)
+    assert {p.parent.name for p in files} == {'tlcourse', 'tests', 'benchmarks'} and len(files) > 100
+    assert not {p.relative_to(ROOT).as_posix(): at for p in files if (at := long_lines(p))}
 
 # --- nothing of one machine
 
@@ -228,24 +264,69 @@ def test_names_are_in_one_module():
 
 def event(o, k): return any(b.__name__ == 'Callback' for b in o.__mro__) and re.match('(before|after)_', k)
 
+def functions(m):
+    "(name, function, docstring of its class) of each public function and method of a module."
+    for n,o in public(m).items():
+        if inspect.isfunction(o): yield n, o, ''
+        if not inspect.isclass(o): continue
+        for k,f in vars(o).items():
+            # Not those that dataclass writes, that fastai calls by itself, or that a base class describes
+            if not inspect.isfunction(f) or not f.__code__.co_filename.endswith(f'{m}.py'): continue
+            own = k[0] != '_' and not event(o, k) and not any(hasattr(b, k) for b in o.__mro__[1:])
+            if own or k == '__init__': yield f'{n}.{k}', f, o.__doc__
+
 def undocumented(m):
     "Public functions, classes and methods without a docstring, and their parameters without a docment."
     for n,o in public(m).items():
-        if not inspect.isfunction(o) and not inspect.isclass(o): continue
-        if not o.__doc__: yield n
-        fs = {n: o} if inspect.isfunction(o) else {
-            f'{n}.{k}': f for k,f in vars(o).items()
-            if inspect.isfunction(f) and f.__code__.co_filename.endswith(f'{m}.py')  # not those that dataclass writes
-            and (k == '__init__' or k[0] != '_' and not event(o, k) and not any(hasattr(b, k) for b in o.__mro__[1:]))}
-        for k,f in fs.items():
-            if not f.__doc__ and not k.endswith('__init__'): yield k
-            doc = docments(f, full=True)
-            for p in inspect.signature(f).parameters.values():
-                if p.name == 'self' or p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL): continue
-                if not (doc.get(p.name) or {}).get('docment'): yield f'{k}({p.name})'
+        if (inspect.isfunction(o) or inspect.isclass(o)) and not o.__doc__: yield n
+    for k,f,_ in functions(m):
+        if not f.__doc__ and not k.endswith('__init__'): yield k
+        doc = docments(f, full=True)
+        for p in inspect.signature(f).parameters.values():
+            if p.name == 'self' or p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL): continue
+            if not (doc.get(p.name) or {}).get('docment'): yield f'{k}({p.name})'
 
 @pytest.mark.parametrize('module', [m for m in MODULES if m != 'all'])
 def test_documented(module): assert not list(undocumented(module))
+
+def inside(f):
+    "What a function is made of, without the functions in it."
+    todo = list(f.body)
+    while todo:
+        yield (n := todo.pop())
+        if not isinstance(n, (ast.FunctionDef, ast.Lambda, ast.ClassDef)): todo += ast.iter_child_nodes(n)
+
+def unsaid(src, more=''):
+    "What the source of a function does and its signature and docstring do not say: 'return', 'raises'."
+    f = ast.parse(src).body[0]
+    nodes, doc = list(inside(f)), ast.get_docstring(f) or ''
+    head = src.splitlines()[:f.body[0].lineno - 1] or [src]
+    close = re.search(r'\)[^()#]*:\s*#(.*)', head[-1]) # Beside the closing bracket
+    said = ' '.join([doc, more, *(l.split('#', 1)[1] for l in head if '#' in l)])
+    gives = any(isinstance(n, (ast.Yield, ast.YieldFrom)) for n in nodes)
+    for n in nodes:
+        none = isinstance(n, ast.Return) and isinstance(n.value, ast.Constant) and n.value.value is None
+        if isinstance(n, ast.Return) and n.value is not None and not none: gives = True
+    if gives and not f.returns and not close: yield 'return'
+    errors = [n.exc.func.id for n in nodes if isinstance(n, ast.Raise) and isinstance(n.exc, ast.Call)
+              and isinstance(n.exc.func, ast.Name)]
+    if {'BadInput', 'unknown', 'SealBroken'} & set(errors) and 'BadInput' not in said: yield 'raises'
+
+@pytest.mark.parametrize('module', [m for m in MODULES if m != 'all'])
+def test_what_comes_back_and_what_is_raised(module):
+    "A value that is returned has its annotation or its docment; bad input that is refused is said."
+    found = [(k, o) for k,f,more in functions(module)
+             for o in unsaid(textwrap.dedent(inspect.getsource(inspect.unwrap(f))), more or '')]
+    assert not found
+
+@pytest.mark.parametrize('src,found', [
+    ('def f(x): # The half\n    return x/2', []), ('def f(x) -> float:\n    return x/2', []),
+    ('def f(x):\n    return x/2', ['return']), ('def f(x):\n    yield x', ['return']),
+    ('def f(x):\n    def g(): return x\n    g()', []), ('def f(x):\n    if x: return\n    return None', []),
+    ('def f(x):\n    "Refuses."\n    raise BadInput(x)', ['raises']),
+    ('def f(x # Raises `BadInput`\n     ):\n    raise BadInput(x)', []),
+    ('def f(x):\n    "Raises `BadInput`."\n    raise unknown("x", x, [])', [])])
+def test_what_is_not_said_is_found(src, found): assert list(unsaid(src)) == found
 
 # --- what an import may cost
 
@@ -288,13 +369,16 @@ SKIPPED = {'because': "import pytest\ndef test(): pytest.skip('because')",
            'browser': "import pytest\n@pytest.mark.browser\ndef test(): pass"}
 
 @pytest.mark.parametrize('ci,there,fails', [('', False, set()), ('1', False, {'because', 'module', 'browser'}),
-                                            ('', True, {'missing'}), ('1', True, {'because', 'module', 'browser', 'missing'})])
+                                            ('', True, {'missing'}),
+                                            ('1', True, {'because', 'module', 'browser', 'missing'})])
 def test_skips(ci, there, fails, tmp_path):
-    "In `.ci/run` only `gpu` and `no assets` may skip (elsewhere `no browser` too), and `no assets` nowhere where the assets are."
+    """In `.ci/run` only `gpu` and `no assets` may skip (elsewhere `no browser` too), and `no assets`
+    nowhere where the assets are."""
     (tmp_path/'tests').mkdir()
     shutil.copy(ROOT/'tests/conftest.py', tmp_path/'tests')
     for k,src in SKIPPED.items(): (tmp_path/f'tests/test_{k}.py').write_text(src)
-    env = {**os.environ, 'TLCOURSE_CI': ci, 'TLCOURSE_ASSETS': str(tmp_path) if there else '', 'PATH': str(tmp_path)} # no browser there
+    # no browser there
+    env = {**os.environ, 'TLCOURSE_CI': ci, 'TLCOURSE_ASSETS': str(tmp_path) if there else '', 'PATH': str(tmp_path)}
     env.pop('TLCOURSE_CHROMIUM', None)
     r = subprocess.run([sys.executable, '-m', 'pytest', '-q', '-rfE', '-p', 'no:cacheprovider',
                         '--continue-on-collection-errors', 'tests'], cwd=tmp_path,

@@ -26,7 +26,8 @@ def test_tree_stays_clean(site): assert site.git_before == site.git_after
 
 def test_pages(html):
     assert {page(p) for p in PAGES} | {'search.html'} == set(html)
-    links = [re.search(r'^Docs: \S+?/tlcourse/(\S+)\.md$', p.read_text(encoding='utf-8'), re.M) for p in (ROOT/'tlcourse').glob('*.py')]
+    links = [re.search(r'^Docs: \S+?/tlcourse/(\S+)\.md$', p.read_text(encoding='utf-8'), re.M)
+             for p in (ROOT/'tlcourse').glob('*.py')]
     assert {m[1] for m in links if m} <= set(html)
 
 def test_anchors(html):
@@ -43,9 +44,11 @@ def test_nothing_from_elsewhere(site, html):
     "Said again without the library's reader: no resource has a host, in no page, style or script of ours."
     for k,s in html.items():
         s = re.sub(r'<script(?! src).*?</script>', '', s, flags=re.S)
-        assert not re.findall(r'<(?:script|img|iframe|link|source|video|audio|embed|object)\b[^>]*?\b(?:src|href|data|srcset)="(?:https?:)?//[^"]*', s), k
+        tags = 'script|img|iframe|link|source|video|audio|embed|object'
+        assert not re.findall(rf'<(?:{tags})\b[^>]*?\b(?:src|href|data|srcset)="(?:https?:)?//[^"]*', s), k
         assert not re.search(r'mathjax\.js|mathjax@|require\.js|html-manager|fonts\.g', s, re.I), k
-    for f in site.rglob('*.css'): assert not re.search(r'(?:url\(|@import)\s*["\']?(?:https?:)?//', f.read_text(encoding='utf-8')), f
+    for f in site.rglob('*.css'):
+        assert not re.search(r'(?:url\(|@import)\s*["\']?(?:https?:)?//', f.read_text(encoding='utf-8')), f
 
 def test_no_widget_state(html):
     assert not [k for k,s in html.items() if re.search(r'<script[^>]*widget-(?:view|state)\+json', s)]
@@ -62,7 +65,8 @@ def test_docments_and_source(html):
     s = html['core/data.html']
     sec = s[s.index('<section id="kshot">'):]
     sec = sec[:sec.index('</section>')]
-    rows = [[unescape(re.sub('<.*?>', '', c)).strip() for c in re.findall(r'<t[hd].*?>(.*?)</t[hd]>', r, re.S)] for r in re.findall(r'<tr.*?</tr>', sec, re.S)]
+    rows = [[unescape(re.sub('<.*?>', '', c)).strip() for c in re.findall(r'<t[hd].*?>(.*?)</t[hd]>', r, re.S)]
+            for r in re.findall(r'<tr.*?</tr>', sec, re.S)]
     assert rows[0][1:] == ['Type', 'Default', 'Details']
     assert ['k', 'int', '', 'Pictures a class'] in rows and ['seed', 'int', '0'] in [r[:3] for r in rows]
     line = int(re.search(r'class="source" href="https://github\.com/\S+/tlcourse/data\.py#L(\d+)"', sec)[1])
@@ -77,7 +81,8 @@ def test_lesson_page(p, site, html):
     assert s.count('<details><summary>Solution</summary>') == md.count('<summary>Solution</summary>') > 0
     assert s.count('<details') == s.count('</details>') and not re.search(r'<details open>\s*<summary>Solution', s)
     shown = [c for c in cells(p, 'code') if not re.search(r'^#\|\s*(export|hide|output|include)', c['source'], re.M)]
-    raw = [text(o['data']['text/html']).strip() for c in shown for o in c['outputs'] if 'text/html' in o.get('data', {})]
+    raw = [text(o['data']['text/html']).strip() for c in shown
+           for o in c['outputs'] if 'text/html' in o.get('data', {})]
     assert not [o[:200] for o in raw if o not in s]
     copy = json.loads((site/f'lessons/{p.name}').read_text(encoding='utf-8'))
     assert not any(c.get('outputs') for c in copy['cells']) and f'href="{p.name}" download' in s
@@ -85,7 +90,8 @@ def test_lesson_page(p, site, html):
 
 def test_sidebar(html):
     s = html['core/stats.html']
-    links = re.findall(r'<li class="toctree-l1[^"]*"><a class="[^"]*" href="([^"]*)">(.*?)</a>', s[:s.index('<article')], re.S)
+    links = (re.findall(r'<li class="toctree-l1[^"]*"><a class="[^"]*" '
+                        r'href="([^"]*)">(.*?)</a>', s[:s.index('<article')], re.S))
     ls = lessons()
     assert [re.sub(' <small.*', '', t) for _,t in links[:len(ls)]] == [f'{l.number} {unescape(l.title)}' for l in ls]
     for (_,t),l in zip(links, ls): assert f'>{l.seconds}\xa0s\xa0·\xa0{l.device}</small>' in t
@@ -98,7 +104,8 @@ def test_times_on_the_front_page(html):
 
 def test_formulas(html):
     s = html['core/stats.html']
-    assert s.count('<math') > 10 and '\\sqrt' not in re.sub(r'<pre.*?</pre>|<annotation.*?</annotation>', '', s, flags=re.S)
+    assert s.count('<math') > 10
+    assert '\\sqrt' not in re.sub(r'<pre.*?</pre>|<annotation.*?</annotation>', '', s, flags=re.S)
 
 def test_glossary(html):
     zh = '迁移学习 特征提取 微调 冻结 判别式学习率 灾难性遗忘 预训练 层组 负迁移 数据泄漏'.split()
@@ -114,7 +121,9 @@ def test_cheatsheet(html):
 
 # --- what is refused
 
-def cell(kind, s): return {'cell_type': kind, 'metadata': {}, 'id': f'c{abs(hash(s))}', 'source': s} | ({'outputs': [], 'execution_count': None} if kind == 'code' else {})
+def cell(kind, s):
+    return {'cell_type': kind, 'metadata': {}, 'id': f'c{abs(hash(s))}',
+            'source': s} | ({'outputs': [], 'execution_count': None} if kind == 'code' else {})
 
 @pytest.fixture
 def clone(tmp_path):
@@ -124,9 +133,11 @@ def clone(tmp_path):
         shutil.copytree(ROOT/'tlcourse', d/'tlcourse', ignore=shutil.ignore_patterns('__pycache__', 'assets'))
         (d/'tlcourse/_modidx.py').write_text("d = {'settings': {}, 'syms': {}}\n", encoding='utf-8')
         shutil.copy(ROOT/'pyproject.toml', d)
-        for p,nb in {'index': [cell('markdown', '# A course\n\n> Small.')], 'lessons/01_one': [cell('markdown', '# One\n\n> First.'), *cs]}.items():
+        for p,nb in {'index': [cell('markdown', '# A course\n\n> Small.')],
+                     'lessons/01_one': [cell('markdown', '# One\n\n> First.'), *cs]}.items():
             (f := d/f'nbs/{p}.ipynb').parent.mkdir(parents=True, exist_ok=True)
-            f.write_text(json.dumps({'cells': nb, 'metadata': {}, 'nbformat': 4, 'nbformat_minor': 5}), encoding='utf-8')
+            f.write_text(json.dumps({'cells': nb, 'metadata': {}, 'nbformat': 4, 'nbformat_minor': 5}),
+                         encoding='utf-8')
         return d
     return make
 
@@ -135,23 +146,29 @@ def test_planted_faults(clone, tmp_path):
     out = tmp_path/'site'
     out.mkdir()
     for o in ('searchindex.js', 'old.html'): (out/o).touch()
-    bad = '[a](02_two.ipynb) [b](#nowhere) [c](../index.ipynb#lost) [fine](../index.ipynb) [fine](#here) [fine](https://a.org)\n\n<img src="https://a.org/i.png">'
+    bad = ('[a](02_two.ipynb) [b](#nowhere) [c](../index.ipynb#lost) [fine](../index.ipynb) [fine](#here) '
+           '[fine](https://a.org)\n\n<img src="https://a.org/i.png">')
     with pytest.raises(BadInput) as e: build_site(clone(cell('markdown', '## Here'), cell('markdown', bad)), out)
     said = str(e.value).splitlines()
     assert said[0] == 'the site has 4 faults:' and len(said) == 5
-    for o in ('lessons/one.html links to lessons/02_two.ipynb, which is not there', 'lessons/one.html links to lessons/one.html#nowhere, and',
-              'lessons/one.html links to index.html#lost, and', 'lessons/one.html loads https://a.org/i.png from elsewhere'):
+    for o in ('lessons/one.html links to lessons/02_two.ipynb, which is not there',
+              'lessons/one.html links to lessons/one.html#nowhere, and',
+              'lessons/one.html links to index.html#lost, and',
+              'lessons/one.html loads https://a.org/i.png from elsewhere'):
         assert any(l.startswith(o) for l in said[1:]), o
     assert sorted(p.name for p in out.iterdir()) == ['old.html', 'searchindex.js']
 
-@pytest.mark.parametrize('src,why', [('![](no.png)', 'no.png'), ('::: {.panel-tabset}\n\nx\n\n:::', 'fenced division'), (r'$\nosuch x$', 'cannot be shown')])
+@pytest.mark.parametrize('src,why', [('![](no.png)', 'no.png'),
+                                     ('::: {.panel-tabset}\n\nx\n\n:::', 'fenced division'),
+                                     (r'$\nosuch x$', 'cannot be shown')])
 def test_planted_warning(src, why, clone, tmp_path):
     with pytest.raises(BadInput, match=re.escape(why)): build_site(clone(cell('markdown', src)), tmp_path/'site')
     assert not (tmp_path/'site').exists()
 
 def test_options(clone, tmp_path):
     "Quarto's options, callouts and captions arrive; a widget's view does not, its HTML does."
-    def out(c, *data): return {**c, 'outputs': [{'output_type': 'display_data', 'metadata': {}, 'data': d} for d in data]}
+    def out(c, *data):
+        return {**c, 'outputs': [{'output_type': 'display_data', 'metadata': {}, 'data': d} for d in data]}
     png = 'iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=='
     twin = '<div class="tlc-control"><script>const a = "x & y < z";</script></div>'
     site = build_site(clone(
@@ -184,13 +201,15 @@ def test_a_foreign_folder_stays(monkeypatch, tmp_path, capsys):
     assert 'is no site' in capsys.readouterr().err and [p.name for p in tmp_path.iterdir()] == ['thesis.txt']
 
 def test_imports_have_cells_of_their_own():
-    "nbdev runs a cell with an import anew, alone but for the exported ones: other code in it would fail there, or show what was not saved."
+    """nbdev runs a cell with an import anew, alone but for the exported ones: other code in it would fail there,
+    or show what was not saved."""
     mixed = []
     for p in PAGES:
         code = [c['source'] for c in cells(p, 'code')]
         if not any(re.search(r'^#\|\s*export', s, re.M) for s in code): continue
         for s in code:
-            if re.search(r'^#\|\s*(export|default_exp)', s, re.M) or 'nbdev_export()' in s or install_cell() in s: continue
+            if re.search(r'^#\|\s*(export|default_exp)', s, re.M) or 'nbdev_export()' in s or install_cell() in s:
+                continue
             kinds = {isinstance(o, (ast.Import, ast.ImportFrom)) for o in ast.parse(s).body}
             if len(kinds) > 1: mixed.append(f'{name(p)}: {s[:80]!r}')
     assert not mixed
@@ -203,7 +222,9 @@ def test_pages_of_the_root():
 
 def test_without_widgets():
     nb = {'metadata': {'widgets': {'state': 1}, 'kernelspec': {}}, 'cells': [
-        {'cell_type': 'code', 'outputs': [{'output_type': 'display_data', 'data': {WIDGET_VIEW: {}, 'text/html': '<p>'}}, {'output_type': 'stream', 'text': 'a'}]},
+        {'cell_type': 'code', 'outputs': [{'output_type': 'display_data',
+                                           'data': {WIDGET_VIEW: {}, 'text/html': '<p>'}},
+                                           {'output_type': 'stream', 'text': 'a'}]},
         {'cell_type': 'markdown', 'source': 'a'}]}
     assert without_widgets(nb)['metadata'] == {'kernelspec': {}}
     assert nb['cells'][0]['outputs'][0]['data'] == {'text/html': '<p>'} and len(nb['cells'][0]['outputs']) == 2

@@ -20,8 +20,8 @@ def cache(tmp_path_factory, monkeypatch):
 def hidden(d): return [f.name for f in Path(d).iterdir() if f.name[0] == '.']
 
 def child(code, *args, before=(), **kw):
-    return subprocess.Popen([*before, sys.executable, '-c', code, *map(str, args)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True, **kw)
+    return subprocess.Popen([*before, sys.executable, '-c', code, *map(str, args)], stdin=subprocess.PIPE,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kw)
 
 # --- one way to write
 
@@ -83,7 +83,8 @@ def test_a_device_is_written_into(tmp_path):
 @unix
 def test_what_the_shell_opened(tmp_path):
     "`--json /dev/stdout`, with stdout a pipe and with stdout a file that goes on being written"
-    code = "from tlcourse.store import write_text; print('first', flush=True); write_text('/dev/stdout', 'second\\n'); print('third')"
+    code = ("from tlcourse.store import write_text; print('first', flush=True); "
+            "write_text('/dev/stdout', 'second\\n'); print('third')")
     with open(tmp_path/'out', 'a') as f: subprocess.run([sys.executable, '-c', code], stdout=f, check=True)
     assert (tmp_path/'out').read_text() == 'first\nsecond\nthird\n' and not hidden(tmp_path)
     r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
@@ -105,7 +106,8 @@ def test_any_name_that_the_file_system_takes(tmp_path):
     write_text(odd, f'{odd.name} in JSON: {json.dumps(odd.name, ensure_ascii=False)}') # Bytes that are no UTF-8
     assert json.loads(odd.read_text().split('JSON: ')[1]) == odd.name and len(os.listdir(tmp_path)) == 2
 
-@pytest.mark.parametrize('place,says', [('.', 'is a folder'), ('no/such.json', 'make it first'), ('file/a.json', 'Not a directory')])
+@pytest.mark.parametrize('place,says',
+                         [('.', 'is a folder'), ('no/such.json', 'make it first'), ('file/a.json', 'Not a directory')])
 def test_asked_before_the_work(place, says, tmp_path, capsys):
     (tmp_path/'file').touch()
     with pytest.raises(BadInput, match=says): writable_file(tmp_path/place)
@@ -142,7 +144,8 @@ def put(store, key, x, about='rows', k=16):
 def store(): return Store('features')
 
 def test_found_as_it_was_put(store, cache):
-    for x in rows(), rows().astype(np.float16), np.zeros((5,3,4,4), np.uint8), np.arange(6), np.zeros((0,3), np.float32):
+    for x in rows(), rows().astype(np.float16), np.zeros((5,3,4,4),
+                                                         np.uint8), np.arange(6), np.zeros((0,3), np.float32):
         key = store.key(str(x.dtype), x.shape)
         assert store.find(key) == (None, None, '')
         if len(x) == 0:
@@ -205,7 +208,7 @@ for i in range(40):
 def test_features_of_three_threads(cache):
     "Fault 10: they said that the features cannot be stored"
     torch = pytest.importorskip('torch')
-    from tlcourse.data import Part
+    from tlcourse.loaders import Part
     from tlcourse.features import extract
     torch.manual_seed(0)
     body = torch.nn.Sequential(torch.nn.Conv2d(3, 6, 3), torch.nn.ReLU()).eval()
@@ -222,9 +225,11 @@ def test_pictures_of_three_threads(cache, tmp_path):
     from tlcourse.data import target
     for i in range(40):
         (tmp_path/'ab'[i % 2]).mkdir(exist_ok=True)
-        Image.fromarray(np.random.RandomState(i).randint(0, 255, (40,40,3)).astype(np.uint8)).save(tmp_path/'ab'[i % 2]/f'{i}.png')
+        x = np.random.RandomState(i).randint(0, 255, (40,40,3)).astype(np.uint8)
+        Image.fromarray(x).save(tmp_path/'ab'[i % 2]/f'{i}.png')
     with ThreadPoolExecutor(3) as ex: ts = list(ex.map(lambda _: target(tmp_path, size=32), range(3)))
-    assert len({t.pixel_hash for t in ts}) == 1 and all(t.train._file for t in ts) and len(os.listdir(cache/'pictures')) == 1
+    assert len({t.pixel_hash for t in ts}) == 1 and all(t.train._file for t in ts)
+    assert len(os.listdir(cache/'pictures')) == 1
 
 # --- arrays: damage
 
@@ -249,8 +254,11 @@ def test_every_bit_counts(store):
     f.write_bytes(good)
     np.testing.assert_array_equal(store.find(key)[0], x)
 
-@pytest.mark.parametrize('change', [dict(shape=[3,3]), dict(shape=[10**6, 5]), dict(shape=[-6,-5]), dict(shape='65'), dict(shape=None), dict(dtype='O'), dict(dtype='O', shape=[3,5]),
-                                    dict(dtype='>f8'), dict(dtype='no'), dict(dtype=None), dict(sha256=None), dict(key=7)], ids=str)
+@pytest.mark.parametrize('change',
+                         [dict(shape=[3,3]), dict(shape=[10**6, 5]), dict(shape=[-6,-5]), dict(shape='65'),
+                          dict(shape=None), dict(dtype='O'), dict(dtype='O', shape=[3,5]),
+                                    dict(dtype='>f8'), dict(dtype='no'), dict(dtype=None), dict(sha256=None),
+                                    dict(key=7)], ids=str)
 def test_a_card_with_a_right_checksum_and_wrong_words(change, store):
     key = store.key('small')
     put(store, key, rows(6, 5))
@@ -314,7 +322,7 @@ except BadInput as e: print(e)'''
 READONLY = '''import os, sys, warnings
 import numpy as np, torch
 from tlcourse.base import BadInput
-from tlcourse.data import Part
+from tlcourse.loaders import Part
 from tlcourse.features import extract
 from tlcourse.store import Store, entries, prune, write_text
 warnings.simplefilter('error')
@@ -377,7 +385,8 @@ def test_leftovers_of_another_machine(store, cache):
     "Whether a process of another machine runs cannot be asked: an hour without a write"
     d = cache/'features'
     d.mkdir()
-    old, new, older = d/'.tlcourse-0a0a0a0a-1-2b', d/'.tlcourse-0a0a0a0a-1-3c', d/'.name.4711' # The last as former versions named it
+    # The last as former versions named it
+    old, new, older = d/'.tlcourse-0a0a0a0a-1-2b', d/'.tlcourse-0a0a0a0a-1-3c', d/'.name.4711'
     for f in old, new, older: f.write_bytes(b'x')
     for f in old, older: os.utime(f, (1,1))
     mine = d/f'.tlcourse-{tlcourse.store._host}-{os.getpid()}-4d' # Of a process that runs: a day
@@ -417,9 +426,10 @@ def of_age(store, name, days, n=10):
 
 def test_prune_by_age_and_size(store, cache):
     pics = Store('pictures')
-    for s,name,days in (store, 'new', 1), (pics, 'week', 7), (store, 'month', 30), (pics, 'year', 365): of_age(s, name, days)
-    assert [(e.kind, e.about, e.state) for e in entries()] == [(k, n, 'current') for k,n in (('features', 'new'), ('pictures', 'week'),
-                                                                                           ('features', 'month'), ('pictures', 'year'))]
+    for s,name,days in (store, 'new', 1), (pics, 'week', 7), (store, 'month', 30), (pics, 'year', 365):
+        of_age(s, name, days)
+    want = ('features', 'new'), ('pictures', 'week'), ('features', 'month'), ('pictures', 'year')
+    assert [(e.kind, e.about, e.state) for e in entries()] == [(k, n, 'current') for k,n in want]
     size = max(e.bytes for e in entries())
     assert prune() == [] and prune(days=1000) == [] and prune(max_bytes=10*size) == []
     assert [e.about for e in prune(days=100)] == ['year']
@@ -446,7 +456,9 @@ def test_a_mapped_array_survives_pruning(store):
     assert len(prune(max_bytes=0)) == 1
     np.testing.assert_array_equal(x, rows())
 
-@pytest.mark.parametrize('bad', [dict(days=-1), dict(max_bytes=-1), dict(days=float('nan')), dict(max_bytes='3'), dict(days=True)], ids=str)
+@pytest.mark.parametrize('bad',
+                         [dict(days=-1), dict(max_bytes=-1), dict(days=float('nan')), dict(max_bytes='3'),
+                          dict(days=True)], ids=str)
 def test_prune_refuses(bad, store):
     of_age(store, 'x', 1)
     with pytest.raises(BadInput, match='0 or more'): prune(**bad)
@@ -462,17 +474,20 @@ def test_command(store, cache, tmp_path, capsys):
     of_age(store, 'new \x1b[31m', 1, n=10_000)
     of_age(store, 'old', 50)
     code, out, err = said(capsys, 'cache', '--json', tmp_path/'c.json')
-    assert (code, err) == (0, '') and 'features 1.3 MB' in out and r'new \x1b[31m' in out and '\x1b' not in out and '2 kept, 1.3 MB' in out
+    assert (code, err) == (0, '') and 'features 1.3 MB' in out and r'new \x1b[31m' in out and '\x1b' not in out
+    assert '2 kept, 1.3 MB' in out
     told = json.loads((tmp_path/'c.json').read_text())
     assert [e['about'] for e in told['kept']] == ['new \x1b[31m', 'old'] and told['removed'] == []
     code, out, err = said(capsys, 'cache', '--prune', '--days', 20)
     assert code == 0 and out.startswith('removed features') and '1 kept' in out
     assert said(capsys, 'cache', '--prune', '--gb', '.001')[1].endswith(f'0 kept, 0.0 MB in {cache}\n')
-    for args,words in (('--days', 3), 'needs --prune'), (('--gb', 3), 'needs --prune'), (('--prune', '--gb', -1), '0 or more'), (('--prune', '--days', 'nan'), '0 or more'):
+    for args,words in [(('--days', 3), 'needs --prune'), (('--gb', 3), 'needs --prune'),
+                       (('--prune', '--gb', -1), '0 or more'), (('--prune', '--days', 'nan'), '0 or more')]:
         code, out, err = said(capsys, 'cache', *args)
         assert (code, out) == (2, '') and words in err and err.count('\n') == 1
 
 def test_one_way_to_write():
     "No module but the store renames a file that it has written; `model` swaps whole folders"
     lib = Path(tlcourse.__file__).parent
-    assert {f.name for f in lib.glob('*.py') if 'os.replace' in f.read_text(encoding='utf-8')} - {'model.py'} == {'store.py'}
+    assert ({f.name for f in lib.glob('*.py') if 'os.replace' in f.read_text(encoding='utf-8')} - {'model.py'}
+            == {'store.py'})

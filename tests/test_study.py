@@ -14,7 +14,8 @@ from tlcourse.runs import Heads, run_spec, task
 from staged import ACC, made_staged
 from types import SimpleNamespace
 
-quick = dict(backbone='glyphnet', shots=[2], seeds=3, steps=2, tune='none', strategies='feature-extraction', size=32, say=None, device='cpu')
+quick = dict(backbone='glyphnet', shots=[2], seeds=3, steps=2, tune='none', strategies='feature-extraction', size=32,
+             say=None, device='cpu')
 
 @pytest.fixture(scope='module')
 def digits(): return target('digits')
@@ -69,7 +70,8 @@ def test_each_seed_draws_its_own_validation_pictures(digits, monkeypatch):
     monkeypatch.setitem(STRATEGIES, 'scratch', seen)
     for code in 2, 3:
         for seed in 0, 1:
-            run_spec(job, dict(kind='tune', strategy='scratch', shots=1, seed=seed, bs=32, augment=True, V=2, lr=.005, steps=1, code=code))
+            run_spec(job, dict(kind='tune', strategy='scratch', shots=1, seed=seed, bs=32, augment=True, V=2, lr=.005,
+                               steps=1, code=code))
     assert drawn[0] == drawn[1] == drawn[2] != drawn[3], 'code 2 has one draw for all, and seed 0 of code 3 the same'
 
 # strategies
@@ -85,7 +87,8 @@ def test_a_strategy_of_ones_own_runs_in_workers(own, tmp_path):
     c = compare('digits', workers=2, **kw)
     assert {x['strategy'] for x in c.cells} == {'feature-extraction', 'mine'}
     spec = c.specs['mine', 2][0]
-    assert spec['lr'] == 2e-3 and len(spec['strategy_code']) == 16 and 'strategy_code' not in c.specs['feature-extraction', 2][0]
+    assert spec['lr'] == 2e-3 and len(spec['strategy_code']) == 16
+    assert 'strategy_code' not in c.specs['feature-extraction', 2][0]
     @strategy(rate=2e-3)
     def mine(dls, backbone, epochs, steps, lr, seed):
         learn = learner(dls, backbone)
@@ -116,17 +119,20 @@ def test_a_learner_without_a_metric(own):
     from tlcourse.backbones import glyphnet
     @strategy(rate=2e-3)
     def bare(dls, backbone, epochs, steps, lr, seed): return vision_learner(dls, glyphnet, metrics=[])
-    with pytest.raises(BadInput, match='metrics=accuracy'): compare('digits', workers=1, **{**quick, 'strategies': 'bare'})
+    with pytest.raises(BadInput, match='metrics=accuracy'):
+        compare('digits', workers=1, **{**quick, 'strategies': 'bare'})
 
 # how long it takes
 
 def study(tmp_path, **kwargs):
-    how = dict(strategies=['scratch', 'fine-tuning'], shots=[1, 5, 20], seeds=6, steps=100, tune='none', out=tmp_path, workers=1, say=None)
+    how = dict(strategies=['scratch', 'fine-tuning'], shots=[1, 5, 20], seeds=6, steps=100, tune='none', out=tmp_path,
+               workers=1, say=None)
     return Study(task('digits', 'glyphnet', device='cpu'), **{**how, **kwargs})
 
 def costs(monkeypatch, picture=0., **by):
     "Runs that cost what `by` says, arm to (seconds besides the steps, seconds a step)"
-    monkeypatch.setattr(Study, 'timings', lambda self: {k.replace('_', '-'): dict(once=a, step=b) for k,(a,b) in by.items()})
+    monkeypatch.setattr(Study, 'timings',
+                        lambda self: {k.replace('_', '-'): dict(once=a, step=b) for k,(a,b) in by.items()})
     monkeypatch.setattr(Study, '_picture', lambda self: (picture, picture))
 
 def planned(st): return [c for s in st.todo for c in s]
@@ -135,7 +141,8 @@ def test_a_budget_leaves_out_cells_from_the_end(tmp_path, monkeypatch):
     "Cells of 100 steps of 10 ms, 1 s a run: six seeds of six cells take 36 s, three seeds 18"
     costs(monkeypatch, scratch=(0, .01), fine_tuning=(0, .01))
     order = [c for s in study(tmp_path).later() for c in s]
-    assert order[:2] == [('scratch', 20), ('fine-tuning', 20)] and order[2:] == [(a, k) for k in (5, 1) for a in ('scratch', 'fine-tuning')]
+    assert order[:2] == [('scratch', 20), ('fine-tuning', 20)]
+    assert order[2:] == [(a, k) for k in (5, 1) for a in ('scratch', 'fine-tuning')]
     st = study(tmp_path, bs=2) # Full batches at every size
     for seconds,cells,seeds in (60, 6, 6), (31, 6, 5), (20, 6, 3), (13, 4, 3), (16, 5, 3):
         monkeypatch.setattr('time.monotonic', lambda: st.began)
@@ -146,15 +153,18 @@ def test_a_budget_leaves_out_cells_from_the_end(tmp_path, monkeypatch):
         assert [c for c,_ in st.missing] == order[cells:] and all(s == pytest.approx(3) for _,s in st.missing)
         assert any(f'{seeds} seeds instead of 6' in n for n in st.notes) == (seeds < 6)
         assert sum('takes about 3 s more' in n for n in st.notes) == 6 - cells
-    with pytest.raises(BadInput, match='even scratch at 20 labels per class takes about 3 s: raise --budget'): st.plan(1/60)
+    with pytest.raises(BadInput, match='even scratch at 20 labels per class takes about 3 s: raise --budget'):
+        st.plan(1/60)
 
 def test_cells_come_before_seeds(tmp_path, monkeypatch):
-    "Fine-tuning takes 10 s a run: in 51 s three cells take 36 with three seeds and 48 with four, and a cell is left out"
+    """Fine-tuning takes 10 s a run: in 51 s three cells take 36 with three seeds and 48 with
+    four, and a cell is left out"""
     costs(monkeypatch, scratch=(0, .01), fine_tuning=(0, .1))
     st = study(tmp_path, bs=2)
     monkeypatch.setattr('time.monotonic', lambda: st.began)
     st.plan(51/60)
-    assert len(planned(st)) == 3 and {st.n[c] for c in planned(st)} == {3} and st.missing[0] == (('fine-tuning', 5), pytest.approx(30))
+    assert len(planned(st)) == 3 and {st.n[c] for c in planned(st)} == {3}
+    assert st.missing[0] == (('fine-tuning', 5), pytest.approx(30))
 
 @pytest.mark.parametrize('left, seeds', [(10.9, 3), (11.3, 4), (21.9, 4), (22.3, 5), (40, 6)])
 def test_minutes_left_go_to_the_last_row(left, seeds, tmp_path, monkeypatch):
@@ -166,13 +176,15 @@ def test_minutes_left_go_to_the_last_row(left, seeds, tmp_path, monkeypatch):
     st.plan(51/60)
     last = [('scratch', 20), ('fine-tuning', 20)]
     for a,k in last:
-        for i in 0, 1, 2: st.records.add(st.spec(a, k, STRATEGIES[a].rate, i, 'report'), dict(pred=np.zeros(500, np.uint16)))
+        for i in 0, 1, 2:
+            st.records.add(st.spec(a, k, STRATEGIES[a].rate, i, 'report'), dict(pred=np.zeros(500, np.uint16)))
     monkeypatch.setattr('time.monotonic', lambda: st.began + .98*51 - left)
     monkeypatch.setattr(Study, '_run_cells', lambda self, todo: ran.update(todo))
     c = st.spend(SimpleNamespace(stage=3), lambda stage: f'told {stage}')
     assert ran == ({} if seeds == 3 else dict.fromkeys(last, seeds)), said
     if seeds > 3: assert c == 'told 3' and f'There is time for {seeds} seeds of scratch and fine-tuning' in said[-1]
-    assert any(f'3 seeds instead of 6 in the cells that train, {seeds} of them at 20 labels per class.' in o for o in st.notes) == (seeds > 3)
+    assert any(f'3 seeds instead of 6 in the cells that train, {seeds} of them at 20 labels per class.' in o
+               for o in st.notes) == (seeds > 3)
 
 def test_the_rest_is_planned_anew(tmp_path, monkeypatch):
     "Stage 2 was to take 6 s of 13 and took half a second: all cells fit; it took 12: none does"
@@ -195,7 +207,8 @@ def test_stored_runs_cost_nothing(tmp_path, monkeypatch):
     c = 'fine-tuning', 5
     st.cost = st.timings()
     assert st.cell_seconds(c, 6) == pytest.approx([0, 1, 2, 3, 4, 5, 6])
-    for i in 0, 1: st.records.add(st.spec(*c, STRATEGIES['fine-tuning'].rate, i, 'report'), dict(pred=np.zeros(500, np.uint16)))
+    for i in 0, 1:
+        st.records.add(st.spec(*c, STRATEGIES['fine-tuning'].rate, i, 'report'), dict(pred=np.zeros(500, np.uint16)))
     assert st.cell_seconds(c, 6) == pytest.approx([0, 0, 0, 1, 2, 3, 4])
 
 def test_a_choice_of_rates_costs_its_runs(tmp_path, monkeypatch):
@@ -203,7 +216,8 @@ def test_a_choice_of_rates_costs_its_runs(tmp_path, monkeypatch):
     costs(monkeypatch, scratch=(0, .01), fine_tuning=(0, .01))
     st = study(tmp_path, bs=2, tune='valid')
     st.cost = st.timings()
-    assert st.cell_seconds(('fine-tuning', 5), 5)[-1] == pytest.approx(12 + 5) and st.cell_seconds(('fine-tuning', 1), 5)[-1] == pytest.approx(5)
+    assert st.cell_seconds(('fine-tuning', 5), 5)[-1] == pytest.approx(12 + 5)
+    assert st.cell_seconds(('fine-tuning', 1), 5)[-1] == pytest.approx(5)
 
 def test_the_time_of_a_run(tmp_path, monkeypatch):
     "Set-up, steps (a small batch costs its share) and passes over the pictures that are looked at"
@@ -224,7 +238,8 @@ def test_timing_takes_set_up_and_steps_apart(monkeypatch):
 
 def test_the_default_budget(digits):
     emoji = target('emoji')
-    assert [_budget(None, emoji, 'cpu'), _budget(None, emoji, 'cuda'), _budget(None, digits, 'cpu'), _budget('none', emoji, 'cpu'), _budget('2.5', digits, 'cpu')] == [10, None, None, None, 2.5]
+    assert [_budget(None, emoji, 'cpu'), _budget(None, emoji, 'cuda'), _budget(None, digits, 'cpu'),
+            _budget('none', emoji, 'cpu'), _budget('2.5', digits, 'cpu')] == [10, None, None, None, 2.5]
     for bad in '0', -1, 'soon', 'nan':
         with pytest.raises(BadInput, match='more than 0, or none'): _budget(bad, digits, 'cpu')
 
@@ -232,25 +247,32 @@ def test_the_default_budget(digits):
 
 def test_a_study_of_photos_has_its_order(tmp_path):
     st = Study(task('emoji', device='cpu'), say=None, out=tmp_path)
-    assert st.arms == ['feature-extraction', 'last-layers', 'fine-tuning', 'fine-tuning+aug'] and st.beside == ['k-nn', 'random-features']
+    assert st.arms == ['feature-extraction', 'last-layers', 'fine-tuning', 'fine-tuning+aug']
+    assert st.beside == ['k-nn', 'random-features']
     assert st.shots[-1] == 'all' and st.shots[:3] == [1, 5, 20] and not st.augment
     two, three = st.later()
     assert two == [('last-layers', 'all'), ('fine-tuning', 'all')]
     assert three == [('fine-tuning', k) for k in (20, 5, 1)] + [('fine-tuning+aug', 'all')]
-    st = Study(task('emoji', device='cpu'), 'scratch,fine-tuning,feature-extraction', [5, 'all'], say=None, out=tmp_path)
-    assert st.later() == [[('fine-tuning', 'all')], [('fine-tuning', 5), ('scratch', 'all'), ('scratch', 5)]] and not st.beside
+    st = Study(task('emoji', device='cpu'), 'scratch,fine-tuning,feature-extraction', [5, 'all'], say=None,
+               out=tmp_path)
+    assert st.later() == [[('fine-tuning', 'all')], [('fine-tuning', 5), ('scratch', 'all'), ('scratch', 5)]]
+    assert not st.beside
 
 def test_steps_hang_on_the_cell_alone(tmp_path):
     st = Study(task('digits', device='cpu'), say=None, out=tmp_path)
-    assert st.shots == [1, 5, 20, 100] and [st.steps_of(k) for k in st.shots] == [150, 150, 150, 160] # 1,000 pictures are 32 batches
+    # 1,000 pictures are 32 batches
+    assert st.shots == [1, 5, 20, 100] and [st.steps_of(k) for k in st.shots] == [150, 150, 150, 160]
     for k in st.shots: assert {st.spec(a, k, .1, 0)['steps'] for a in st.trained} == {st.steps_of(k)}
     st = Study(task('emoji', device='cpu'), say=None, out=tmp_path)
     assert st.steps_of(1) == 80 and st.steps_of('all') == max(80, 5*-(-len(st.target.train)//32))
 
 def test_stages_are_told_and_stored_one_by_one(tmp_path):
     told = []
-    kw = dict(shots=[2, 5], seeds=3, steps=2, tune='none', strategies='feature-extraction,fine-tuning', workers=1, say=None, device='cpu')
-    def see(c): told.append((c.stage, [(x['strategy'], x['shots'], x['seeds']) for x in c.cells], stored_comparison(c.records).stage))
+    kw = dict(shots=[2, 5], seeds=3, steps=2, tune='none', strategies='feature-extraction,fine-tuning', workers=1,
+              say=None, device='cpu')
+    def see(c):
+        told.append((c.stage, [(x['strategy'], x['shots'], x['seeds']) for x in c.cells],
+                     stored_comparison(c.records).stage))
     c = compare('digits', on_stage=see, out=tmp_path, **kw)
     heads = [('feature-extraction', 2, 20), ('feature-extraction', 5, 20)]
     assert told[0] == (1, heads, 1)
@@ -259,7 +281,8 @@ def test_stages_are_told_and_stored_one_by_one(tmp_path):
     assert [x['strategy'] for x in c.cells] == ['feature-extraction', 'fine-tuning']*2
 
 def test_a_second_start_measures_and_extracts_nothing(tmp_path, monkeypatch):
-    kw = dict(shots=[2, 5], seeds=3, steps=2, strategies='feature-extraction,fine-tuning', workers=1, device='cpu', out=tmp_path)
+    kw = dict(shots=[2, 5], seeds=3, steps=2, strategies='feature-extraction,fine-tuning', workers=1, device='cpu',
+              out=tmp_path)
     first, lines = compare('digits', say=lambda _: None, **kw), []
     def never(*args, **kwargs): raise AssertionError('asked again')
     for name in 'picture_seconds', 'fit_probes', 'Heads': monkeypatch.setattr(module, name, never)
@@ -281,7 +304,8 @@ def test_all_is_one_run_of_heads_and_no_draw(tmp_path):
     by = {x['shots']: x for x in c.cells}
     assert (by[2]['seeds'], by['all']['seeds']) == (20, 1)
     t = target(d, size=32)
-    assert c.specs['feature-extraction', 'all'][0]['shots'] == 'all' and sum(n[0] for n in c.parts.values()) == len(t.train)
+    assert c.specs['feature-extraction', 'all'][0]['shots'] == 'all'
+    assert sum(n[0] for n in c.parts.values()) == len(t.train)
 
 def test_every_draw_is_the_same_where_all_pictures_are_drawn(tmp_path):
     "20 seeds of a class's last picture are 20 times one head, which the seal sees once"
@@ -289,7 +313,8 @@ def test_every_draw_is_the_same_where_all_pictures_are_drawn(tmp_path):
     t = target(d, size=32)
     assert set(t.train.counts.values()) == {t.max_shots}
     c = compare(t, **{**quick, 'shots': [t.max_shots], 'size': None})
-    assert c.cells[0]['seeds'] == 20 and (c.correct['feature-extraction', t.max_shots] == c.correct['feature-extraction', t.max_shots][0]).all()
+    assert c.cells[0]['seeds'] == 20
+    assert (c.correct['feature-extraction', t.max_shots] == c.correct['feature-extraction', t.max_shots][0]).all()
 
 def test_the_control_gets_its_statistics_from_the_training_pictures(digits):
     job = task('digits', 'glyphnet', device='cpu')
@@ -308,7 +333,8 @@ def test_heads_are_scored_on_the_device_of_the_task(digits, monkeypatch):
     seen, real = [], Target.score_heads
     def scored(self, *args, **kwargs): seen.append(kwargs['device']); return real(self, *args, **kwargs)
     monkeypatch.setattr(Target, 'score_heads', scored)
-    Heads(task('digits', 'glyphnet', device='cpu'), progress=False).run([dict(strategy='feature-extraction', shots=1, seed=0, wd=1.)])
+    Heads(task('digits', 'glyphnet', device='cpu'),
+          progress=False).run([dict(strategy='feature-extraction', shots=1, seed=0, wd=1.)])
     assert seen == ['cpu']
 
 def test_heads_are_what_the_strategy_trains(digits, tmp_path):
@@ -316,7 +342,8 @@ def test_heads_are_what_the_strategy_trains(digits, tmp_path):
     from tlcourse.finetune import feature_extraction
     c = compare('digits', **{**quick, 'shots': [5], 'augment': False, 'size': None, 'out': tmp_path})
     spec = c.specs['feature-extraction', 5][3]
-    learn = feature_extraction(digits.dls(shots=5, seed=3, augment=False, device='cpu'), 'glyphnet', wd=spec['wd'], progress=False)
+    learn = feature_extraction(digits.dls(shots=5, seed=3, augment=False, device='cpu'), 'glyphnet', wd=spec['wd'],
+                               progress=False)
     pred = digits.unopened().score(learn).pred
     assert (pred == c.records.get(spec)['pred']).mean() > .995
 
@@ -330,14 +357,16 @@ def looked(tmp_path, monkeypatch, settled, seeds='3,4,5', budget=None, shots=(5,
     "A study of two arms whose decision is settled once its rows have so many seeds, and what it said"
     monkeypatch.setattr(Comparison, 'settled', lambda self, p: len(self.correct['fine-tuning', 5]) >= settled)
     lines = []
-    st = Study(task('digits', 'glyphnet', device='cpu'), ['single-rate', 'fine-tuning'], shots, seeds, 2, 'none', out=tmp_path, workers=1, say=lines.append)
+    st = Study(task('digits', 'glyphnet', device='cpu'), ['single-rate', 'fine-tuning'], shots, seeds, 2, 'none',
+               out=tmp_path, workers=1, say=lines.append)
     st._undecided = lambda c: {(a, 5) for a in ('single-rate', 'fine-tuning')} if not c.settled(None) else set()
     with st.pool: return st.run(budget), st, lines
 
 @pytest.mark.parametrize('settled,want,shots', [(3, 3, [5]), (4, 4, [1, 5]), (99, 5, [5])])
 def test_seeds_come_until_the_decision_is_settled(tmp_path, monkeypatch, settled, want, shots):
     c, st, lines = looked(tmp_path, monkeypatch, settled, shots=shots)
-    assert {(x['strategy'], x['shots']): x['seeds'] for x in c.cells} == {(a, k): want if k == 5 else 3 for a in ('single-rate', 'fine-tuning') for k in shots}
+    assert ({(x['strategy'], x['shots']): x['seeds'] for x in c.cells}
+            == {(a, k): want if k == 5 else 3 for a in ('single-rate', 'fine-tuning') for k in shots})
     assert c.settings['looks'] == [3, 4, 5] and c.settings['seeds'] == 3 and c.looks == 3
     assert sum('The decision is open' in o for o in lines) == want - 3
     assert stored_comparison(st.records).correct['single-rate', 5].shape[0] == want
@@ -345,14 +374,16 @@ def test_seeds_come_until_the_decision_is_settled(tmp_path, monkeypatch, settled
 def test_looks_end_with_the_minutes(tmp_path, monkeypatch):
     costs(monkeypatch, single_rate=(1., 0.), fine_tuning=(1., 0.))
     c, st, lines = looked(tmp_path, monkeypatch, 99, '3,900', 60/60)
-    assert {x['seeds'] for x in c.cells} == {3} and any('900 seeds of single-rate and fine-tuning would take about' in n for n in c.notes)
+    assert {x['seeds'] for x in c.cells} == {3}
+    assert any('900 seeds of single-rate and fine-tuning would take about' in n for n in c.notes)
 
 def test_which_cells_are_undecided(tmp_path):
     "The arms of open differences at the last size that train; an edge of a grid is not settled by seeds"
     def of(**kw):
         d = tmp_path/str(len(list(tmp_path.glob('*'))))
         d.mkdir()
-        return Study._undecided(SimpleNamespace(trained=['last-layers', 'fine-tuning']), made_staged(d, looks=[5, 10, 20], **kw))
+        return Study._undecided(SimpleNamespace(trained=['last-layers', 'fine-tuning']),
+                                made_staged(d, looks=[5, 10, 20], **kw))
     near = {**ACC, 'last-layers': {'all': .975}}
     assert of(acc={**ACC, 'last-layers': {'all': .8}}) == set()
     assert of(acc=near) == {('last-layers', 'all'), ('fine-tuning', 'all')}
@@ -377,12 +408,14 @@ def test_a_run_is_never_replaced(tmp_path):
 
 def no_valid(tmp_path):
     "A folder whose validation part lacks a class"
-    for part,classes in ('train', ('a', 'b')), ('valid', ('a',)), ('test', ('a', 'b')): pictures(tmp_path/'d'/part, 6, len(part), classes)
+    for part,classes in ('train', ('a', 'b')), ('valid', ('a',)), ('test', ('a', 'b')):
+        pictures(tmp_path/'d'/part, 6, len(part), classes)
     return tmp_path/'d'
 
 def test_validation_without_a_class(tmp_path): # I6
     d = no_valid(tmp_path)
-    with pytest.raises(BadInput, match="no validation picture of 'b'.*--tune none"): compare(d, **{**quick, 'tune': 'valid'})
+    with pytest.raises(BadInput, match="no validation picture of 'b'.*--tune none"):
+        compare(d, **{**quick, 'tune': 'valid'})
     c = compare(d, **quick)
     assert len(c.cells) == 1
 
@@ -403,8 +436,10 @@ def test_output_inside_the_pictures(tmp_path):
 
 # the command line
 
-def command(*args): return cli.main(['compare', *map(str, args), '--backbone', 'glyphnet', '--shots', '2', '--seeds', '3', '--steps', '2',
-                                     '--tune', 'none', '--strategies', 'feature-extraction', '--size', '32', '--device', 'cpu'])
+def command(*args):
+    return cli.main(['compare', *map(str, args), '--backbone', 'glyphnet', '--shots', '2', '--seeds', '3', '--steps',
+                     '2',
+                     '--tune', 'none', '--strategies', 'feature-extraction', '--size', '32', '--device', 'cpu'])
 
 def test_a_folder_is_no_place_for_json(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(module, 'compare', lambda *args, **kwargs: pytest.fail('it ran'))
@@ -419,7 +454,8 @@ def test_two_folders_of_one_name_have_two_reports(tmp_path, capsys, monkeypatch)
     outs = sorted(p.name for p in (tmp_path/'tlcourse-out').iterdir())
     assert len(outs) == 2 and all(o.startswith('pics-') and o.endswith('-glyphnet') for o in outs)
     os.symlink(tmp_path/'a'/'pics', tmp_path/'link')
-    assert command('link') == 0 and len(list((tmp_path/'tlcourse-out').iterdir())) == 2, 'the same pictures, the same place'
+    assert command('link') == 0 and len(list((tmp_path/'tlcourse-out').iterdir())) == 2, (
+        'the same pictures, the same place')
 
 def test_json_tells_classes_and_parts(tmp_path, monkeypatch): # I1
     monkeypatch.chdir(tmp_path)
@@ -432,7 +468,9 @@ def test_json_tells_how_the_pictures_were_read(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for c in 'ab':
         (tmp_path/'pics'/c).mkdir(parents=True)
-        for i in range(10): Image.fromarray(np.random.RandomState(i + 50*(c == 'b')).randint(0, 1024, (40,90)).astype(np.uint16)).save(tmp_path/'pics'/c/f'{i}.png')
+        for i in range(10):
+            x = np.random.RandomState(i + 50*(c == 'b')).randint(0, 1024, (40,90)).astype(np.uint16)
+            Image.fromarray(x).save(tmp_path/'pics'/c/f'{i}.png')
     (tmp_path/'pics'/'a'/'note.png').write_text('no picture')
     (tmp_path/'pics'/'b'/'again.png').write_bytes((tmp_path/'pics'/'a'/'0.png').read_bytes())
     assert command('pics', '--backbone', 'glyphnet', '--size', '32', '--fit', 'pad', '--json', 'j.json') == 0

@@ -8,7 +8,8 @@ from tlcourse import compare as compare_module, features, finetune, training
 from tlcourse.backbones import arch, learner
 from tlcourse.base import BadInput
 from tlcourse.cli import main
-from tlcourse.compare import compare, run_spec, task
+from tlcourse.compare import compare
+from tlcourse.runs import run_spec, task
 from tlcourse.data import target
 from tlcourse.features import extract, stored_activations
 from tlcourse.finetune import STRATEGIES
@@ -41,7 +42,8 @@ def test_fused_is_fastais_adam():
 def test_fused_in_float64_to_the_last_digits():
     "One schedule, many steps, in double precision: the formula is the same, not merely near"
     def last(opt_func):
-        w = [torch.nn.Parameter(torch.linspace(-1, 1, 12, dtype=torch.float64).view(3, 4)), torch.nn.Parameter(torch.ones(3, dtype=torch.float64))]
+        w = [torch.nn.Parameter(torch.linspace(-1, 1, 12, dtype=torch.float64).view(3, 4)),
+             torch.nn.Parameter(torch.ones(3, dtype=torch.float64))]
         opt = opt_func([[w[0]], [w[1]]], lr=.1, wd=.05)
         opt.state[w[1]]['do_wd'] = False
         for i in range(200):
@@ -102,7 +104,8 @@ def test_stored_is_the_long_way(n):
     assert torch.allclose(losses(a), losses(b), atol=1e-4)
     assert np.allclose(a.recorder.values, b.recorder.values, atol=1e-3)
 
-@pytest.mark.parametrize('backbone,n', [('resnet18', -1), ('resnet18', -2), ('mobilenet_v2', -2), ('convnext_tiny', -2)])
+@pytest.mark.parametrize('backbone,n',
+                         [('resnet18', -1), ('resnet18', -2), ('mobilenet_v2', -2), ('convnext_tiny', -2)])
 def test_stored_in_other_bodies(backbone, n):
     "The loss of the first step is that of the long way; later ones drift by what rounding does to small gradients"
     net = arch(backbone, 'random')
@@ -122,7 +125,8 @@ def test_maps_are_kept_for_the_same_pictures_and_stages(monkeypatch):
     monkeypatch.setattr(features, '_maps', lambda dl, *args: ran.append(dl.part.name) or old(dl, *args))
     def fit(n=-2, change=lambda learn: None, **kwargs):
         set_seed(0)
-        learn = learner(digits.dls(shots=5, bs=16, augment=False, device='cpu', **kwargs), 'glyphnet', opt_func=fused_adam)
+        learn = learner(digits.dls(shots=5, bs=16, augment=False, device='cpu', **kwargs), 'glyphnet',
+                        opt_func=fused_adam)
         change(learn)
         ran.clear()
         with learn.no_bar(), learn.no_logging(), stored_activations(true_freeze(learn, n)): learn.fit_one_cycle(1, 5e-3)
@@ -131,7 +135,8 @@ def test_maps_are_kept_for_the_same_pictures_and_stages(monkeypatch):
     def lies(learn): learn.model.to(memory_format=torch.channels_last)
     first, again = fit(), fit()
     assert (first[1], again[1]) == (2, 0) and all(torch.equal(first[0][k], again[0][k]) for k in first[0])
-    assert fit(change=other)[1] == 2 and fit(change=lies)[1] == 2 and fit(n=-1)[1] == 2 and fit(seed=1)[1] == 1 # The validation part is the same
+    # The validation part is the same
+    assert fit(change=other)[1] == 2 and fit(change=lies)[1] == 2 and fit(n=-1)[1] == 2 and fit(seed=1)[1] == 1
     assert fit()[1] == 0
     monkeypatch.setattr(features, '_most_kept', 1)
     assert fit(seed=2)[1] == 1 and fit(seed=2)[1] == 1
@@ -174,7 +179,8 @@ def test_stored_takes_pictures_of_a_target(tmp_path):
         (tmp_path/c).mkdir()
         for i in range(4): Image.fromarray(np.full((32, 32, 3), 40*i, np.uint8)).save(tmp_path/c/f'{i}.png')
     dls = ImageDataLoaders.from_folder(tmp_path, valid_pct=.5, bs=2, num_workers=0, device='cpu')
-    with pytest.raises(BadInput, match='pictures of a Target'), stored_activations(true_freeze(learner(dls, 'glyphnet'))): pass
+    learn = true_freeze(learner(dls, 'glyphnet'))
+    with pytest.raises(BadInput, match='pictures of a Target'), stored_activations(learn): pass
 
 def test_gradual_runs_frozen_stages_once(monkeypatch):
     used = []
@@ -202,7 +208,8 @@ def test_precision_by_name(monkeypatch):
         monkeypatch.setattr(training, 'bf16_units', lambda device='cpu': has)
         assert pick_precision('auto') == auto
     with pytest.raises(BadInput, match='no units'): pick_precision('bf16')
-    with pytest.raises(BadInput, match='no units'): STRATEGIES['scratch'](plain(), 'glyphnet', steps=1, precision='bf16')
+    with pytest.raises(BadInput, match='no units'):
+        STRATEGIES['scratch'](plain(), 'glyphnet', steps=1, precision='bf16')
     with pytest.raises(BadInput, match='no units'): extract('glyphnet', digits.valid, precision='bf16')
 
 def test_no_units_is_exit_2(monkeypatch, capsys, tmp_path):
@@ -256,7 +263,8 @@ def test_features_in_bf16_have_a_file_of_their_own(units, tmp_path, monkeypatch)
 # what is stored says how it was made
 
 def test_records_name_the_precision(units, tmp_path):
-    kw = dict(shots=[1], seeds=3, steps=2, tune='none', strategies='fine-tuning', workers=1, device='cpu', say=None, out=tmp_path)
+    kw = dict(shots=[1], seeds=3, steps=2, tune='none', strategies='fine-tuning', workers=1, device='cpu', say=None,
+              out=tmp_path)
     half, full = compare('digits', precision='bf16', **kw), compare('digits', **kw)
     assert half.settings['precision'] == 'bf16' and 'precision' not in full.settings
     assert half.records.run(half.specs['fine-tuning', 1][0]).spec['precision'] == 'bf16'
@@ -270,14 +278,15 @@ def test_a_run_of_code_1_has_its_optimiser(monkeypatch):
         return learn
     monkeypatch.setitem(STRATEGIES, 'fine-tuning', spy)
     where = task('digits', 'glyphnet', device='cpu')
-    spec = dict(kind='tune', strategy='fine-tuning', backbone='glyphnet', shots=1, seed=0, bs=32, augment=True, V=1, lr=.005, steps=1)
+    spec = dict(kind='tune', strategy='fine-tuning', backbone='glyphnet', shots=1, seed=0, bs=32, augment=True, V=1,
+                lr=.005, steps=1)
     for code in 1, compare_module.CODE: run_spec(where, {**spec, 'code': code})
     assert seen == [Adam, fused_adam]
 
 def test_runs_go_in_order(tmp_path):
     "Those that are stored are told first, the others as they are asked for; results come in the order of the specs"
-    st = compare_module.Study(task('digits', 'glyphnet', device='cpu'), ['scratch', 'fine-tuning'], [1, 5], seeds=3, steps=3,
-                              tune='none', V=1, out=tmp_path, workers=1, say=None)
+    st = compare_module.Study(task('digits', 'glyphnet', device='cpu'), ['scratch', 'fine-tuning'], [1, 5], seeds=3,
+                              steps=3, tune='none', V=1, out=tmp_path, workers=1, say=None)
     specs = [st.spec(s, k, .005, 0) for k in (5, 1) for s in st.trained]
     st.sweep(specs[2:3])
     ran = []

@@ -14,6 +14,9 @@ from .drawings import *
 from .folders import *
 from .pictures import *
 from .world import *
+from .augment import *
+from .sources import *
+from .loaders import *
 from .data import *
 from .backbones import *
 from .pretrain import *
@@ -34,6 +37,7 @@ from .rates import *
 from .runs import *
 from .compare import *
 from .model import *
+from .findings import *
 from .lint import *
 from .exercises import *
 from .course import *

@@ -7,7 +7,7 @@ Docs: https://tlcourse.github.io/tlcourse/core/audit.html.md"""
 # %% auto #0
 __all__ = ['eval_frozen', 'Audit', 'freeze_audit', 'depth_split']
 
-# %% ../nbs/core/08_audit.ipynb #au000002
+# %% ../nbs/core/08_audit.ipynb #fa000002
 import tlcourse.base
 import numpy as np, pandas as pd
 from contextlib import contextmanager
@@ -205,7 +205,7 @@ def freeze_audit(learn:Learner, # Any fastai Learner, before or after a fit; it 
                  lr:float|slice|list|None=None, # As you would hand it to `fit`; None: `learn.lr`
                  wd:float|None=None, # Weight decay, likewise; None: `learn.wd`, else the optimiser's
                  detail:int|None=None # Parts of a module's name that make a row; None: a row for each module
-                ) -> Audit:
+                ) -> Audit: # Raises `BadInput` for anything but a Learner
     "What a fit would change: weights, normalisation layers and running statistics, and at which rates; nothing is run."
     if not isinstance(learn, Learner): raise BadInput(f"freeze_audit takes a Learner, this is a {type(learn).__name__}")
     if detail is not None and (not isinstance(detail, int) or detail < 1):
@@ -268,7 +268,7 @@ def _depth_split(m, k):
     return L(*body, head)
 
 # %% ../nbs/core/08_audit.ipynb #dd9191f8
-def depth_split(k:int # Layer groups, the head among them: 2 or more
+def depth_split(k:int # Layer groups, the head among them: 2 or more; `BadInput` for fewer
                ): # A splitter: model -> `L` of k lists of parameters, for `Learner`, `vision_learner` or `learner`
     "Split into `k` groups in forward order: k-1 of the body, its units of depth dealt out evenly, and the head."
     if isinstance(k, bool) or not isinstance(k, int) or k < 2:

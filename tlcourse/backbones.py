@@ -1,4 +1,4 @@
-"""One way to ask for any pretrained network, normalised right and cut into body and head: ours, the one that pip brings, torchvision's and timm's.
+"""One way to ask for any pretrained network, ours, pip's, torchvision's or timm's: normalised right, cut into groups.
 
 Docs: https://tlcourse.github.io/tlcourse/core/backbones.html.md"""
 
@@ -183,7 +183,8 @@ def _opened(path) -> tuple: # (name -> tensor, what is to be said of the file)
     return sd,[f'{path.name} {o}' for o in said]
 
 # %% ../nbs/core/03_backbones.ipynb #069b575a
-# Children that are no part of a body, in any torchvision network, in ours and in an EfficientNet of timm's; those that are unpacked into it.
+# Children that are no part of a body, in any torchvision network, in ours
+# and in an EfficientNet of timm's; those that are unpacked into it.
 _tail = set('fc classifier head heads head_dist avgpool global_pool pool flatten dropout aux1 aux2 AuxLogits'.split())
 _unpack = {'features', 'layers', 'trunk_output', 'blocks'}
 
@@ -193,7 +194,8 @@ class _Body(nn.Sequential):
     def forward(self, x):
         if not torch.jit.is_tracing() and min(x.shape[-2:]) < self.min_size:
             raise BadInput(f"{self.owner} takes images of at least {self.min_size}x{self.min_size} pixels, these are "
-                           f"{x.shape[-2]}x{x.shape[-1]}: ask for target(..., size={self.min_size}), or --size {self.min_size} in the command line")
+                           f"{x.shape[-2]}x{x.shape[-1]}: ask for target(..., size={self.min_size}), "
+                           f"or --size {self.min_size} in the command line")
         return super().forward(x)
 
 class _Vectors(nn.Module):
@@ -624,7 +626,8 @@ def __call__(self:Arch,
     if not pretrained or self.weights == 'random': return self._new(**kwargs)
     if self.from_file:
         if _file_hash(self.weights) != self.file_hash:
-            raise BadInput(f"{Path(self.weights).name} changed since arch({self.name!r}, ...) was called: call it again")
+            raise BadInput(f"{Path(self.weights).name} changed since arch({self.name!r}, ...) "
+                           "was called: call it again")
         if self.kind in _functions: return globals()[self.name](weights=self.weights)
         if self.file_hash == _lite0_sha256:
             raise BadInput(f"{Path(self.weights).name} holds the weights of tf_efficientnet_lite0, which {self.name} "
@@ -701,7 +704,7 @@ _archs = {}
 
 def arch(
     name:str, # One in `backbones()`, or timm's; 'timm/' before it means timm's where others have it too
-    weights:str|Path=None # None: packaged, pip's, or a named version; a file; another version ('IMAGENET1K_V2'); 'random'
+    weights:str|Path=None # None: packaged, pip's or a named version; a file; 'IMAGENET1K_V2' and such; 'random'
 ) -> Arch: # The same one for the same name and weights; its `weights_id` goes into records
     "A backbone for `vision_learner` or `learner`, registered in fastai's `model_meta`; `BadInput` for an unknown one."
     if isinstance(name, Arch): return name if weights is None else arch(name.name, weights)
@@ -731,13 +734,15 @@ def arch(
 # %% ../nbs/core/03_backbones.ipynb #n0tice01
 @lru_cache(maxsize=None)
 def _by_stats(name):
-    "(mean, standard deviation) -> one of timm's networks with it: `name` by any maker, and its twin with or without 'tf_'."
+    "(mean, standard deviation) -> one of timm's networks with it: `name` by any maker, with or without 'tf_'."
     base = name.split('.')[0]
     twin = base.removeprefix('tf_') if base.startswith('tf_') else f'tf_{base}'
     cfgs = {n: timm.get_pretrained_cfg(n) for b in (base, twin) for n in timm.list_pretrained(f'{b}.*')}
     return {(c.mean, c.std): n for n,c in reversed(cfgs.items())}
 
-def _said(mean, std): return ' and '.join(f"{w} {', '.join(f'{o:.3g}' for o in v)}" for w,v in (('mean', mean), ('standard deviation', std)))
+def _said(mean, std):
+    return ' and '.join(f"{w} {', '.join(f'{o:.3g}' for o in v)}"
+                        for w,v in (('mean', mean), ('standard deviation', std)))
 
 @patch(as_prop=True)
 def notice(self:Arch) -> str: # A sentence, or ''
@@ -813,7 +818,7 @@ def learner(
     head:str='linear', # 'linear' (pool, flatten, linear), or 'fastai' (two layers with batch norm and dropout)
     normalize:bool=True, # Set the backbone's `Normalize`, replacing any? False leaves the pipeline alone
     **kwargs # For `vision_learner`: opt_func, lr, wd, cbs, metrics (default accuracy), loss_func (cross-entropy), ...
-) -> Learner: # A plain fastai one; `weights_id` and `head_name` are for the record
+) -> Learner: # A plain fastai one; `weights_id` and `head_name` are for the record; raises `BadInput`
     "`vision_learner` on its own copy of `dls`, with the backbone's statistics and a linear head."
     if head not in heads: raise unknown('head', head, heads)
     given = [k for k in _head_args if k in kwargs]
@@ -821,7 +826,8 @@ def learner(
     if 'cut' in kwargs: raise BadInput("cut: vision_learner takes it and ignores it; arch(name) decides where to cut")
     a = arch(name, weights if pretrained else None)
     n_out = kwargs.pop('n_out', None) or get_c(dls)
-    if head == 'linear': kwargs = dict(custom_head=linear_head(a.nf, n_out), init=None) | kwargs # `init` would overwrite the zeros
+    # `init` would overwrite the zeros
+    if head == 'linear': kwargs = dict(custom_head=linear_head(a.nf, n_out), init=None) | kwargs
     kwargs = dict(loss_func=CrossEntropyLossFlat(), metrics=accuracy) | kwargs
     kwargs['cbs'] = [PlainTensors(), *L(kwargs.get('cbs'))]
     learn = vision_learner(_own_dls(dls, a.stats if normalize else None), a, normalize=False, n_out=n_out,

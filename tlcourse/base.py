@@ -1,4 +1,4 @@
-"""What every room needs and nobody should have to think about: one kind of error for bad input, names that help, where files live, who sees a bar, what a table looks like, the page's stamp.
+"""What every room needs: one kind of error, names that help, where files live, bars, tables, the page's stamp.
 
 Docs: https://tlcourse.github.io/tlcourse/core/base.html.md"""
 
@@ -39,8 +39,8 @@ def unknown(kind:str, # What was asked for: 'target', 'backbone', 'strategy', ..
     return BadInput(f"unknown {kind} {str(name)!r}: {tip}")
 
 # %% ../nbs/core/00_base.ipynb #1ess0n03
-LESSONS = ('first_transfer', 'your_own_pictures', 'honest_data', 'inside', 'freezing', 'feature_extraction', 'fine_tuning', 'learning_rates',
-           'extraction_or_tuning', 'how_much_data')
+LESSONS = ('first_transfer', 'your_own_pictures', 'honest_data', 'inside', 'freezing', 'feature_extraction',
+           'fine_tuning', 'learning_rates', 'extraction_or_tuning', 'how_much_data')
 
 # %% ../nbs/core/00_base.ipynb #1ess0n04
 def lesson_number(lesson:str|int # Name of its page, such as 'freezing', or its number
@@ -84,7 +84,7 @@ def package_assets() -> Path:
 
 # %% ../nbs/core/00_base.ipynb #e5252630
 def photo_assets() -> Path|None: # None where `TLCOURSE_ASSETS` is unset or not a folder
-    "The folder of real photos and ImageNet weights that `TLCOURSE_ASSETS` names; the lessons' *On pictures* cells use it."
+    "The folder of real photos and weights that `TLCOURSE_ASSETS` names, for the lessons' *On pictures* cells."
     d = os.environ.get('TLCOURSE_ASSETS')
     return Path(d) if d and Path(d).is_dir() else None
 
@@ -243,14 +243,17 @@ def html_table(data, # A data frame, of whose index nothing is shown; or a dict:
 _css = """
 .tlc-table.tlc-table{max-width:100%;color:inherit;line-height:1.45}
 .tlc-table.tlc-table .scroll{overflow-x:auto;margin:.3em 0 .9em}
-.tlc-table.tlc-table table{border-collapse:collapse;border:0;margin:0;width:auto;color:inherit;background:none;font-size:.92em;
- font-variant-numeric:tabular-nums}
-.tlc-table.tlc-table caption{caption-side:top;text-align:left;padding:.2em 0;color:inherit;font-weight:600;font-style:normal}
+.tlc-table.tlc-table table{border-collapse:collapse;border:0;margin:0;width:auto;color:inherit;background:none;
+ font-size:.92em;font-variant-numeric:tabular-nums}
+.tlc-table.tlc-table caption{caption-side:top;text-align:left;padding:.2em 0;color:inherit;
+ font-weight:600;font-style:normal}
 .tlc-table.tlc-table tr{background:none;border:0}
-.tlc-table.tlc-table th,.tlc-table.tlc-table td{text-align:left;vertical-align:top;white-space:normal;padding:.25em 1em .25em 0;color:inherit;
- background:none;border:0;border-bottom:1px solid rgba(128,128,128,.3);font-weight:400;max-width:36em}
+.tlc-table.tlc-table th,.tlc-table.tlc-table td{text-align:left;vertical-align:top;white-space:normal;
+ padding:.25em 1em .25em 0;color:inherit;background:none;border:0;border-bottom:1px solid rgba(128,128,128,.3);
+ font-weight:400;max-width:36em}
 .tlc-table.tlc-table thead th{font-weight:600;vertical-align:bottom;border-bottom:1px solid currentColor}
-.tlc-table.tlc-table .num{text-align:right;white-space:nowrap}.tlc-table.tlc-table .text{min-width:13em;overflow-wrap:anywhere}
+.tlc-table.tlc-table .num{text-align:right;white-space:nowrap}
+.tlc-table.tlc-table .text{min-width:13em;overflow-wrap:anywhere}
 .tlc-table.tlc-table .mark th,.tlc-table.tlc-table .mark td{font-weight:700}
 .tlc-table.tlc-table code{color:inherit;background:none;border:0;padding:0;white-space:pre-wrap}
 .tlc-table.tlc-table caption span{display:inline-block;position:sticky;left:0;max-width:calc(100vw - 3rem)}
@@ -275,7 +278,7 @@ def versions() -> dict: # Package name to version
 
 # %% ../nbs/core/00_base.ipynb #aaa6824d
 def pick_device(name:str='auto' # 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'
-               ): # A `torch.device`
+               ): # A `torch.device`; raises `BadInput` for one that is not here
     "The device to train on; `auto` takes CUDA if there is one and fastai was not told to do without, else the CPU."
     import torch
     if name in (None, 'auto'):
@@ -287,14 +290,17 @@ def pick_device(name:str='auto' # 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'
             warnings.simplefilter('ignore') # torch knows names that it has given up
             d = torch.device(name)
     except RuntimeError: raise unknown('device', name, ['auto', 'cpu', 'cuda', 'mps']) from None
-    if d.type == 'cuda' and not torch.cuda.is_available(): raise BadInput("no CUDA device here: use --device auto or cpu")
-    if d.type == 'mps' and not torch.backends.mps.is_available(): raise BadInput("no MPS device here: use --device auto or cpu")
+    if d.type == 'cuda' and not torch.cuda.is_available():
+        raise BadInput("no CUDA device here: use --device auto or cpu")
+    if d.type == 'mps' and not torch.backends.mps.is_available():
+        raise BadInput("no MPS device here: use --device auto or cpu")
     if d.type == 'cuda' and (n := torch.cuda.device_count()) <= (d.index or 0):
         there = 'is 1' if n == 1 else f'are {n}'
         raise BadInput(f"no device {name!r} here, CUDA devices count from 0 and there {there}: use --device cuda")
     # A small tensor there and back; on CUDA not even that, for it would forbid this process to fork
     try: d.type == 'cuda' or torch.zeros(1, device=d).cpu().item()
-    except Exception: raise BadInput(f"no device {name!r} here to compute on: use --device auto or cpu") from None
+    except Exception:
+        raise BadInput(f"no device {name!r} here to compute on: use --device auto or cpu") from None
     return d
 
 # %% ../nbs/core/00_base.ipynb #f63d72e0
@@ -303,7 +309,8 @@ class Stamp:
     def __init__(self): self.t0, self.device, self.v = time.perf_counter(), pick_device(), versions()
     @property
     def seconds(self): return time.perf_counter() - self.t0
-    def __repr__(self): return ' · '.join(f'{k} {v}' for k,v in self.v.items()) + f' · {self.device} · {self.seconds:.0f} s'
+    def __repr__(self):
+        return ' · '.join(f'{k} {v}' for k,v in self.v.items()) + f' · {self.device} · {self.seconds:.0f} s'
     def _repr_markdown_(self): return f'<small>{self!r}</small>'
 
 # %% ../nbs/core/00_base.ipynb #prose002

@@ -1,4 +1,4 @@
-"""`tlcourse lessons`, `scores`, `look`, `compare`, `train`, `predict`, `pretrain`, `cache`, `doctor`: bad input is one line on stderr and exit code 2.
+"""The `tlcourse` command, a word for each thing to do: bad input is one line on stderr and exit code 2.
 
 Docs: https://tlcourse.github.io/tlcourse/tools/cli.html.md"""
 
@@ -57,7 +57,8 @@ def _check_json(path): # before any work is done
 # %% ../nbs/tools/08_cli.ipynb #f7851783
 def _add_lessons(sub):
     p = sub.add_parser('lessons', help='list the lessons, or write them as notebooks to work through',
-                       description='List the lessons; with --to, write them as notebooks without outputs, with exercises to fill.')
+                       description='List the lessons; with --to, write them as notebooks without '
+                                   'outputs, with exercises to fill.')
     p.add_argument('numbers', nargs='*', metavar='N', help='numbers of lessons (default: all)')
     p.add_argument('--to', metavar='DIR', help='write notebooks into this folder')
     p.add_argument('--solutions', action='store_true', help='keep the solutions in them')
@@ -70,9 +71,11 @@ def _lessons(a):
     from tlcourse.course import lesson_table, lessons, needs_lab, open_lab, write_lessons
     _check_json(a.json)
     ls = lessons(a.numbers)
-    data = [dict(number=l.number, title=l.title, seconds=l.seconds, device=l.device, state=l.state, file=l.path.name) for l in ls]
+    data = [dict(number=l.number, title=l.title, seconds=l.seconds, device=l.device, state=l.state, file=l.path.name)
+            for l in ls]
     if a.to is None:
-        if opts := [f'--{o}' for o in ('solutions', 'force', 'open') if getattr(a, o)]: raise BadInput(f"{opts[0]} needs --to DIR: name the folder")
+        if opts := [f'--{o}' for o in ('solutions', 'force', 'open') if getattr(a, o)]:
+            raise BadInput(f"{opts[0]} needs --to DIR: name the folder")
         print(lesson_table(ls))
         print("\nSeconds as saved with each page, its photo cells included, on the device named; it needs no other.")
     else:
@@ -87,7 +90,8 @@ def _lessons(a):
 # %% ../nbs/tools/08_cli.ipynb #a6bc7839
 def _add_scores(sub):
     p = sub.add_parser('scores', help="a teacher's table of readers' score cards",
-                       description='What score cards (scores.json) report, by name and lesson. They are written on the reader\'s own machine.')
+                       description='What score cards (scores.json) report, by name and lesson. '
+                                   'They are written on the reader\'s own machine.')
     p.add_argument('files', nargs='+', metavar='FILE', help="readers' scores.json, under any name")
     p.add_argument('--json', metavar='FILE', help='write the machine-readable result there')
     p.set_defaults(func=_scores)
@@ -104,8 +108,8 @@ def _scores(a):
     table = scores(good)
     show = table.drop(columns=['last', *([] if table.file.nunique() > 1 else ['file'])])
     print(show.to_string(index=False) if len(table) else 'No tries.')
-    print("\nright: exercises solved, of all in the lesson; guessed: predictions that came true, of those made (guesses).\n"
-          "Self-reported: each card was written on its reader's machine and can be edited.")
+    print("\nright: exercises solved, of all in the lesson; guessed: predictions that came true, "
+          "of those made (guesses).\nSelf-reported: each card was written on its reader's machine and can be edited.")
     if a.json: _write_json(a.json, dict(self_reported=True, scores=table.to_dict('records'), unreadable=bad))
 
 # %% ../nbs/tools/08_cli.ipynb #lookcli1
@@ -134,34 +138,52 @@ def _look(a):
 # %% ../nbs/tools/08_cli.ipynb #ac975717
 def _add_reading(p):
     "How a folder is read, the same for all commands that read one"
-    p.add_argument('--groups', metavar='COLUMN_OR_PATTERN', help='a column of the table of labels, or a regular expression of the file names: pictures of one group stay in one part')
-    p.add_argument('--fit', choices=['crop', 'squish', 'pad'], help='how pictures become square (default: crop, the centre)')
+    p.add_argument('--groups', metavar='COLUMN_OR_PATTERN',
+                   help='a column of the table of labels, or a regular expression of the file names: '
+                        'pictures of one group stay in one part')
+    p.add_argument('--fit', choices=['crop', 'squish', 'pad'],
+                   help='how pictures become square (default: crop, the centre)')
     p.add_argument('--min-class', type=int, metavar='N', help='leave classes with fewer than N pictures out')
 
 def _add_compare(sub):
     p = sub.add_parser('compare', help='which strategy wins, at how many labels, by how much, at what cost',
                        description='Measure transfer strategies on TARGET at equal budget and recommend one.')
-    p.add_argument('target', nargs='?', default='digits', metavar='TARGET', help='a target name or a folder with one folder per class (default: digits)')
-    p.add_argument('--backbone', help='glyphnet, tf_efficientnet_lite0, a torchvision or a timm name (default: glyphnet for drawn glyphs and digits, else tf_efficientnet_lite0)')
-    p.add_argument('--weights', metavar='FILE', help="pretrained weights for the backbone (default: the backbone's own)")
-    p.add_argument('--strategies', help="comma-separated, with +aug behind a name to augment; or 'all' (default: by the target)")
-    p.add_argument('--shots', help="labels per class, comma-separated, and 'all' (default: 1,5,20,100, as far as the smallest class goes, and all)")
-    p.add_argument('--seeds', default=5, help='runs of each cell that trains, 3 or more (default: 5); 5,10,20: more where the decision is open; '
+    p.add_argument('target', nargs='?', default='digits', metavar='TARGET',
+                   help='a target name or a folder with one folder per class (default: digits)')
+    p.add_argument('--backbone', help='glyphnet, tf_efficientnet_lite0, a torchvision or a timm name '
+                                      '(default: glyphnet for drawn glyphs and digits, else tf_efficientnet_lite0)')
+    p.add_argument('--weights', metavar='FILE',
+                   help="pretrained weights for the backbone (default: the backbone's own)")
+    p.add_argument('--strategies', help="comma-separated, with +aug behind a name to augment; or 'all' "
+                                        "(default: by the target)")
+    p.add_argument('--shots', help="labels per class, comma-separated, and 'all' (default: 1,5,20,100, as far as "
+                                   "the smallest class goes, and all)")
+    p.add_argument('--seeds', default=5, help='runs of each cell that trains, 3 or more (default: 5); 5,10,20: '
+                                              'more where the decision is open; '
                    'heads on a frozen body have 20')
     p.add_argument('--steps', help='optimiser steps of every run (default: five passes over its labels, or more)')
-    p.add_argument('--tune', default='valid', help="'valid': choose learning rates on validation pictures (default); 'none': fixed rates")
+    p.add_argument('--tune', default='valid',
+                   help="'valid': choose learning rates on validation pictures (default); 'none': fixed rates")
     p.add_argument('--size', type=int, help="side of the pictures in pixels (default: the target's; of a ViT, its own)")
-    p.add_argument('--augment', action=argparse.BooleanOptionalAction, help='augment the pictures in every arm (default: only drawn glyphs and digits)')
-    p.add_argument('--valid-pct', type=float, metavar='SHARE', help='of each class, to choose with, if the folder has no validation part (default: .2)')
-    p.add_argument('--test-pct', type=float, metavar='SHARE', help='of each class, for the test, if nothing is split (default: .2)')
+    p.add_argument('--augment', action=argparse.BooleanOptionalAction,
+                   help='augment the pictures in every arm (default: only drawn glyphs and digits)')
+    p.add_argument('--valid-pct', type=float, metavar='SHARE',
+                   help='of each class, to choose with, if the folder has no validation part (default: .2)')
+    p.add_argument('--test-pct', type=float, metavar='SHARE',
+                   help='of each class, for the test, if nothing is split (default: .2)')
     p.add_argument('--split-seed', type=int, metavar='N', help='of that split (default: 0)')
     _add_reading(p)
-    p.add_argument('--budget', metavar='MINUTES', help="leave seeds and cells out to fit, or 'none' (default: 10 for photos and drawings on a CPU, else none)")
+    p.add_argument('--budget', metavar='MINUTES',
+                   help="leave seeds and cells out to fit, or 'none' (default: 10 for photos and "
+                        "drawings on a CPU, else none)")
     p.add_argument('--drop-duplicates', action='store_true', help='leave training copies of test pictures out')
     p.add_argument('--device', default='auto', help='auto, cpu, cuda, mps (default: auto)')
-    p.add_argument('--precision', default='fp32', help="'fp32' (default); 'bf16', where the device has units for it; 'auto': bf16 where it has")
+    p.add_argument('--precision', default='fp32',
+                   help="'fp32' (default); 'bf16', where the device has units for it; 'auto': bf16 where it has")
     p.add_argument('--workers', type=int, help='processes (default: one for each core)')
-    p.add_argument('--out', metavar='DIR', help='where records and report go (default: tlcourse-out/TARGET-BACKBONE; of a folder, with a mark of its place)')
+    p.add_argument('--out', metavar='DIR', help='where records and report go '
+                                                '(default: tlcourse-out/TARGET-BACKBONE; of a folder, '
+                                                'with a mark of its place)')
     p.add_argument('--json', metavar='FILE', help='write the machine-readable result there')
     p.set_defaults(func=_compare)
 
@@ -170,8 +192,8 @@ def _compare(a):
     _check_json(a.json)
     from tlcourse.compare import compare, default_out
     from tlcourse.runs import task
-    from tlcourse.sweep import SweepFailed
-    job = task(a.target, a.backbone, a.size, a.weights, a.device, drop_duplicates=a.drop_duplicates, valid_pct=a.valid_pct,
+    job = task(a.target, a.backbone, a.size, a.weights, a.device,
+               drop_duplicates=a.drop_duplicates, valid_pct=a.valid_pct,
                test_pct=a.test_pct, seed=a.split_seed, groups=a.groups, fit=a.fit, min_class=a.min_class)
     out = a.out if a.out is not None else default_out(job, a.target)
     wrote = []
@@ -179,45 +201,48 @@ def _compare(a):
         print(f'\n{c!r}\n', flush=True)
         wrote[:] = c.report(out)
         if a.json: wrote.append(_write_json(a.json, c.to_dict(), say=False))
-    try: compare(job.target, job.arch, a.strategies, a.shots, a.seeds, a.steps, a.tune, augment=a.augment, out=out, device=a.device,
-                 workers=a.workers, budget=a.budget, say=lambda s: print(s, flush=True), on_stage=told, precision=a.precision)
-    except SweepFailed as e:
-        print(f'tlcourse: {e}', file=sys.stderr) # With the lines of its traceback
-        return 1
+    compare(job.target, job.arch, a.strategies, a.shots, a.seeds, a.steps, a.tune, augment=a.augment, out=out,
+            device=a.device, workers=a.workers, budget=a.budget, say=lambda s: print(s, flush=True), on_stage=told,
+            precision=a.precision)
     for f in wrote: print(f'wrote {_plain(f)}')
 
 # %% ../nbs/tools/08_cli.ipynb #train001
 def _add_train(sub):
     p = sub.add_parser('train', help='train a model to use, as the study of the same pictures recommends',
-                       description='Train on the training and validation pictures of TARGET and store the model, its weights and its card, in DIR.')
+                       description='Train on the training and validation pictures of TARGET and store the model, '
+                                   'its weights and its card, in DIR.')
     p.add_argument('target', metavar='TARGET', help='a target name or a folder with one folder per class')
-    p.add_argument('-o', '--out', required=True, metavar='DIR', help='folder for the model: new, empty, or of an older model')
-    p.add_argument('--strategy', default='auto', help="'auto' (default): what the study recommends, run first where there is none; or a name")
-    p.add_argument('--backbone', help="glyphnet, tf_efficientnet_lite0, a torchvision or a timm name (default: the study's)")
-    p.add_argument('--weights', metavar='FILE', help="pretrained weights for the backbone (default: the backbone's own)")
+    p.add_argument('-o', '--out', required=True, metavar='DIR',
+                   help='folder for the model: new, empty, or of an older model')
+    p.add_argument('--strategy', default='auto',
+                   help="'auto' (default): what the study recommends, run first where there is none; or a name")
+    p.add_argument('--backbone', help="glyphnet, tf_efficientnet_lite0, a torchvision or a timm "
+                                      "name (default: the study's)")
+    p.add_argument('--weights', metavar='FILE',
+                   help="pretrained weights for the backbone (default: the backbone's own)")
     p.add_argument('--size', type=int, help="side of the pictures in pixels (default: the target's; of a ViT, its own)")
     p.add_argument('--device', default='auto', help='auto, cpu, cuda, mps (default: auto)')
-    p.add_argument('--study', metavar='DIR', help='folder that compare wrote into (default: the one in tlcourse-out with the same pictures)')
+    p.add_argument('--study', metavar='DIR',
+                   help='folder that compare wrote into (default: the one in tlcourse-out with the same pictures)')
     _add_reading(p)
     p.set_defaults(func=_train)
 
 def _train(a):
     from tlcourse.model import train
-    from tlcourse.sweep import SweepFailed
-    try: m = train(a.target, a.out, a.strategy, a.backbone, a.weights, a.size, a.device, a.study, a.groups, a.fit, a.min_class, say=lambda s: print(_plain(s), flush=True))
-    except SweepFailed as e:
-        print(f'tlcourse: {e}', file=sys.stderr) # With the lines of its traceback
-        return 1
+    m = train(a.target, a.out, a.strategy, a.backbone, a.weights, a.size, a.device, a.study, a.groups, a.fit,
+              a.min_class, say=lambda s: print(_plain(s), flush=True))
     print('', *map(_plain, repr(m).split('\n')), '', f'wrote {_plain(a.out)}', sep='\n')
 
 # %% ../nbs/tools/08_cli.ipynb #predict1
 def _line(p): # Columns with tabs between, for none is left in a name
-    return '\t'.join([_plain(p.file), _plain(p.label), f'{100*p.probability:.1f} %', *(f'{_plain(c)} {100*v:.1f} %' for c,v in p.top[1:])])
+    return '\t'.join([_plain(p.file), _plain(p.label), f'{100*p.probability:.1f} %',
+                      *(f'{_plain(c)} {100*v:.1f} %' for c,v in p.top[1:])])
 
 # %% ../nbs/tools/08_cli.ipynb #predict2
 def _add_predict(sub):
     p = sub.add_parser('predict', help='the class of each picture, by a model that train made',
-                       description='Print file, class and probability of each picture. Exit code 1 where none could be read.')
+                       description='Print file, class and probability of each picture. '
+                                   'Exit code 1 where none could be read.')
     p.add_argument('model', metavar='MODEL', help='folder that tlcourse train made')
     p.add_argument('items', nargs='+', metavar='FILE_OR_FOLDER', help='pictures, or folders of them')
     p.add_argument('--top', type=int, default=1, metavar='K', help='classes for each picture (default: 1)')
@@ -240,7 +265,9 @@ def _predict(a):
     ps = m.predict(a.items, a.top, a.at_least, workers=min(8, cores()), on_done=show)
     for s in ps.notes: _err(s)
     if bad := len(ps.unreadable): _err(f'{bad} of {len(ps)} could not be read')
-    if a.json: _write_json(a.json, dict(model={k: m.card[k] for k in ('classes', 'backbone', 'strategy', 'accuracy')}, notes=ps.notes, predictions=[p.to_dict() for p in ps]))
+    if a.json:
+        said = {k: m.card[k] for k in ('classes', 'backbone', 'strategy', 'accuracy')}
+        _write_json(a.json, dict(model=said, notes=ps.notes, predictions=[p.to_dict() for p in ps]))
     if a.csv:
         from tlcourse.store import write_text
         write_text(a.csv, ps.table.to_csv(index=False))
@@ -250,26 +277,30 @@ def _predict(a):
 # %% ../nbs/tools/08_cli.ipynb #41729089
 def _add_pretrain(sub):
     p = sub.add_parser('pretrain', help='make the backbones of the course again from nothing',
-                       description='Pretrain glyphnet (one task) or glyphnet_multi (three) on drawn glyphs; stopped and started again it goes on.')
+                       description='Pretrain glyphnet (one task) or glyphnet_multi (three) on drawn glyphs; '
+                                   'stopped and started again it goes on.')
     p.add_argument('backbone', nargs='?', default='glyphnet', choices=['glyphnet', 'glyphnet_multi'])
     p.add_argument('--steps', type=int, help="default: the steps of the shipped weights")
-    p.add_argument('--out', metavar='DIR', default='tlcourse-out/pretrain', help='where weights, card and checkpoint go (default: %(default)s)')
+    p.add_argument('--out', metavar='DIR', default='tlcourse-out/pretrain',
+                   help='where weights, card and checkpoint go (default: %(default)s)')
     p.add_argument('--seed', type=int, default=0)
     p.add_argument('--device', default='auto', help='auto, cpu, cuda, mps (default: auto)')
     p.set_defaults(func=_pretrain)
 
 def _pretrain(a):
     from tlcourse.pretrain import pretrain
-    print(pretrain('multi' if a.backbone == 'glyphnet_multi' else 'glyph', out=writable_folder(a.out), seed=a.seed, device=a.device, steps=a.steps))
+    kind = 'multi' if a.backbone == 'glyphnet_multi' else 'glyph'
+    print(pretrain(kind, out=writable_folder(a.out), seed=a.seed, device=a.device, steps=a.steps))
 
 # %% ../nbs/tools/08_cli.ipynb #f05700c3
 def _add_cache(sub):
     p = sub.add_parser('cache', help='list what is kept for the next time, or remove some of it',
-                       description='List the decoded pictures and features that are kept; with --prune, remove those of older versions of the '
-                                   'library and damaged ones.')
+                       description='List the decoded pictures and features that are kept; with --prune, '
+                                   'remove those of older versions of the library and damaged ones.')
     p.add_argument('--prune', action='store_true', help='remove what is of no use, and what --days and --gb say')
     p.add_argument('--days', type=float, metavar='N', help='with --prune: also what was not used for N days')
-    p.add_argument('--gb', type=float, metavar='N', help='with --prune: also what was used least lately, until N gigabytes are left')
+    p.add_argument('--gb', type=float, metavar='N',
+                   help='with --prune: also what was used least lately, until N gigabytes are left')
     p.add_argument('--json', metavar='FILE', help='write the machine-readable result there')
     p.set_defaults(func=_cache)
 
@@ -345,6 +376,11 @@ def main(argv=None # Arguments; None: the command line's
         except OSError as e: # A disk that is full under what is printed, say
             _no_more()
             _err(f"{e.strerror or e}{f': {e.filename}' if e.filename else ''}")
+        except RuntimeError as e:
+            from tlcourse.sweep import SweepFailed # Not before a run has failed: it takes a while to load
+            if not isinstance(e, SweepFailed): raise
+            print(f'tlcourse: {e}', file=sys.stderr) # With the lines of its traceback
+            return 1
         except KeyboardInterrupt as e:
             _err(f'interrupted. {e}')
             return 130

@@ -19,7 +19,9 @@ from fastcore.basics import patch
 from .backbones import Arch
 from .base import _s, BadInput, sha256, unknown, user_path, versions, writable_folder
 from .comparison import Comparison, _at, _read_cell, labels, label_sizes, pct
-from .data import SHIFTS, Target, offline_targets
+from .augment import SHIFTS
+from .data import Target
+from .sources import offline_targets
 from .finetune import STRATEGIES
 from .probes import fit_probes
 from .rates import Chosen, choose, grid
@@ -50,7 +52,8 @@ def _looks(seeds):
     if isinstance(seeds, str): seeds = [s.strip() for s in seeds.split(',') if s.strip()]
     # Those that choose rates count from TUNE_SEED
     res = [_whole(n, 'seeds', 3, TUNE_SEED) for n in (seeds if isinstance(seeds, (list, tuple)) else [seeds])]
-    if not res or res != sorted(set(res)): raise BadInput(f"seeds is {seeds!r}: give one number, or several that grow, as in 5,10,20")
+    if not res or res != sorted(set(res)):
+        raise BadInput(f"seeds is {seeds!r}: give one number, or several that grow, as in 5,10,20")
     return res
 
 # %% ../nbs/tools/03_compare.ipynb #0547d08f
@@ -101,7 +104,7 @@ class Study:
                  say=print, # Where lines go; None: nowhere, and no bar
                  shifts=(), # Names
                  precision:str='fp32' # 'fp32', 'bf16' or 'auto'
-                ):
+                ): # Raises `BadInput`
         self.began, self.notes, self.quiet, self.say = time.monotonic(), [], say is None, say or (lambda *_: None)
         self.task, self.target, self.arch, self.device = task, task.target, task.arch, task.device
         self.augment = _glyphs(task.target) if augment is None else bool(augment)
@@ -118,7 +121,8 @@ class Study:
         if {_strategy(a) for a in self.arms} - {'scratch', 'random-features'}: self.arch(pretrained=True)
         for line in self._found(): self.note(line)
         self.shots, self.V = self._sizes(shots), self._choosers(V)
-        self.rates, self.specs, self.cells, self.missing, self.clock, self._bodies, self._left_out = {}, {}, [], [], {}, {}, []
+        self.rates, self.specs, self.clock, self._bodies = {}, {}, {}, {}
+        self.cells, self.missing, self._left_out = [], [], []
         self.shifts = self._shift_hashes(shifts)
         self._open(out)
         if self.precision != 'fp32': self.note(f"Trained in {self.precision} (autocast); scored in fp32.")
@@ -136,7 +140,8 @@ def _arms(self:Study, names):
     known = [*STRATEGIES, *(f'{s}+aug' for s in STRATEGIES if s not in _frozen)]
     self.arms = _names(_default_arms(self.target) if names is None else names, known, 'strategy')
     if any(a.endswith('+aug') for a in self.arms):
-        if not self.target.augments: raise BadInput(f"no augmentation keeps the labels of {self.target.name}: leave +aug out")
+        if not self.target.augments:
+            raise BadInput(f"no augmentation keeps the labels of {self.target.name}: leave +aug out")
         if self.augment: raise BadInput("every arm is augmented already: leave +aug out, or pass augment=False")
     self.heads = [a for a in self.arms if a in _frozen]
     self.trained = [a for a in self.arms if a not in _frozen]
@@ -148,7 +153,8 @@ def _own(self:Study):
     "The reader's own strategies go with the task to the workers"
     for s in map(_strategy, self.trained):
         if _source_hash(STRATEGIES[s]) is None: continue
-        if self.precision != 'fp32': raise BadInput(f"strategy {s!r} is your own and computes as it likes: leave precision out")
+        if self.precision != 'fp32':
+            raise BadInput(f"strategy {s!r} is your own and computes as it likes: leave precision out")
         self.task.own[s] = STRATEGIES[s]
 
 @patch
@@ -175,7 +181,8 @@ def _shift_hashes(self:Study, names):
 def _open(self:Study, out):
     "Open the store, with the test labels that its runs are held against"
     if _inside(out, self.target):
-        raise BadInput(f"{out} lies inside the pictures' folder and would be read as pictures next time: name another --out")
+        raise BadInput(f"{out} lies inside the pictures' folder and would be read as pictures next "
+                       "time: name another --out")
     self._tmp = tempfile.TemporaryDirectory() if out is None else None # Goes with the study
     self.records = Records(writable_folder(self._tmp.name if out is None else out)/'records.db')
     if self.records.notice: self.note(self.records.notice)
@@ -192,15 +199,18 @@ def _sizes(self:Study, shots):
         res = [k for k in (1, 5, 20, 100) if k <= top]
         if len(res) < 4:
             few = '; --min-class leaves small classes out' if top < 5 and t.train.paths else ''
-            self.note(f"The smallest class of {t.name} holds {top} training picture{_s(top)}: sizes stop at {labels(res[-1])}{few}.")
+            self.note(f"The smallest class of {t.name} holds {top} training picture{_s(top)}: "
+                      f"sizes stop at {labels(res[-1])}{few}.")
         # A row for the last fifth of the labels would say the same twice
         return res if res[-1]*len(t.classes) >= .8*len(t.train) else [*res, 'all']
-    shots = [s.strip() for s in shots.split(',') if s.strip()] if isinstance(shots, str) else list(shots) if isinstance(shots, (list, tuple)) else [shots]
+    if isinstance(shots, str): shots = [s.strip() for s in shots.split(',') if s.strip()]
+    elif not isinstance(shots, (list, tuple)): shots = [shots]
     res = sorted({_whole(k, 'shots') for k in shots if k != 'all'}) + ['all']*('all' in shots)
     if not res: raise BadInput("no shots: name the labels per class, as in --shots 1,5,20,all")
     most = max((k for k in res if k != 'all'), default=0)
     if most > top:
-        raise BadInput(f"{most} labels per class asked for, but the smallest class of {t.name} has {top} training pictures: lower --shots, or say all")
+        raise BadInput(f"{most} labels per class asked for, but the smallest class of {t.name} has {top} training "
+                       "pictures: lower --shots, or say all")
     return res
 
 @patch
@@ -211,12 +221,13 @@ def _labels(self:Study, k):
 # %% ../nbs/tools/03_compare.ipynb #choosers
 @patch
 def _choosers(self:Study, V):
-    "The validation pictures per class that choose rates; None, all of them, where no rate is chosen and a class has none"
+    "Validation pictures per class that choose rates; None: all of them, where no rate is chosen and a class has none"
     V, top = _whole(V, 'V'), self.target.max_valid_shots
     if top: return min(V, top)
     none = ', '.join(repr(c) for c,n in self.target.valid.counts.items() if not n)
     if self.tune == 'valid':
-        raise BadInput(f"no validation picture of {none}: rates cannot be chosen; add some, or take fixed rates with --tune none")
+        raise BadInput(f"no validation picture of {none}: rates cannot be chosen; "
+                       "add some, or take fixed rates with --tune none")
 
 # %% ../nbs/tools/03_compare.ipynb #co000006
 @patch
@@ -247,8 +258,8 @@ def _common(self:Study, strategy, shots, report):
     "What the specs of all runs hold, and what they hold only where it was asked for"
     s = _strategy(strategy)
     own = _source_hash(STRATEGIES[s]) if s in STRATEGIES else None
-    res = dict(pixel_hash=self.target.pixel_hash, size=self.target.size, backbone=self.backbone, strategy=s, shots=shots,
-               weights='random' if s in ('scratch', 'random-features') else self.arch.weights_id,
+    res = dict(pixel_hash=self.target.pixel_hash, size=self.target.size, backbone=self.backbone, strategy=s,
+               shots=shots, weights='random' if s in ('scratch', 'random-features') else self.arch.weights_id,
                head='pool-flatten-linear', device=self.device.split(':')[0], code=CODE)
     if own: res['strategy_code'] = own
     if report and self.shifts: res['shifts'] = self.shifts
@@ -277,13 +288,15 @@ def head_spec(self:Study,
              ) -> dict: # As of `spec`, without learning rate and steps
     "The spec of a head on a frozen body."
     near = dict(neighbours=5 if shots == 'all' else min(shots, 5)) if arm == 'k-nn' else {}
-    return dict(self._common(arm, shots, True), kind='report', seed=seed, wd=wd, views=1 if arm == 'k-nn' else self._views(), **near)
+    return dict(self._common(arm, shots, True), kind='report', seed=seed, wd=wd,
+                views=1 if arm == 'k-nn' else self._views(), **near)
 
 @patch
 def _views(self:Study): return 4 if self.augment and self.target.augments else 1
 
 # %% ../nbs/tools/03_compare.ipynb #decay001
-def _decay(heads, k, table, seeds, V, cell='a head'): # `Heads`; k, seeds and V as in `Heads.losses`; `cell` names it in an error
+def _decay(heads, k, table, seeds, V,
+           cell='a head'): # `Heads`; k, seeds and V as in `Heads.losses`; `cell` names it in an error
     "The `Chosen` weight decay of heads at a size"
     known = {}
     def run(asked):
@@ -364,7 +377,8 @@ def frozen(self:Study) -> 'Study':
     if new:
         n, per = sum(map(len, (self.target.train, self.target.valid, self.target.test))), self._picture()[0]
         need, start = per*(n + (self._views() - 1)*len(self.target.train)) + self._heads_seconds(), time.monotonic()
-        self.say(f"Stage 1, frozen features: {n:,} pictures at {1/per:.0f} a second, about {_time(need)} if none is stored yet.")
+        self.say(f"Stage 1, frozen features: {n:,} pictures at {1/per:.0f} a second, "
+                 f"about {_time(need)} if none is stored yet.")
     else: self.say("Stage 1, frozen features: all of it is stored.")
     self._frozen_cells(arms)
     if new: self.clock[1] = [need, time.monotonic() - start]
@@ -381,7 +395,8 @@ def control(self:Study) -> 'Study':
 def _picture(self:Study):
     "(wall, CPU) seconds of a picture's pass through the body; kept in the store, as what a step takes is"
     key = dict(self._common('feature-extraction', 1, False), kind='timing', of='a picture')
-    if not self.records.has(key): self.records.add(key, dict(zip(('wall', 'cpu'), picture_seconds(self.task))), opened=False)
+    if not self.records.has(key):
+        self.records.add(key, dict(zip(('wall', 'cpu'), picture_seconds(self.task))), opened=False)
     return tuple(self.records.get(key)[k] for k in ('wall', 'cpu'))
 
 @patch
@@ -390,10 +405,14 @@ def _heads_seconds(self:Study):
     n, top, classes = self._labels(self.shots[-1])*self._views(), self._labels(self.shots[-1]), self.target.classes
     made = np.random.default_rng(0).standard_normal((n, self.arch.nf), dtype=np.float32)
     t0 = time.perf_counter()
-    with one_thread(): fit_probes(SimpleNamespace(x=made, y=np.arange(n) % len(classes), views=1, classes=classes), [np.arange(n)], (.1,))
+    with one_thread():
+        fit_probes(SimpleNamespace(x=made, y=np.arange(n) % len(classes), views=1, classes=classes), [np.arange(n)],
+                   (.1,))
     one = time.perf_counter() - t0
-    # The heads of a choice, nine for each of its seeds, share more than half of their work (on digits they cost as much as 4 to 5)
-    heads = {k: (1 if k == 'all' else _seeds_of_heads) + 4.5*len(self._tune_seeds(k))*self._tuned(k) for k in self.shots}
+    # The heads of a choice, nine for each of its seeds, share more than
+    # half of their work (on digits they cost as much as 4 to 5)
+    heads = {k: (1 if k == 'all' else _seeds_of_heads) + 4.5*len(self._tune_seeds(k))*self._tuned(k)
+             for k in self.shots}
     return one*sum(m*self._labels(k)/top for k,m in heads.items())
 
 def _time(seconds):
@@ -473,7 +492,7 @@ def _budget(budget, t, device):
 @patch
 def plan(self:Study,
          budget=None # Minutes for the whole study, 'none', or None: 10 for photos on a CPU
-        ) -> 'Study':
+        ) -> 'Study': # Itself; raises `BadInput` where not even one cell fits
     "Say how long stages 2 and 3 will take, and leave out what does not fit into `budget` minutes."
     self.todo, self.minutes = self.later(), _budget(budget, self.target, self.device)
     self.n = dict.fromkeys([c for s in self.todo for c in s], self.seeds)
@@ -488,7 +507,8 @@ def plan(self:Study,
     two, three = (sum(self.cell_seconds(c, self.n[c])[-1] for c in s)/self._at_a_time() for s in self.todo)
     self.clock[2] = [two, 0]
     for i,(cells,s) in enumerate(zip(self.todo, (two, three)), 2): # None of a stage that the budget left empty
-        if cells: self.say(f"Stage {i} takes about {_time(s)} on {self._at_a_time()} x {self.device}, less what is stored.")
+        if cells:
+            self.say(f"Stage {i} takes about {_time(s)} on {self._at_a_time()} x {self.device}, less what is stored.")
     return self
 
 @patch
@@ -498,7 +518,8 @@ def _where(arm, k): return f"{arm} {_at(k)}"
 
 @patch
 def _say_missing(self:Study):
-    lines = [f"Not run within {self.minutes:g} minutes: {_where(*cell)}, which takes about {_time(need)} more." for cell,need in self.missing]
+    lines = [f"Not run within {self.minutes:g} minutes: {_where(*cell)}, which takes about {_time(need)} more."
+             for cell,need in self.missing]
     self.notes = [o for o in self.notes if o not in self._left_out]
     if lines != self._left_out:
         for line in lines: self.say(line)
@@ -587,8 +608,8 @@ def choose(self:Study,
         r = self.rates[c] = self._rate(c, self._run_losses)
         if not r.provisional or r.at: continue
         where = _where(*c)
-        self.note(f"{where[0].upper()}{where[1:]}: the {'lowest' if r.edge < 0 else 'highest'} of {len(r.tried)} rates is as good as any, "
-                  "so a better one may lie beyond: what is said of this cell is provisional.")
+        self.note(f"{where[0].upper()}{where[1:]}: the {'lowest' if r.edge < 0 else 'highest'} of {len(r.tried)} "
+                  "rates is as good as any, so a better one may lie beyond: what is said of this cell is provisional.")
     return self
 
 # %% ../nbs/tools/03_compare.ipynb #5ae8ff30
@@ -596,15 +617,17 @@ def choose(self:Study,
 def stage(self:Study,
           cells:list # (arm, shots)
          ) -> 'Study':
-    "Run these cells; a `scratch` that ends below 95 % training accuracy gets one run of four times the steps beside it."
+    "Run these cells; a `scratch` that ends below 95 % training accuracy gets a run of four times the steps beside it."
     # On photos a choice takes long: what needs none goes first
     known = [c for c in cells if self._race and (self._by_table(c) or self._chosen_in(c) in self.rates)]
     for part in known, [c for c in cells if c not in known]:
         if part: self.choose(part)._run_cells({c: self.n[c] for c in part})
-    weak = [c['shots'] for c in self.cells if c['strategy'] == 'scratch' and c['train_acc'] < .95 and ('scratch-4x', c['shots']) not in self.specs]
+    scratch = [c for c in self.cells if c['strategy'] == 'scratch' and ('scratch-4x', c['shots']) not in self.specs]
+    weak = [c['shots'] for c in scratch if c['train_acc'] < .95]
     if weak:
         self._run_cells({('scratch-4x', k): 1 for k in weak})
-        self.note(f"scratch ends below 95 % training accuracy at {label_sizes(weak)}: one run of four times the steps stands beside it, scratch-4x.")
+        self.note(f"scratch ends below 95 % training accuracy at {label_sizes(weak)}: "
+                  "one run of four times the steps stands beside it, scratch-4x.")
     return self
 
 @patch
@@ -635,14 +658,16 @@ def _finish(self:Study, cell):
     self.cells = [c for c in self.cells if (c['strategy'], c['shots']) != cell]
     self.cells.append(_read_cell(self.records, cell, self.specs[cell])[0])
     c = self.cells[-1]
-    self.say(f"{labels(c['shots']):>22}  {c['strategy']:<20} {pct(c['mean']):>7} [{100*c['low']:.1f}, {100*c['high']:.1f}]"
-             f"  ({c['seeds']} seed{'s'*(c['seeds'] > 1)}, {c['n_test']} test images, {c['seconds']:.1f} CPU s a run)")
+    self.say(f"{labels(c['shots']):>22}  {c['strategy']:<20} {pct(c['mean']):>7} "
+             f"[{100*c['low']:.1f}, {100*c['high']:.1f}]  ({c['seeds']} seed{_s(c['seeds'])}, {c['n_test']} "
+             f"test images, {c['seconds']:.1f} CPU s a run)")
 
 # %% ../nbs/tools/03_compare.ipynb #3b72a8e2
 def _rate_row(cell, r):
     arm, k = cell
     def plain(rows): return [[float(o) if math.isfinite(o) else None for o in x] for x in rows] # JSON knows no infinity
-    return dict(strategy=arm, shots=k, knob='wd' if arm in _frozen else 'lr', rate=r.rate, edge=r.edge if r.provisional else 0, touched=r.edge, tried=plain(r.tried),
+    return dict(strategy=arm, shots=k, knob='wd' if arm in _frozen else 'lr', rate=r.rate,
+                edge=r.edge if r.provisional else 0, touched=r.edge, tried=plain(r.tried),
                 whole=plain(r.whole), fixed=r.fixed, at=r.at, race=r.race)
 
 @patch
@@ -651,19 +676,23 @@ def finish(self:Study,
           ): # The `Comparison` so far
     "Store what was asked, decided and announced up to this stage, and sum up."
     t = self.target
-    what = dict(kind='study', pixel_hash=t.pixel_hash, target=t.name, size=t.size, backbone=self.backbone, weights=self.arch.weights_id,
-                head='pool-flatten-linear', strategies=self.arms, shots=self.shots, seeds=self.seeds, steps=self.steps, bs=self.bs,
-                tune=self.tune, V=self.V, augment=list(t.augments) if self.augment else [], device=self.device, code=CODE)
+    what = dict(kind='study', pixel_hash=t.pixel_hash, target=t.name, size=t.size,
+                backbone=self.backbone, weights=self.arch.weights_id,
+                head='pool-flatten-linear', strategies=self.arms, shots=self.shots,
+                seeds=self.seeds, steps=self.steps, bs=self.bs,
+                tune=self.tune, V=self.V, augment=list(t.augments) if self.augment else [], device=self.device,
+                code=CODE)
     if self.shifts: what['shifts'] = self.shifts
     if self.precision != 'fp32': what['precision'] = self.precision
     if len(self.looks) > 1: what['looks'] = self.looks
-    def place(c): return self.shots.index(c['shots']), self._place(c['strategy'])
-    cells = [[c['strategy'], c['shots'], self.specs[c['strategy'], c['shots']]] for c in sorted(self.cells, key=place)]
+    cells = [[c['strategy'], c['shots'], self.specs[c['strategy'], c['shots']]] for c in self.cells]
     missing = [dict(strategy=a, shots=k, minutes=s/60) for (a,k),s in self.missing]
     # The same runs may be asked for in another way, trimmed to a budget, say: what was announced now is what counts
-    self.records.add(what, dict(cells=cells, rates=[_rate_row(c, r) for c,r in self.rates.items()], beside=self.beside, stage=stage,
-                                stages=self.stages, missing=missing, clock={str(k): v for k,v in self.clock.items()},
-                                notes=self.notes, parts=self.parts, intake=t.report.to_dict(), versions=versions()), again=True)
+    self.records.add(what, dict(cells=cells, rates=[_rate_row(c, r) for c,r in self.rates.items()], beside=self.beside,
+                                stage=stage, stages=self.stages, missing=missing,
+                                clock={str(k): v for k,v in self.clock.items()},
+                                notes=self.notes, parts=self.parts, intake=t.report.to_dict(), versions=versions()),
+                                again=True)
     return Comparison(self.records, what, t, self._tmp)
 
 @patch
@@ -717,7 +746,8 @@ def look_again(self:Study,
         if self.minutes is not None:
             need = sum(self.cell_seconds(x, n)[-1] for x in cells)/self._at_a_time()
             if need > self._left():
-                self.note(f"The decision is open; {n} seeds of {names} would take about {_time(need)} more: raise --budget.")
+                self.note(f"The decision is open; {n} seeds of {names} would take about {_time(need)} more: "
+                          "raise --budget.")
                 return told(c.stage)
         self.say(f"The decision is open: {names} {_at(c.top)} get {n} seeds.")
         self._run_cells(dict.fromkeys(cells, n))
@@ -753,9 +783,9 @@ def run(self:Study,
 # %% ../nbs/tools/03_compare.ipynb #615a614f
 def compare(target='digits', # A target's name, the path of a folder of pictures, or a `Target`
             backbone=None, # A name in `backbones()`, or an `Arch`; None: the target's own
-            strategies=None, # Names in `STRATEGIES`, a list or comma-separated, or 'all'; with +aug: augmented; None: by the target
-            shots=None, # Labels per class and 'all', a list or comma-separated; None: 1, 5, 20, 100 as far as they go, and all
-            seeds=5, # Runs of each cell that trains (3 or more), heads on a frozen body have 20; several, as in '5,10,20': more where the decision is open
+            strategies=None, # Names in `STRATEGIES`, a list or comma-separated, +aug: augmented; 'all'; None: by target
+            shots=None, # Labels per class and 'all', a list or comma-separated; None: 1, 5, 20, 100 as they go, and all
+            seeds=5, # Runs of what trains, 3 or more (heads have 20); '5,10,20': more where the decision is open
             steps:int|None=None, # Optimiser steps of every run that trains; None: five passes or more, by the size
             tune:str='valid', # 'valid': choose rates on validation pictures; 'none': the strategies' fixed ones
             V:int=5, # Validation pictures per class that choose the rates
@@ -764,7 +794,7 @@ def compare(target='digits', # A target's name, the path of a folder of pictures
             bs:int=32, # Batch size, capped at the number of training pictures
             augment:bool|None=None, # The target's label-preserving augmentations in every arm; None: for drawn glyphs
             drop_duplicates:bool=False, # Leave training copies of test pictures out
-            valid_pct:float|None=None, # Share of each class to choose with, if the folder has no validation part; None: .2
+            valid_pct:float|None=None, # Share of each class to choose with, if the folder has no such part; None: .2
             test_pct:float|None=None, # Share of each class for the test, if nothing is split; None: .2
             split_seed:int|None=None, # Of that split; None: 0
             groups=None, # This and the next two as in `target`: pictures of one group stay in one part
@@ -781,7 +811,8 @@ def compare(target='digits', # A target's name, the path of a folder of pictures
            ) -> Comparison: # Raises `BadInput` for what cannot be run
     "Measure strategies at several numbers of labels, at equal budget, and recommend one, stage by stage."
     shifts = [shifts] if isinstance(shifts, str) else list(shifts)
-    job = task(target, backbone, size, weights, device, [n for n in shifts if n in offline_targets()], drop_duplicates=drop_duplicates,
+    job = task(target, backbone, size, weights, device,
+               [n for n in shifts if n in offline_targets()], drop_duplicates=drop_duplicates,
                valid_pct=valid_pct, test_pct=test_pct, seed=split_seed, groups=groups, fit=fit, min_class=min_class)
     _budget(budget, job.target, job.device)
     study = Study(job, strategies, shots, seeds, steps, tune, V, bs, augment, out, workers, say, shifts, precision)
@@ -791,8 +822,10 @@ def compare(target='digits', # A target's name, the path of a folder of pictures
 def default_out(job:Task, # What is compared
                 name=None # The target's name or folder, as it was given
                ) -> Path: # Not made yet
-    "Where the command line keeps a study: a folder for each target and backbone, and for each place that pictures lie in."
-    stem, place = job.target.name, _root(job.target) if name is None or isinstance(name, Target) else user_path(name)
+    "Where the command line keeps a study: a folder for each target and backbone, and each place that pictures lie in."
+    stem, given = job.target.name, name is not None and not isinstance(name, Target)
+    place = user_path(name) if given else _root(job.target)
     # The name itself is in use where it is no path: `target` reads it as the offline target
-    if place is not None and place.is_dir() and job.target.train.paths: stem += f"-{sha256(os.fsencode(place.resolve()))[:6]}"
+    if place is not None and place.is_dir() and job.target.train.paths:
+        stem += f"-{sha256(os.fsencode(place.resolve()))[:6]}"
     return Path('tlcourse-out')/f'{stem}-{job.arch.name}'

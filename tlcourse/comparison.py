@@ -1,4 +1,4 @@
-"""What a study measured, read back from its store of runs: cells with intervals, paired differences, and a recommendation.
+"""What a study measured, read back from its runs: cells with intervals, paired differences, a recommendation.
 
 Docs: https://tlcourse.github.io/tlcourse/tools/comparison.html.md"""
 
@@ -12,13 +12,13 @@ import tlcourse.base
 import itertools, math
 import numpy as np, pandas as pd
 from fastcore.basics import patch
-from .base import _esc, BadInput, html_block, html_table, unknown
+from .base import _esc, _s, BadInput, html_block, html_table, unknown
 from .plots import _order, plot_curves, plot_pairs
 from .stats import forecast, holm, mean_ci, n_to_settle, paired_ci, paired_p
 
 # %% ../nbs/tools/01_comparison.ipynb #7f01340a
 def _cell(strategy, k, correct, results):
-    "The table's row for the runs `results`, with `correct` (seeds, images); their training accuracy where it was measured"
+    "The table's row for the runs `results`, with `correct` (seeds, images); training accuracy where it was measured"
     m, n = correct.shape
     i = mean_ci(correct)
     res = dict(strategy=strategy, shots=k, mean=i.mean, low=i.low, high=i.high, n_test=n, seeds=m,
@@ -78,7 +78,8 @@ def _verdicts(pairs, # As `_against_best` gives them; changed in place
 # %% ../nbs/tools/01_comparison.ipynb #89b64ba4
 def _open(p): return p['p_holm'] is None or p['p_holm'] > .05 # Not separated
 
-def _beside(c): return c.get('beside', c['seeds'] == 1) # Before stages, a cell of one seed was the one beside the others
+def _beside(c):
+    return c.get('beside', c['seeds'] == 1) # Before stages, a cell of one seed was the one beside the others
 
 def _choice(cells, pairs, k):
     "(named strategy, highest mean, {strategy: its pair with the highest}) at `k` labels"
@@ -98,11 +99,13 @@ def labels(k, # Labels per class, or 'all'
            n=None # Training pictures in all, where known
           ) -> str:
     if k == 'all': return 'all labels' if n is None else f'all {n:,} labels'
-    return f"{k} label{'s'*(k != 1)} per class"
+    return f"{k} label{_s(k)} per class"
 
 def label_sizes(ks):
     few = sorted(k for k in ks if k != 'all')
-    text = [f"{', '.join(map(str, few))} label{'s'*(few != [1])} per class"]*bool(few) + ['all labels']*('all' in ks)
+    text = []
+    if few: text.append(f"{', '.join(map(str, few))} label{_s(few[-1])} per class")
+    if 'all' in ks: text.append('all labels')
     return ' and '.join(text)
 
 def _at(k, n=None): return f"{'with' if k == 'all' else 'at'} {labels(k, n)}"
@@ -189,21 +192,23 @@ def _so_far(c):
     if c.early: return f'So far (frozen features alone, stage {c.stage} of {c.stages}): '
     if c.stage < c.stages: return f'So far (stage {c.stage} of {c.stages}): '
     n = len(c.missing)
-    return f"So far ({n} cell{'s'*(n != 1)} left out by the budget): " if n else ''
+    return f"So far ({n} cell{_s(n)} left out by the budget): " if n else ''
 
 def _family_text(c, k, run): # run: pairs of the family that were made
     if c.early or _few(k) or not run: return ''
     n = c.families['decision' if k == c.top else 'curve']
-    text = f", Holm-corrected over {n} comparison{'s'*(n != 1)}"
+    text = f", Holm-corrected over {n} comparison{_s(n)}"
     if k == c.top and c.looks > 1: text += f' and {c.looks} looks'
     return text + (f', {n-run} of them not run yet' if n > run else '')
 
 def _provisional(c, k):
     "A sentence on arms whose rate stays at the edge at `k` labels; '' where there is none"
     knobs = {'lr': 'learning rate', 'wd': 'weight decay'}
-    at = [f"the {knobs[r['knob']]} of {r['strategy']}" for r in c.rates if (r['strategy'], r['shots']) in c.edges and r['shots'] == k]
+    at = [f"the {knobs[r['knob']]} of {r['strategy']}"
+          for r in c.rates if (r['strategy'], r['shots']) in c.edges and r['shots'] == k]
     if not at: return ''
-    return f"This is provisional: {' and '.join(at)} {'is' if len(at) == 1 else 'are'} still at the edge of what was tried. "
+    return (f"This is provisional: {' and '.join(at)} {'is' if len(at) == 1 else 'are'} still at the "
+            "edge of what was tried. ")
 
 def _take_staged(c, k):
     "What to take at `k` labels, and sentences on it"
@@ -217,7 +222,8 @@ def _take_staged(c, k):
     text += f"{_rests_on(c, pick, top, vs, rows)} ({runs}, {r['n_test']:,} test images{_family_text(c, k, run)}). "
     if len(rows) == 1:
         others = [s for s in c.arms if s != pick]
-        text += f"Not run here: {', '.join(others)}; nothing is compared. " if others else "Only this strategy was run. "
+        text += (f"Not run here: {', '.join(others)}; nothing is compared. " if others
+                 else "Only this strategy was run. ")
     return pick, text + _provisional(c, k)
 
 # %% ../nbs/tools/01_comparison.ipynb #cmstg004
@@ -240,8 +246,10 @@ def _elsewhere(c, pick):
 
 def _recommend_staged(c):
     "What to take at the last size, what that rests on, where it changes, and what twice the labels would bring"
-    if not c.sizes: return dict(strategy=None, shots=None, text=f'{_so_far(c)}none of {", ".join(c.arms)} has run yet.', stage=c.stage,
-                                stages=c.stages, provisional=False)
+    if not c.sizes:
+        return dict(strategy=None, shots=None,
+                    text=f'{_so_far(c)}none of {", ".join(c.arms)} has run yet.',
+                    stage=c.stage, stages=c.stages, provisional=False)
     pick, text = _take_staged(c, c.top)
     text = f"{text}{_elsewhere(c, pick)}{_forecast_text(c)}"
     _, top, vs, _ = _choice(c.cells, c.pairs, c.top)
@@ -255,7 +263,7 @@ _ARM = 'feature-extraction' # Whose curve is forecast
 def _n_of(c, k): return c.n_train if k == 'all' else k*len(c.classes) # Training pictures at a size
 
 def _forecast(c):
-    "What twice the labels of the last size would bring the frozen arm, and how well such a forecast does; None: too few sizes"
+    "What twice the labels would bring the frozen arm, and how well such a forecast does; None: too few sizes"
     ks = [k for s,k in sorted(c.correct, key=lambda x: _order(x[1])) if s == _ARM and (k == 'all' or k >= 5)]
     if len(ks) < 3 or ks[-1] != c.top: return None
     xs, ns = [c.correct[_ARM, k] for k in ks], [_n_of(c, k) for k in ks]
@@ -264,43 +272,51 @@ def _forecast(c):
     if less > 1:
         j = forecast(xs[:less], ns[:less], ns[-1])
         back = dict(sizes=ks[:less], mean=j.mean, low=j.low, high=j.high, miss=j.mean - now)
-    return dict(strategy=_ARM, pictures=2*ns[-1], mean=i.mean, low=i.low, high=i.high, measured=now, sizes=ks, back_test=back)
+    return dict(strategy=_ARM, pictures=2*ns[-1], mean=i.mean, low=i.low, high=i.high, measured=now, sizes=ks,
+                back_test=back)
 
 def _forecast_text(c):
     f = c.forecast
     if f is None:
         return ("What twice the labels would bring is not forecast: that takes three sizes of "
                 f"{_ARM} from 5 labels per class on, the last one among them.")
-    text = (f"Twice the labels ({f['pictures']:,} training pictures) would take {_ARM} from {pct(f['measured'])} to about {_spread(f)}, "
-            f"if its error goes on falling as a power of their number. ")
+    text = (f"Twice the labels ({f['pictures']:,} training pictures) would take {_ARM} from "
+            f"{pct(f['measured'])} to about {_spread(f)}, if its error goes on falling as a power of their number. ")
     b = f['back_test']
-    if b is None: return text + "How well such a forecast does here is not known: only one of its sizes is at most half of the last."
-    text += f"The same forecast from the sizes up to half of the last one misses what was measured there by {100*b['miss']:+.1f} points"
-    return text + (', no less than the gain it promises: take it as a guess.' if abs(b['miss']) >= abs(f['mean'] - f['measured']) else '.')
+    if b is None:
+        return (text + "How well such a forecast does here is not known: "
+                       "only one of its sizes is at most half of the last.")
+    text += ("The same forecast from the sizes up to half of the last one misses what was measured there by "
+             f"{100*b['miss']:+.1f} points")
+    gain = abs(f['mean'] - f['measured'])
+    return text + (', no less than the gain it promises: take it as a guess.' if abs(b['miss']) >= gain else '.')
 
 # %% ../nbs/tools/01_comparison.ipynb #cmctl002
 _RANDOM = 'random-features'
 
 def _control(c):
-    "The random body beside the frozen arm, at the largest size that both have; None where it is no row beside the others"
+    "The random body beside the frozen arm, at the largest size of both; None where it is no row beside the others"
     ks = [k for k in c.sizes if _RANDOM in c.beside and {(_RANDOM, k), (_ARM, k)} <= set(c.correct)]
     if not ks: return None
     k, rows = ks[-1], {(x['strategy'], x['shots']): x for x in c.cells}
     r, p = rows[_RANDOM, k], _paired(c.correct, k, _ARM, _RANDOM)
     return dict(strategy=_RANDOM, shots=k, mean=r['mean'], low=r['low'], high=r['high'],
-                against=_ARM, against_mean=rows[_ARM, k]['mean'], diff=p['diff'], diff_low=p['low'], diff_high=p['high'])
+                against=_ARM, against_mean=rows[_ARM, k]['mean'], diff=p['diff'], diff_low=p['low'],
+                diff_high=p['high'])
 
 def _control_text(c):
     x = c.control
     if x is None: return ''
     gap = dict(a=_ARM, diff=x['diff'], low=x['diff_low'], high=x['diff_high'])
-    return (f"A random body, its statistics estimated on the training pictures, reaches {_spread(x)} {_at(x['shots'], c.n_train)}, "
-            f"{_ARM} {pct(x['against_mean'])}: what the pretrained weights are worth to a frozen body is the rest, {_band(gap, _ARM)}.")
+    return (f"A random body, its statistics estimated on the training pictures, reaches {_spread(x)} "
+            f"{_at(x['shots'], c.n_train)}, {_ARM} {pct(x['against_mean'])}: what the pretrained weights are worth "
+            f"to a frozen body is the rest, {_band(gap, _ARM)}.")
 
 def _missing_text(c):
     "A line for each cell that was asked for and not run"
-    def long(m): return 'less than a minute' if m < 1 else f"about {math.ceil(m)} more minute{'s'*(math.ceil(m) != 1)}"
-    return [f"{x['strategy']} {_at(x['shots'], c.n_train)} would take {long(x['minutes'])}: raise --budget" for x in c.missing]
+    def long(m): return 'less than a minute' if m < 1 else f"about {math.ceil(m)} more minute{_s(math.ceil(m))}"
+    return [f"{x['strategy']} {_at(x['shots'], c.n_train)} would take {long(x['minutes'])}: raise --budget"
+            for x in c.missing]
 
 # %% ../nbs/tools/01_comparison.ipynb #f4good01
 def _text(x): return isinstance(x, str)
@@ -375,15 +391,26 @@ def _read_cell(records, cell, specs, shift=None):
     return _cell(*cell, correct, runs), correct
 
 # %% ../nbs/tools/01_comparison.ipynb #97925bf4
+def _in_order(what, res):
+    "The cells of a study as its tables have them: by size, the arms as they were asked for, then what stands beside"
+    if what.get('code', 0) < 4: return res['cells'] # As they were stored
+    aside = res.get('beside', [])
+    order = {a: i for i,a in enumerate(dict.fromkeys([*what['strategies'], *aside]))}
+    def place(cell):
+        arm, k, _ = cell
+        asked = arm in what['strategies'] and arm not in aside
+        return _order(k), not asked, order.get(arm.removesuffix('-4x'), 0), arm
+    return sorted(res['cells'], key=place)
+
 class Comparison:
-    "What a study measured: `.cells`, `.pairs`, `.rates`, `.settings`, `.notes`, `.recommendation`, `.missing`, from its store"
+    "What a study measured: `.cells`, `.pairs`, `.rates`, `.settings`, `.notes`, `.recommendation`, `.missing`"
     def __init__(self,
                  records, # The store
                  what:dict, # Spec of the study in it
                  target=None, # For pictures in the report; None where they are not at hand
                  keep=None, # A temporary folder of the store, to live as long as this
                  shift=None # A name in the study's shifts: what the same runs did there
-                ):
+                ): # Raises `BadInput` for another shift
         res, self._keep = records.get(what), keep
         self.classes = records.info(what['pixel_hash']).get('classes')
         if res is None or not _each(_text)(self.classes) or not _good_study(what, res): raise _no_study(records)
@@ -393,16 +420,18 @@ class Comparison:
         self.name = f"{what['target']} under {shift}" if shift else what['target']
         self.rates, self.notes, self.versions = res['rates'], res['notes'], res['versions']
         self.intake = res.get('intake', {}) # How its pictures were read: `Intake.to_dict`
-        self.parts = res.get('parts') # Class to its training, validation and test pictures; stores of older studies lack it
+        # Class to its training, validation and test pictures; stores of older studies lack it
+        self.parts = res.get('parts')
         self.n_train = sum(p[0] for p in self.parts.values()) if self.parts else None
-        self.specs = {(s,k): specs for s,k,specs in res['cells']}
+        self.specs = {(s,k): specs for s,k,specs in _in_order(what, res)}
         read = {c: _read_cell(records, c, specs, shift) for c,specs in self.specs.items()}
         self.cells = [cell for cell,_ in read.values()]
         self.correct = {c: correct for c,(_,correct) in read.items()}
         try: self._stages(what, res)
         except (KeyError, IndexError, TypeError, ArithmeticError) as e: raise _no_study(records) from e # Its parts do not go together
         runs = sum(map(len, self.specs.values()))
-        self.settings = {**{k: v for k,v in what.items() if k not in ('kind', 'code')}, 'classes': len(self.classes), 'openings': runs}
+        self.settings = {**{k: v for k,v in what.items() if k not in ('kind', 'code')}, 'classes': len(self.classes),
+                         'openings': runs}
     def shifted(self,
                 name:str # In `.shifts`
                ) -> 'Comparison':
@@ -420,17 +449,18 @@ class Comparison:
         return not _open(pair) or _alike(self, pair)
     def plot(self,
              ax=None # matplotlib axes; None: new ones
-            ):
+            ): # The axes
         "Accuracy against labels per class, with intervals."
         return plot_curves(self.cells, ax=ax)
     def plot_differences(self,
                          ax=None # matplotlib axes; None: new ones
-                        ):
+                        ): # The axes
         "The paired differences, with intervals around 0."
         return plot_pairs(self.pairs, ax=ax)
     def __repr__(self):
         tables = [self.table] + [self.differences]*bool(self.pairs)
-        lines = [*(t.to_string(index=False) for t in tables), self.recommend(), _control_text(self), *_missing_text(self)]
+        shown = [t.to_string(index=False) for t in tables]
+        lines = [*shown, self.recommend(), _control_text(self), *_missing_text(self)]
         return '\n\n'.join(o for o in lines if o)
 
 # %% ../nbs/tools/01_comparison.ipynb #cmstg009
@@ -445,12 +475,14 @@ def _family_sizes(c, shots): # shots: the sizes asked for
 def _for_labels(c, own):
     "The recommendation at the reader's own number of labels per class"
     if not isinstance(own, int) or own < 1:
-        raise BadInput(f"labels is {own!r}: give a whole number of labels per class, 1 or more, or leave it out for the last size")
+        raise BadInput(f"labels is {own!r}: give a whole number of labels per class, 1 or more, "
+                       "or leave it out for the last size")
     place = {x['shots']: x.get('per_class', x['shots']) for x in c.cells}
     below = [k for k in c.sizes if place[k] <= own]
     if not below:
         least = f'the smallest size is {c.sizes[0]}; ' if c.sizes else ''
-        raise BadInput(f"nothing was measured with {own} labels per class or fewer: {least}run compare with --shots {own}")
+        raise BadInput(f"nothing was measured with {own} labels per class or fewer: "
+                       f"{least}run compare with --shots {own}")
     k = below[-1]
     _, text = _take_staged(c, k) if c.staged else _take(c.cells, c.pairs, c.name, k)
     if place[k] == own: return text.strip()
@@ -488,9 +520,8 @@ def _in_stages(self:Comparison, what):
     for c in self.cells:
         c['beside'] = c['strategy'] not in self.arms
         c['per_class'] = self.n_train/len(self.classes) if c['shots'] == 'all' else c['shots']
-    place = {s: i for i,s in enumerate(self.arms)}
-    self.cells.sort(key=lambda c: (_order(c['shots']), c['beside'], place.get(c['strategy'], 0)))
-    self.edges = {(r['strategy'], r['shots']) for r in self.rates if r['edge'] and not r['fixed'] and r['strategy'] in self.arms}
+    self.edges = {(r['strategy'], r['shots'])
+                  for r in self.rates if r['edge'] and not r['fixed'] and r['strategy'] in self.arms}
     self.families = _family_sizes(self, what['shots'])
     self.pairs = _against_best(self.correct, self.arms)
     self.looks = len(what.get('looks', [1]))
@@ -501,10 +532,11 @@ def _in_stages(self:Comparison, what):
 # %% ../nbs/tools/01_comparison.ipynb #f3f6aa87
 def stored_comparison(records, # A store that `compare` made
                       **settings # Of the study, such as tune='none' or seeds=5
-                     ) -> Comparison:
+                     ) -> Comparison: # Raises `BadInput` where there is none
     "The comparison that a store holds; the latest, where several have these settings."
     rows = records.rows(kind='study', **settings)
-    if not rows: raise BadInput(f"{records.path.name} holds no finished comparison" + (f" with {settings}" if settings else ''))
+    if not rows:
+        raise BadInput(f"{records.path.name} holds no finished comparison" + (f" with {settings}" if settings else ''))
     return Comparison(records, max(rows, key=lambda r: r.at).spec)
 
 # %% ../nbs/tools/01_comparison.ipynb #bbef3849
@@ -512,7 +544,8 @@ def _size(c, k): return f'all ({c.n_train:,})' if k == 'all' else k # In a table
 
 def _holm_text(c, p):
     "A corrected p-value with the size of its family, or why there is none"
-    if p['p_holm'] is None: return 'provisional' if p['provisional'] else 'so far' if not _few(p['shots']) else 'no verdict'
+    if p['p_holm'] is None:
+        return 'provisional' if p['provisional'] else 'so far' if not _few(p['shots']) else 'no verdict'
     text = '< .001' if p['p_holm'] < .001 else f"{p['p_holm']:.3f}"
     if not c.staged: return text
     again = f', {c.looks} looks' if p['family'] == 'decision' and c.looks > 1 else ''
@@ -520,12 +553,14 @@ def _holm_text(c, p):
 
 @patch(as_prop=True)
 def table(self:Comparison) -> pd.DataFrame:
-    "The cells: accuracy and interval in %, test images, seeds, tries of its rate, training accuracy in % where known, CPU seconds."
+    "The cells: accuracy with interval and training accuracy in %, test images, seeds, tries of its rate, CPU seconds."
     def row(c):
         res = {'labels': _size(self, c['shots']), 'strategy': c['strategy'], 'accuracy': f"{100*c['mean']:.1f}",
-               '95 % interval': f"[{100*c['low']:.1f}, {100*c['high']:.1f}]", 'test images': c['n_test'], 'seeds': c['seeds']}
+               '95 % interval': f"[{100*c['low']:.1f}, {100*c['high']:.1f}]", 'test images': c['n_test'],
+               'seeds': c['seeds']}
         if self.staged: res['tries'] = c['tries']
-        if any('train_acc' in o for o in self.cells): res['training'] = f"{100*c['train_acc']:.1f}" if 'train_acc' in c else ''
+        if any('train_acc' in o for o in self.cells):
+            res['training'] = f"{100*c['train_acc']:.1f}" if 'train_acc' in c else ''
         return {**res, 'CPU s': f"{c['seconds']:.1f}"}
     return pd.DataFrame([row(c) for c in self.cells])
 
@@ -533,18 +568,24 @@ def table(self:Comparison) -> pd.DataFrame:
 def differences(self:Comparison) -> pd.DataFrame:
     "The paired differences, in points of accuracy; the p-values are Holm-corrected over their family."
     name = 'Holm p (of its family)' if self.staged else f'Holm p (of {len(self.pairs)})'
-    return pd.DataFrame([{'labels': _size(self, p['shots']), 'difference': f"{p['a']} - {p['b']}", 'points': f"{100*p['diff']:+.1f}",
-                          '95 % interval': f"[{100*p['low']:+.1f}, {100*p['high']:+.1f}]", name: _holm_text(self, p)} for p in self.pairs])
+    def row(p):
+        return {'labels': _size(self, p['shots']), 'difference': f"{p['a']} - {p['b']}",
+                'points': f"{100*p['diff']:+.1f}",
+                '95 % interval': f"[{100*p['low']:+.1f}, {100*p['high']:+.1f}]", name: _holm_text(self, p)}
+    return pd.DataFrame([row(p) for p in self.pairs])
 
 # %% ../nbs/tools/01_comparison.ipynb #cmhtml01
-def _marked(c): return {i for i,x in enumerate(c.cells) if all(x[k] == c.recommendation[k] for k in ('strategy', 'shots'))}
+def _marked(c):
+    return {i for i,x in enumerate(c.cells) if all(x[k] == c.recommendation[k] for k in ('strategy', 'shots'))}
 
 def _curve_table(c): return html_table(c.table, 'Accuracy in %, by labels per class', 2, _marked(c))
 
 def _pairs_table(c):
     n = len(c.pairs)
-    how = 'Holm-corrected' if not c.staged else 'without a verdict so far' if c.early else 'Holm-corrected within its family'
-    return html_table(c.differences, f'Paired differences in points of accuracy ({n} comparison{"s"*(n != 1)}, {how})', 2)
+    how = ('Holm-corrected' if not c.staged else 'without a verdict so far' if c.early
+           else 'Holm-corrected within its family')
+    return html_table(c.differences, 'Paired differences in points of accuracy '
+                                     f'({n} comparison{_s(n)}, {how})', 2)
 
 def _beside_html(c):
     "The lines on the control and on missing cells"
@@ -552,13 +593,17 @@ def _beside_html(c):
 
 @patch
 def _repr_html_(self:Comparison):
-    return html_block(f'<p>{_esc(self.recommend())}</p>', _curve_table(self), _pairs_table(self)*bool(self.pairs), _beside_html(self))
+    return html_block(f'<p>{_esc(self.recommend())}</p>', _curve_table(self), _pairs_table(self)*bool(self.pairs),
+                      _beside_html(self))
 
 # %% ../nbs/tools/01_comparison.ipynb #e06f756c
 @patch
 def to_dict(self:Comparison) -> dict:
     "The machine-readable result, as `--json` writes it."
     cells = [{k: v for k,v in c.items() if k != 'beside' or v} for c in self.cells]
-    return dict(target=self.name, backbone=self.backbone, classes=self.classes, parts=self.parts, cells=cells, pairs=self.pairs,
-                families=self.families, recommendation=self.recommendation, stage=self.stage, clock=self.clock, stages=self.stages, missing=self.missing,
-                forecast=self.forecast, control=self.control, rates=self.rates, settings=self.settings, **self.intake, notes=self.notes, versions=self.versions)
+    return dict(target=self.name, backbone=self.backbone, classes=self.classes,
+                parts=self.parts, cells=cells, pairs=self.pairs,
+                families=self.families, recommendation=self.recommendation, stage=self.stage,
+                clock=self.clock, stages=self.stages, missing=self.missing, forecast=self.forecast,
+                control=self.control, rates=self.rates, settings=self.settings, **self.intake,
+                notes=self.notes, versions=self.versions)

@@ -45,13 +45,16 @@ def _lesson(path):
     return Lesson(int(path.name[:2]), title[1] if title else path.stem, int(stamps[-1][2]) if stamps else None,
                   stamps[-1][1] if stamps else None, 'code' if 'still to be told' in top else 'told', path)
 
-def lessons(numbers=() # Such as 5 or '05'; none means all
-           ) -> list[Lesson]:
+def lessons(numbers=() # One, such as 5 or '05', or several; none means all
+           ) -> list[Lesson]: # Raises `BadInput` for a number that is none
     "The lessons there are, in order."
+    if isinstance(numbers, (int, str)): numbers = [numbers]
     res = {o.number: o for o in map(_lesson, sorted(_lessons_folder().glob('[0-9][0-9]_*.ipynb')))}
-    if not res: raise BadInput(f"no lessons in {_lessons_folder()}: install tlcourse again, or run this in a whole clone")
+    if not res:
+        raise BadInput(f"no lessons in {_lessons_folder()}: install tlcourse again, or run this in a whole clone")
     for n in numbers:
-        if not re.fullmatch(r'0*\d{1,4}', str(n)) or int(n) not in res: raise BadInput(f"unknown lesson {str(n)!r}: known: {', '.join(map(str, res))}")
+        if not re.fullmatch(r'0*\d{1,4}', str(n)) or int(n) not in res:
+            raise BadInput(f"unknown lesson {str(n)!r}: known: {', '.join(map(str, res))}")
     return [res[n] for n in (sorted({int(n) for n in numbers}) or res)]
 
 # %% ../nbs/tools/07_course.ipynb #4b68159c
@@ -59,14 +62,16 @@ def lesson_table(ls:list[Lesson] # Lessons
                 ) -> str: # Lines of text
     "Lessons as a table: number, title, seconds, device, state."
     rows = [('', 'lesson', 'seconds', 'on', 'state')]
-    rows += [(str(l.number), l.title, '-' if l.seconds is None else str(l.seconds), l.device or '-', l.state) for l in ls]
+    rows += [(str(l.number), l.title, '-' if l.seconds is None else str(l.seconds), l.device or '-', l.state)
+             for l in ls]
     w = [max(map(len, c)) for c in zip(*rows)]
     return '\n'.join(f'{n:>{w[0]}}  {t:<{w[1]}}  {s:>{w[2]}}  {d:<{w[3]}}  {st}' for n,t,s,d,st in rows)
 
 # %% ../nbs/tools/07_course.ipynb #670356fa
 def _url(what): # 'Repository' or 'Documentation', from pyproject.toml by way of the installed package
     try: urls = metadata.metadata('tlcourse').get_all('Project-URL') or []
-    except metadata.PackageNotFoundError: raise BadInput("tlcourse is not installed here: pip install it first") from None
+    except metadata.PackageNotFoundError:
+        raise BadInput("tlcourse is not installed here: pip install it first") from None
     return next(u.split(', ', 1)[1] for u in urls if u.startswith(f'{what}, ')).rstrip('/')
 
 def install_cell() -> str:
@@ -81,7 +86,8 @@ _directives = re.compile(r'\A(?:[ \t]*#\|.*(?:\n|\Z))+')
 _solution = re.compile(r'<details>\s*<summary>\s*Solution.*?</details>', re.S)
 
 def _relink(s, site): # ../core/09_probes.ipynb is core/probes.html on the site
-    return re.sub(r'\]\(\.\./((?:\w+/)?)(?:\d+_)?(\w+)\.ipynb(#[^)]*)?\)', lambda m: f"]({site}/{m[1]}{m[2]}.html{m[3] or ''})", s)
+    return re.sub(r'\]\(\.\./((?:\w+/)?)(?:\d+_)?(\w+)\.ipynb(#[^)]*)?\)',
+                  lambda m: f"]({site}/{m[1]}{m[2]}.html{m[3] or ''})", s)
 
 def _copy_cell(c, solutions, install, site):
     s = _text(c['source'])
@@ -103,7 +109,8 @@ def lesson_copy(path:str|Path, # A lesson's notebook
     nb = json.loads(Path(path).read_text(encoding='utf-8'))
     cells = [o for c in nb['cells'] if (o := _copy_cell(c, solutions, install, site))]
     if not any(install in c['source'] for c in cells):
-        cells.insert(1, dict(cell_type='code', id='install', metadata={}, source=install, outputs=[], execution_count=None))
+        cells.insert(1, dict(cell_type='code', id='install', metadata={}, source=install, outputs=[],
+                             execution_count=None))
     kernel = dict(display_name='Python 3 (ipykernel)', language='python', name='python3')
     return {**nb, 'cells': cells, 'metadata': dict(kernelspec=kernel, language_info=dict(name='python'))}
 
@@ -122,11 +129,14 @@ def write_lessons(to:str|Path, # A folder, made if it is missing
                  ) -> list[Path]: # The notebooks written, or there already
     "Write the told lessons as notebooks to fill in; raises `BadInput` where a file with other content is in the way."
     ls, to = lessons(numbers), user_path(to)
-    if untold := [l.number for l in ls if numbers and l.state != 'told']: raise BadInput(f"lesson {untold[0]} is still to be told: choose another")
-    texts = {l.path.name: json.dumps(lesson_copy(l.path, solutions), indent=1, ensure_ascii=False) + '\n' for l in ls if l.state == 'told'}
+    if untold := [l.number for l in ls if numbers and l.state != 'told']:
+        raise BadInput(f"lesson {untold[0]} is still to be told: choose another")
+    texts = {l.path.name: json.dumps(lesson_copy(l.path, solutions), indent=1, ensure_ascii=False) + '\n'
+             for l in ls if l.state == 'told'}
     if bad := [n for n,t in texts.items() if (to/n).is_dir() or not force and _differs(to/n, t)]:
         more = f' and {len(bad)-1} more' if bad[1:] else ''
-        raise BadInput(f"{bad[0]}{more} in {to} would be written over, perhaps with answers in it: name another folder, or add --force")
+        raise BadInput(f"{bad[0]}{more} in {to} would be written over, perhaps with answers in it: "
+                       "name another folder, or add --force")
     writable_folder(to)
     with ExitStack() as stack: # All of them are whole before the first takes its name
         for n,t in texts.items(): stack.enter_context(writing(to/n)).write_text(t, encoding='utf-8')
@@ -135,7 +145,8 @@ def write_lessons(to:str|Path, # A folder, made if it is missing
 # %% ../nbs/tools/07_course.ipynb #8e62ebf3
 def needs_lab():
     "Raise `BadInput` where JupyterLab is not installed."
-    if find_spec('jupyterlab') is None: raise BadInput("JupyterLab is not installed: pip install jupyterlab, then --open again")
+    if find_spec('jupyterlab') is None:
+        raise BadInput("JupyterLab is not installed: pip install jupyterlab, then --open again")
 
 def open_lab(path:str|Path # A folder, or a notebook in it
             ) -> int: # JupyterLab's exit code

@@ -1,4 +1,4 @@
-"""What a person who works on the course runs: the README from its notebook, the checks of a clean tree, the notebooks in fresh kernels, the site.
+"""What a person who works on the course runs: the README, checks of a clean tree, notebooks in fresh kernels, the site.
 
 Docs: https://tlcourse.github.io/tlcourse/tools/dev.html.md"""
 
@@ -6,7 +6,8 @@ Docs: https://tlcourse.github.io/tlcourse/tools/dev.html.md"""
 
 # %% auto #0
 __all__ = ['find_root', 'pages', 'cells', 'make_readme', 'Number', 'prose_numbers', 'unbound', 'out_of_date', 'prose_pages',
-           'digest', 'Executed', 'executed_path', 'without_widgets', 'execute', 'execute_all', 'long_cells', 'main']
+           'digest', 'Executed', 'executed_path', 'without_widgets', 'execute', 'execute_all', 'long_cells',
+           'long_lines', 'python_files', 'main']
 
 # %% ../nbs/tools/09_dev.ipynb #3271d34f
 import argparse, ast, builtins, hashlib, html, json, os, re, shutil, subprocess, sys, time
@@ -23,7 +24,7 @@ _rooms = 'core', 'lessons', 'tools'
 
 # %% ../nbs/tools/09_dev.ipynb #3fe53267
 def find_root(path:str|Path='.' # Where to start
-             ) -> Path: # The folder with pyproject.toml and nbs
+             ) -> Path: # The folder with pyproject.toml and nbs; raises `BadInput` where there is none
     "The clone that holds `path`."
     start = Path(path).resolve()
     for d in (start, *start.parents):
@@ -34,7 +35,7 @@ def find_root(path:str|Path='.' # Where to start
 def pages(names=(), # Folders, numbers or parts of names: 'core', 'lessons/01', '05_freezing'; none means all
           root:str|Path|None=None # The clone; the one around the working folder if None
          ) -> list[Path]: # The index; core, lessons and tools, each by number; what else lies beside the index
-    "The notebooks of the course in reading order."
+    "The notebooks of the course in reading order. Raises `BadInput` for a name that none has."
     nbs = (Path(root) if root else find_root())/'nbs'
     rest = sorted(p for p in nbs.glob('[a-z]*.ipynb') if p.stem != 'index')
     res = [nbs/'index.ipynb', *(p for r in _rooms for p in sorted((nbs/r).glob('[0-9]*.ipynb'))), *rest]
@@ -295,9 +296,11 @@ def _spent(nb): # the seconds of each cell, as the client timed them
     from datetime import datetime
     t = [c['metadata'].get('execution', {}) for c in nb['cells'] if c['cell_type'] == 'code']
     at = lambda d, k: datetime.fromisoformat(d[f'iopub.{k}'].replace('Z', '+00:00')).timestamp()
-    return sum(at(d, 'status.idle') - at(d, 'status.busy') for d in t if {'iopub.status.idle', 'iopub.status.busy'} <= set(d))
+    return sum(at(d, 'status.idle') - at(d, 'status.busy')
+               for d in t if {'iopub.status.idle', 'iopub.status.busy'} <= set(d))
 
-_clock = "print(*__import__('os').times()[:4])" # as a last cell: user and system, of the kernel and of its children that ended
+# as a last cell: user and system, of the kernel and of its children that ended
+_clock = "print(*__import__('os').times()[:4])"
 
 def _cpu(cell): return sum(float(o) for o in ''.join(_text(o.get('text', '')) for o in cell['outputs']).split())
 
@@ -352,7 +355,8 @@ def execute_all(paths, # Notebooks
         if show: show(p, res)
         return res
     paths = list(paths)
-    alone = [p for p in paths if Path(p).parent.name == 'lessons'] # They run processes of their own, and their seconds are a promise
+    # They run processes of their own, and their seconds are a promise
+    alone = [p for p in paths if Path(p).parent.name == 'lessons']
     res = {p: one(p) for p in alone}
     rest = [p for p in paths if p not in res]
     with ThreadPoolExecutor(max(1, min(workers, os.cpu_count() or 1))) as ex: res.update(zip(rest, ex.map(one, rest)))
@@ -366,9 +370,27 @@ def long_cells(path:str|Path, # A lesson
     lines = [[l for l in c['source'].splitlines() if l.strip()] for c in cells(path, 'code')]
     return [o[1] for o in lines if len(o) > most]
 
+# %% ../nbs/tools/09_dev.ipynb #de120001
+def long_lines(path:str|Path, # A Python file
+               most:int=120 # Characters
+              ) -> list[int]: # Their numbers, from 1
+    "The lines that are too long; the list of names that nbdev writes is not counted."
+    lines = Path(path).read_text(encoding='utf-8').splitlines()
+    return [i for i,l in enumerate(lines, 1) if len(l) > most and not l.startswith('__all__ = ')]
+
+def python_files(root:str|Path # The clone
+                ) -> list[Path]: # Sorted by name
+    "The modules, but for nbdev's index of them, the tests and the benchmarks."
+    found = [p for d in ('tlcourse', 'tests', 'benchmarks') for p in (Path(root)/d).glob('*.py')]
+    return sorted(p for p in found if p.stem != '_modidx')
+
+# %% ../nbs/tools/09_dev.ipynb #de120003
 def _check(root):
     bad = out_of_date(root)
-    for p in (p for p in pages(root=root) if p.parent.name == 'lessons'): bad += [f'{p.relative_to(root).as_posix()}: over 20 lines in a cell: {o}' for o in long_cells(p)]
+    for p in (p for p in pages(root=root) if p.parent.name == 'lessons'):
+        bad += [f'{p.relative_to(root).as_posix()}: over 20 lines in a cell: {o}' for o in long_cells(p)]
+    for p in python_files(root):
+        bad += [f'{p.relative_to(root).as_posix()}: line {i} has over 120 characters' for i in long_lines(p)]
     for p in prose_pages(root): bad += [f'{p.relative_to(root).as_posix()}: {o}' for o in unbound(p)]
     return bad
 
@@ -378,7 +400,8 @@ def main(args:list[str]|None=None # The words after the command; `sys.argv` if N
     ap = argparse.ArgumentParser(prog='python -m tlcourse.dev', description='Work on the course.')
     sub = ap.add_subparsers(dest='cmd', required=True)
     sub.add_parser('readme', help='write README.md from nbs/index.ipynb')
-    sub.add_parser('check', help='exported, clean, README current, no long cell in a lesson, every number in the prose bound to its value?')
+    sub.add_parser('check', help='exported, clean, README current, no long line, no long cell in a lesson, '
+                                 'every number in the prose bound to its value?')
     r = sub.add_parser('run', help='execute notebooks in fresh kernels')
     r.add_argument('names', nargs='*', help="parts of their paths, as 'lessons' or '05_freezing'; none means all")
     r.add_argument('--inplace', action='store_true', help='save the outputs into the notebooks')

@@ -341,7 +341,8 @@ math { font-size: 1.08em; }
 .highlight span { text-decoration: none !important; }
 .math-wrapper, div.math { overflow-x: auto; }
 span[id]:empty { scroll-margin-top: 4rem; }
-@media (min-width: 75em) and (max-width: 82em) { .content { width: 58em; } } /* there the contents on the right are folded */
+/* there the contents on the right are folded */
+@media (min-width: 75em) and (max-width: 82em) { .content { width: 58em; } }
 @media (min-width: 94em) { .content { width: 60em; } }
 @media (max-width: 46em) { a.source { float: none; margin: 0; }
   article table.docutils { font-size: .8rem; }

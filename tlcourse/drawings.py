@@ -1,4 +1,4 @@
-"""Several hundred colour drawings of real things in twelve classes, and the same drawings as black lines: both from a font that pip brings.
+"""Colour drawings of real things in twelve classes, and the same as black lines, both from a font that pip brings.
 
 Docs: https://tlcourse.github.io/tlcourse/core/drawings.html.md"""
 
@@ -124,7 +124,7 @@ def _render(name, signs, size, layout=ImageFont.Layout.BASIC):
     return res
 
 # %% ../nbs/core/01_drawings.ipynb #c7e00019
-@dataclass
+@dataclass(eq=False) # Arrays have no one answer to ==
 class Drawings:
     "Drawings with their labels and their fixed split."
     name:str           # One of `DRAWINGS`

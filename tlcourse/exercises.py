@@ -1,4 +1,4 @@
-"""`check(lesson, n, answer)` says whether an answer is right, and if not, what the mistake looks like; a score card keeps the tries.
+"""`check(lesson, n, answer)` says whether an answer is right, or what the mistake looks like; a card keeps the tries.
 
 Docs: https://tlcourse.github.io/tlcourse/tools/exercises.html.md"""
 
@@ -22,7 +22,7 @@ _exercises = {}
 
 def exercise(lesson:str|int, # Name of the lesson's page, such as 'freezing', or its number
              n:int # Number of the exercise in it
-            ):
+            ): # A decorator
     "Decorator: the function (answer -> hint or None) that checks exercise `n` of `lesson`."
     def _inner(f):
         _exercises[lesson_name(lesson), n] = f
@@ -42,7 +42,8 @@ class Verdict:
                 ):
         self.lesson,self.n,self.state,self.hint = lesson,n,state,hint
     def __bool__(self): return self.state == 'right'
-    def __repr__(self): return f"Exercise {self.lesson}.{self.n} {self._marks[self.state]}" + (f": {self.hint}" if self.hint else '')
+    def __repr__(self):
+        return f"Exercise {self.lesson}.{self.n} {self._marks[self.state]}" + (f": {self.hint}" if self.hint else '')
     def _repr_html_(self):
         head, hint = f"Exercise {self.lesson}.{self.n} <strong>{self._marks[self.state]}</strong>", _esc(self.hint)
         return (f'<div role="status" style="border-left:.35em solid {self._hues[self.state]};padding:.2em .8em">'
@@ -63,8 +64,8 @@ def reader_name() -> str: # 'unknown' where the system knows no login name
 
 # %% ../nbs/tools/04_exercises.ipynb #72e1054f
 # The lessons as the first edition counted them, from 1: its score cards hold these numbers
-_first_edition = ('first_transfer', 'honest_data', 'inside', 'freezing', 'feature_extraction', 'fine_tuning', 'learning_rates',
-                  'extraction_or_tuning', 'how_much_data')
+_first_edition = ('first_transfer', 'honest_data', 'inside', 'freezing', 'feature_extraction', 'fine_tuning',
+                  'learning_rates', 'extraction_or_tuning', 'how_much_data')
 _kinds = 'exercise', 'prediction'
 _fields = dict(name=(str,), lesson=(str, int), n=(int, str), kind=(str,), tries=(int,), right=(bool,), time=(str,))
 
@@ -74,12 +75,13 @@ def _page(lesson):
     return _first_edition[lesson-1] if 1 <= lesson <= len(_first_edition) else None
 
 def _rows(path):
-    "The rows of a score card, each with its lesson's name; `BadInput` where its content is none, `OSError` where it cannot be read"
+    "The rows of a score card, each with its lesson's name; `BadInput`: it is none, `OSError`: it cannot be read"
     check_regular(path)
     if os.path.getsize(path) > 2**24: raise BadInput(f"{path} is no score card: it is too large")
     data = Path(path).read_bytes()
     try: rows = json.loads(data.decode('utf-8-sig'))
-    except (ValueError, RecursionError): raise BadInput(f"{path} is no score card: it is not readable as JSON") from None
+    except (ValueError, RecursionError):
+        raise BadInput(f"{path} is no score card: it is not readable as JSON") from None
     if not isinstance(rows, list): raise BadInput(f"{path} is no score card: a list of tries is expected")
     for i,r in enumerate(rows, 1):
         bad = next((k for k,t in _fields.items() if type(r.get(k)) not in t), None) if isinstance(r, dict) else 'fields'
@@ -99,7 +101,9 @@ def _add_row(path, row, own): # `own`: the reader's, in the working folder
             aside = next(p for p in aside if not p.exists())
             path.rename(aside)
             _tell(f"{e}. It is kept as {aside.name}, and a new one begins.", sys.stderr)
-    elif own: _tell(f"Your tries are kept in {path}, under the name {row['name']!r}; `%env TLCOURSE_NAME=Ada` would make it Ada's.")
+    elif own:
+        _tell(f"Your tries are kept in {path}, under the name {row['name']!r}; "
+              "`%env TLCOURSE_NAME=Ada` would make it Ada's.")
     mine = [r for r in rows if all(r[k] == row[k] for k in ('name', 'lesson', 'n', 'kind'))]
     if any(r['right'] or r['kind'] == 'prediction' for r in mine): return mine[-1]
     row['tries'] = max((r['tries'] for r in mine), default=0) + 1
@@ -113,31 +117,33 @@ def log_score(lesson:str|int, # Name of the lesson's page, or its number
               kind:str='exercise', # 'exercise' or 'prediction'
               name:str|None=None, # Whose; `reader_name()` if None
               path:str|Path|None=None # The score card; `scores.json` in the working folder if None
-             ) -> dict|None: # The row that stands for this answer; None where nothing is written
+             ) -> dict|None: # The row of this answer; None where nothing is written; `BadInput` for another kind
     "Add a try to a score card; where that cannot be done it says so once, and goes on."
     if path is None and os.environ.get('IN_TEST'): return None
     if kind not in _kinds: raise BadInput(f"unknown kind {kind!r}: one of {', '.join(_kinds)}")
     own, path = path is None, Path(path or 'scores.json')
-    row = dict(name=name or reader_name(), lesson=lesson_name(lesson), n=n if isinstance(n, str) else int(n), kind=kind, tries=1,
-               right=bool(right), time=datetime.now(timezone.utc).isoformat(timespec='seconds'))
+    row = dict(name=name or reader_name(), lesson=lesson_name(lesson), n=n if isinstance(n, str) else int(n),
+               kind=kind, tries=1, right=bool(right), time=datetime.now(timezone.utc).isoformat(timespec='seconds'))
     try:
         with FileLock(path.with_name(f'.{path.name}.lock'), timeout=10): return _add_row(path, row, own)
     except (OSError, ValueError) as e:
-        _tell(f"No score is kept: {path.absolute()} cannot be written ({getattr(e, 'strerror', None) or e}).", sys.stderr)
+        _tell(f"No score is kept: {path.absolute()} cannot be written "
+              f"({getattr(e, 'strerror', None) or e}).", sys.stderr)
 
 # %% ../nbs/tools/04_exercises.ipynb #aa1e63e6
 def check(lesson:str|int, # Name of the lesson's page, such as 'freezing', or its number
           n:int, # Number of the exercise in it
           answer # What the exercise asks for; `...` where it is still open
          ) -> Verdict:
-    "Check an answer and add the try to the score card; it never raises: an answer that fails to run is 'not yet', with its error."
+    "Check an answer and add the try to the score card; an answer that raises is 'not yet', with its error."
     try: number,f = lesson_number(lesson),_exercises.get((lesson_name(lesson), n))
     except (BadInput, TypeError): number,f = lesson,None
     if f is None: return Verdict(number, n, 'not yet', 'there is no such exercise')
     if answer is ...: return Verdict(number, n, 'open')
     try: hint = f(answer)
     except (Exception, SystemExit) as e:
-        here = [o for o,_ in traceback.walk_tb(e.__traceback__)][-1].f_code is f.__code__ # in the check, not in the answer
+        # in the check, not in the answer
+        here = [o for o,_ in traceback.walk_tb(e.__traceback__)][-1].f_code is f.__code__
         what = f'{type(e).__name__}: {e}'
         hint = f"an answer of another kind is asked for ({what})" if here else f"your answer raises {what}"
     log_score(lesson, n, not hint)
@@ -232,7 +238,8 @@ def _learner(o, what):
 def _stem_likeness(learn):
     "Cosine of the first layer's weights with the pretrained ones; None for another network"
     from tlcourse.backbones import tf_efficientnet_lite0
-    a, b = (next(m.parameters()).detach().cpu().flatten() for m in (learn.model, tf_efficientnet_lite0(pretrained=True)))
+    a, b = (next(m.parameters()).detach().cpu().flatten()
+            for m in (learn.model, tf_efficientnet_lite0(pretrained=True)))
     return float(a @ b/(a.norm()*b.norm())) if a.shape == b.shape else None
 
 # %% ../nbs/tools/04_exercises.ipynb #yopex003
@@ -241,14 +248,16 @@ def _blank(learn):
     "A Learner trained as the page's, but from random weights"
     if h := _learner(learn, "trained"): return h
     like, stem = _stem_likeness(learn), next(learn.model.parameters())
-    steps = learn.opt.state[stem].get('step', 0) if learn.opt else 0 # the recorder forgets a fit as soon as one validates
+    # the recorder forgets a fit as soon as one validates
+    steps = learn.opt.state[stem].get('step', 0) if learn.opt else 0
     want = 3*len(learn.dls.train)
     if like is None: return "that is another network: change the weights alone"
     if like > .5: return "its first layer is the pretrained one: say pretrained=False"
     if steps != want: return f"its first layer was trained for {steps} steps; fine_tune(3) makes it {want} here"
     with learn.no_bar(), learn.no_logging(): right = learn.validate()[-1]
     if not 0 <= right <= 1: return "its last metric is no accuracy: metrics=accuracy, as on the page"
-    if right > .9: return f"from random weights, {right:.2f} of the validation pictures after 3 epochs? Look at its data again"
+    if right > .9:
+        return f"from random weights, {right:.2f} of the validation pictures after 3 epochs? Look at its data again"
 
 # %% ../nbs/tools/04_exercises.ipynb #yopex004
 def _wide_folder(d, rng, n=10):
@@ -271,12 +280,16 @@ def _padded(block):
     with TemporaryDirectory() as d:
         classes = _wide_folder(d, np.random.default_rng())
         dls = block.dataloaders(d, bs=2, num_workers=0)
-        if list(map(str, dls.vocab)) != classes: return f"its classes are {list(dls.vocab)}: the label is the name of the folder"
-        if len(dls.valid_ds) != 6: return f"of 20 pictures it keeps {len(dls.valid_ds)} for validation; three tenths are 6"
+        if list(map(str, dls.vocab)) != classes:
+            return f"its classes are {list(dls.vocab)}: the label is the name of the folder"
+        if len(dls.valid_ds) != 6:
+            return f"of 20 pictures it keeps {len(dls.valid_ds)} for validation; three tenths are 6"
         x = dls.valid.one_batch()[0][0].cpu().numpy()
     if x.shape != (3, 64, 64): return f"a picture comes out as {tuple(x.shape)}, not (3, 64, 64)"
-    def more(row, col, k): return x[k, row, col] - np.delete(x[:, row, col], k).mean() > .5 # of colour k than of the others
-    if not (more(32, 3, 0) and more(32, 60, 2)): return "the ends of a wide picture are cut off: another method of Resize"
+    def more(row, col, k):
+        return x[k, row, col] - np.delete(x[:, row, col], k).mean() > .5 # of colour k than of the others
+    if not (more(32, 3, 0) and more(32, 60, 2)):
+        return "the ends of a wide picture are cut off: another method of Resize"
     if not more(20, 32, 1): return "nothing is cut off, but a square comes out higher than wide: the picture is bent"
 
 # %% ../nbs/tools/04_exercises.ipynb #yopex005
@@ -292,7 +305,8 @@ def _mine(learn):
     if len(learn.dls.train_ds): return "it still holds its training pictures: hand over what `load_learner` gives back"
     with learn.no_bar(), learn.no_logging():
         name,i,p = learn.predict(np.random.default_rng().integers(0, 256, (90, 120, 3), dtype=np.uint8))
-    if len(p) != len(classes) or not np.isclose(float(p.sum()), 1, atol=1e-3): return "it gives no probability for each class"
+    if len(p) != len(classes) or not np.isclose(float(p.sum()), 1, atol=1e-3):
+        return "it gives no probability for each class"
 
 # %% ../nbs/tools/04_exercises.ipynb #ex020001
 def _people(backbone, seeds=range(20)):
@@ -518,10 +532,12 @@ def _keep_still(f):
     from torch import nn
     if h := _calls(f, 'keep_still'): return h
     for drop in 0., .5:
-        body = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Sequential(nn.Dropout(drop), nn.BatchNorm1d(4, affine=False)))
+        body = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4),
+                             nn.Sequential(nn.Dropout(drop), nn.BatchNorm1d(4, affine=False)))
         model = nn.Sequential(body, nn.Linear(4, 2))
         f(body)
-        if model[0] is not body or not [*body.parameters()]: return "the body is to stay where it is, with its parameters"
+        if model[0] is not body or not [*body.parameters()]:
+            return "the body is to stay where it is, with its parameters"
         opt = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1., weight_decay=.1)
         before = {k: v.clone() for k,v in body.state_dict().items()}
         for _ in range(2):
@@ -529,7 +545,8 @@ def _keep_still(f):
             model(torch.randn(8, 3) + 2).pow(2).sum().backward()
             opt.step()
         moved = [k for k,v in body.state_dict().items() if not torch.equal(v, before[k])]
-        if any('running' in k or 'num_' in k for k in moved): return f"after `model.train()` and a step, {moved[0]!r} has moved: the body wakes up again"
+        if any('running' in k or 'num_' in k for k in moved):
+            return f"after `model.train()` and a step, {moved[0]!r} has moved: the body wakes up again"
         if moved: return f"{moved[0]!r} was trained"
         if not model[1].training or not model[1].weight.requires_grad: return "the head is to go on training"
         if model[0][2][0].training: return "dropout in the body is awake: its features would change from pass to pass"
@@ -568,12 +585,19 @@ def _pool_maps(f):
         want, got = m.mean((2, 3)), f(m.clone())
         if got is None: return "the function returns nothing: is there a `return`?"
         if not isinstance(got, torch.Tensor): got = torch.as_tensor(np.asarray(got))
-        if tuple(got.shape) == (n, d*h*w) and h*w > 1: return "that keeps every place of the map: average over height and width, so that one number a channel is left"
-        if tuple(got.shape) == (n, d, 1, 1): return "the right numbers, with two axes of length 1 left over: flatten them, or leave out keepdim"
-        if tuple(got.shape) != (n, d): return f"maps of shape {(n, d, h, w)} should give {(n, d)}, not {tuple(got.shape)}"
-        if torch.allclose(got.float(), m.amax((2, 3))) and h*w > 1: return "that is the largest value of each channel; the average is asked for"
-        if torch.allclose(got.float(), m.sum((2, 3))) and h*w > 1: return "that is the sum: divide by height times width"
-        if not torch.allclose(got.float(), want, atol=1e-5): return "right shape, other values: the mean over the last two axes"
+        if tuple(got.shape) == (n, d*h*w) and h*w > 1:
+            return ("that keeps every place of the map: average over height and width, "
+                    "so that one number a channel is left")
+        if tuple(got.shape) == (n, d, 1, 1):
+            return "the right numbers, with two axes of length 1 left over: flatten them, or leave out keepdim"
+        if tuple(got.shape) != (n, d):
+            return f"maps of shape {(n, d, h, w)} should give {(n, d)}, not {tuple(got.shape)}"
+        if torch.allclose(got.float(), m.amax((2, 3))) and h*w > 1:
+            return "that is the largest value of each channel; the average is asked for"
+        if torch.allclose(got.float(), m.sum((2, 3))) and h*w > 1:
+            return "that is the sum: divide by height times width"
+        if not torch.allclose(got.float(), want, atol=1e-5):
+            return "right shape, other values: the mean over the last two axes"
 
 # %% ../nbs/tools/04_exercises.ipynb #ex050002
 @exercise('feature_extraction', 2)
@@ -584,16 +608,21 @@ def _standardise(f):
     for n,m,d in (40, 15, 3), (9, 30, 5):
         a, b = rng.normal(2, 3, (n, d)), rng.normal(5, 1, (m, d))
         got = f(a.copy(), b.copy())
-        if not isinstance(got, (tuple, list)) or len(got) != 2: return "return two arrays: the standardised train and the standardised test"
+        if not isinstance(got, (tuple, list)) or len(got) != 2:
+            return "return two arrays: the standardised train and the standardised test"
         ga, gb = (np.asarray(o, dtype=float) for o in got)
         if ga.shape != a.shape or gb.shape != b.shape: return "each of the two keeps its shape"
         mu, sds = a.mean(0), [a.std(0), a.std(0, ddof=1)]
         if any(np.allclose(ga, (a-mu)/s) and np.allclose(gb, (b-mu)/s) for s in sds): continue
-        if np.allclose(gb.mean(0), 0, atol=1e-6): return "the test pictures were centred by their own mean: a single new picture would have none; use the statistics of train for both"
-        if np.allclose(np.concatenate([ga, gb]).mean(0), 0, atol=1e-6): return "the statistics are those of train and test together: then the test has had a say in the training"
+        if np.allclose(gb.mean(0), 0, atol=1e-6):
+            return ("the test pictures were centred by their own mean: a single new picture would have none; "
+                    "use the statistics of train for both")
+        if np.allclose(np.concatenate([ga, gb]).mean(0), 0, atol=1e-6):
+            return "the statistics are those of train and test together: then the test has had a say in the training"
         if np.allclose(ga, a-mu): return "centred but not scaled: divide by the spread of train"
         if any(np.allclose(ga, (a-mu)/s**2) for s in sds): return "that divides by the variance; take its square root"
-        if np.allclose(ga.mean(), 0, atol=1e-6) and not np.allclose(ga.mean(0), 0, atol=1e-6): return "one mean for all features: take the mean of each column"
+        if np.allclose(ga.mean(), 0, atol=1e-6) and not np.allclose(ga.mean(0), 0, atol=1e-6):
+            return "one mean for all features: take the mean of each column"
         return "train should come out with mean 0 and spread 1 in each column, and test by the same two rows of numbers"
 
 # %% ../nbs/tools/04_exercises.ipynb #ex050003
@@ -603,25 +632,35 @@ def _fold(f):
     if h := _calls(f, 'fold'): return h
     rng = np.random.default_rng()
     for c,d in (3, 5), (2, 2), (4, 7):
-        w, b, mu, sd, x = rng.normal(size=(c, d)), rng.normal(size=c), rng.normal(size=d), rng.uniform(.5, 2, d), rng.normal(size=(6, d))
+        w, b, x = rng.normal(size=(c, d)), rng.normal(size=c), rng.normal(size=(6, d))
+        mu, sd = rng.normal(size=d), rng.uniform(.5, 2, d)
         got = f(w.copy(), b.copy(), mu.copy(), sd.copy())
-        if not isinstance(got, (tuple, list)) or len(got) != 2: return "return two things: the new weight and the new bias"
+        if not isinstance(got, (tuple, list)) or len(got) != 2:
+            return "return two things: the new weight and the new bias"
         gw, gb = (np.asarray(o, dtype=float) for o in got)
-        if gw.shape != w.shape or gb.shape != b.shape: return f"the new weight has shape {w.shape} and the new bias {b.shape}, as before"
+        if gw.shape != w.shape or gb.shape != b.shape:
+            return f"the new weight has shape {w.shape} and the new bias {b.shape}, as before"
         if np.allclose(x @ gw.T + gb, (x-mu)/sd @ w.T + b): continue
-        if np.allclose(gw, w*sd): return "each weight is multiplied by its spread: a feature that is divided by sd asks for a weight that is divided by it"
-        if np.allclose(gw, w/sd) and np.allclose(gb, b): return "the weights are right; what the subtracted means contributed has to leave the bias"
-        if np.allclose(gw, w/sd) and np.allclose(gb, b + gw @ mu): return "the sign of the mean's part: x - mu, so it is subtracted"
-        if np.allclose(gw, w/sd) and np.allclose(gb, b - w @ mu): return "the means meet the new weights, not the old ones"
+        if np.allclose(gw, w*sd):
+            return ("each weight is multiplied by its spread: a feature that is divided by sd asks for a "
+                    "weight that is divided by it")
+        if np.allclose(gw, w/sd) and np.allclose(gb, b):
+            return "the weights are right; what the subtracted means contributed has to leave the bias"
+        if np.allclose(gw, w/sd) and np.allclose(gb, b + gw @ mu):
+            return "the sign of the mean's part: x - mu, so it is subtracted"
+        if np.allclose(gw, w/sd) and np.allclose(gb, b - w @ mu):
+            return "the means meet the new weights, not the old ones"
         return "write (x-mu)/sd @ w.T + b as x @ W.T + B and read off W and B"
 
 # %% ../nbs/tools/04_exercises.ipynb #f1cb78d2
 @exercise('feature_extraction', 4)
 def _stale(answer):
     "After which changes must stored features be made again? A set of letters"
-    why = dict(c="c: labels are no part of a feature; the body never sees them", e="e: the weight decay belongs to the head; the features stay as they are",
+    why = dict(c="c: labels are no part of a feature; the body never sees them",
+               e="e: the weight decay belongs to the head; the features stay as they are",
                g="g: the features of all pictures are there, and the head picks other rows")
-    more = "go through what happens to a picture from its pixels to its features (and what a body in eval mode divides by)"
+    more = ("go through what happens to a picture from its pixels to its features "
+            "(and what a body in eval mode divides by)")
     return _choice(answer, set('abdf'), why, more)
 
 # %% ../nbs/tools/04_exercises.ipynb #ex060001
@@ -645,10 +684,13 @@ def _rate_at(f):
         for t in 0., turn/2, turn, (1+turn)/2, float(rng.uniform(0, turn)), float(rng.uniform(turn, 1)):
             up, u = t < turn, t/turn if t < turn else (t-turn)/(1-turn)
             a,b = (top/div, top) if up else (top, top/1e5)
-            hints = [(a + (b-a)*u, "that is a straight line; both halves are half a cosine"), (cos(b, a, u), "the two ends of a half are swapped"),
-                     (cos(0, top, u) if up else a, "a cycle starts at top/div, not at 0"), (cos(top, 0, u), "it ends at top/1e5, not at 0"),
+            hints = [(a + (b-a)*u, "that is a straight line; both halves are half a cosine"),
+                     (cos(b, a, u), "the two ends of a half are swapped"),
+                     (cos(0, top, u) if up else a, "a cycle starts at top/div, not at 0"),
+                     (cos(top, 0, u), "it ends at top/1e5, not at 0"),
                      (cos(top, top/div, u), "the way down ends at top/1e5, not at top/div")]
-            if h := _one_number(f(t, top, turn, div), cos(a, b, u), hints, f"rate_at({t:.3g}, {top:.3g}, {turn}, {div:g})"): return h
+            if h := _one_number(f(t, top, turn, div), cos(a, b, u), hints,
+                                f"rate_at({t:.3g}, {top:.3g}, {turn}, {div:g})"): return h
 
 # %% ../nbs/tools/04_exercises.ipynb #ex060002
 @exercise('fine_tuning', 2)
@@ -657,18 +699,21 @@ def _not_decayed(f):
     if h := _calls(f, 'not_decayed'): return h
     from torch import nn
     models = [nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 1, bias=False)),
-              nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3), nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2, affine=False))),
+              nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3),
+                            nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2, affine=False))),
               nn.Sequential(nn.Flatten(), nn.Linear(5, 2, bias=False), nn.GroupNorm(1, 2))]
     norms = nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm
     for m in models:
-        of = {(f'{k}.' if k else '') + n: (mod, n) for k,mod in m.named_modules() for n,_ in mod.named_parameters(recurse=False)}
+        of = {(f'{k}.' if k else '') + n: (mod, n) for k,mod in m.named_modules()
+              for n,_ in mod.named_parameters(recurse=False)}
         want = {k for k,(mod,n) in of.items() if n == 'bias' or isinstance(mod, norms)}
         try: got = {str(o) for o in f(m)}
         except TypeError: return "give a list or set of names, as in `model.named_parameters()`"
         if got == want: continue
         if got == set(of) - want: return "those are the decayed ones; the others are asked for"
         if any(o not in of for o in got): return f"{sorted(got - set(of))[0]!r} is no name in named_parameters()"
-        if got == {k for k in want if k.endswith('bias')}: return "the biases are there; the weights of norm layers are missing"
+        if got == {k for k in want if k.endswith('bias')}:
+            return "the biases are there; the weights of norm layers are missing"
         if miss := want - got:
             mod,n = of[min(miss)]
             return f"the {n} of a {type(mod).__name__} is missing"
@@ -683,9 +728,12 @@ def _phases(f):
     for steps,n in (150, 3), (10, 3), (2, 3), (7, 4), (int(rng.integers(20, 400)), int(rng.integers(2, 9))):
         got = list(f(steps, n))
         if len(got) != n: return f"{n} groups join one after the other: {n} phases, not {len(got)}"
-        if any(int(o) != o or o < 0 for o in got): return f"{steps} steps, {n} groups: {got}; steps are whole numbers, 0 or more"
-        if sum(got) != steps: return f"{steps} steps, {n} groups: the phases add up to {sum(got)}; every arm gets the same budget"
-        if max(got) - min(got) > 1: return f"{steps} steps, {n} groups: {got} are not equal shares as far as whole steps allow"
+        if any(int(o) != o or o < 0 for o in got):
+            return f"{steps} steps, {n} groups: {got}; steps are whole numbers, 0 or more"
+        if sum(got) != steps:
+            return f"{steps} steps, {n} groups: the phases add up to {sum(got)}; every arm gets the same budget"
+        if max(got) - min(got) > 1:
+            return f"{steps} steps, {n} groups: {got} are not equal shares as far as whole steps allow"
 
 # %% ../nbs/tools/04_exercises.ipynb #ex060004
 @exercise('fine_tuning', 4)
@@ -710,7 +758,8 @@ def _moved(f):
 @exercise('fine_tuning', 5)
 def _budgets(answer):
     "The unequal comparisons, as a set of letters"
-    why = dict(b="b is equal: 50 and 100 steps are 150 together", d="d is equal: the same batches, whatever trains in them")
+    why = dict(b="b is equal: 50 and 100 steps are 150 together",
+               d="d is equal: the same batches, whatever trains in them")
     return _choice(answer, {'a', 'c', 'e'}, why, "there are more. Count the optimiser's steps, and the tries")
 
 # %% ../nbs/tools/04_exercises.ipynb #6b7f99e2
@@ -723,10 +772,15 @@ def _largest(f):
         want, got = 2/np.max(cs), _number(f(list(cs)))
         if got is None: return _no_number
         if np.isclose(got, want): continue
-        if np.isclose(got, 2/np.min(cs)): return "that is where the flattest direction diverges; the steepest one diverged long before"
-        if np.isclose(got, 1/np.max(cs)): return "there one step of the steepest direction lands at zero; it may go twice as far before it stops coming down"
-        if np.isclose(got, 2/np.mean(cs)) or np.isclose(got, 2/np.sum(cs)): return "not an average: one direction that grows is enough"
-        return f"for curvatures {np.round(cs, 1).tolist()} it gives {got:.4g}; when is |1 - rate*curvature| below 1 for all of them?"
+        if np.isclose(got, 2/np.min(cs)):
+            return "that is where the flattest direction diverges; the steepest one diverged long before"
+        if np.isclose(got, 1/np.max(cs)):
+            return ("there one step of the steepest direction lands at zero; "
+                    "it may go twice as far before it stops coming down")
+        if np.isclose(got, 2/np.mean(cs)) or np.isclose(got, 2/np.sum(cs)):
+            return "not an average: one direction that grows is enough"
+        return (f"for curvatures {np.round(cs, 1).tolist()} it gives {got:.4g}; when is |1 - rate*curvature| "
+                "below 1 for all of them?")
 
 # %% ../nbs/tools/04_exercises.ipynb #ex070004
 def _fastai_rates(lr, n):
@@ -746,11 +800,14 @@ def _group_rates(f):
             got = list(got)
             if len(got) != n: return f"{n} groups, {len(got)} rates: give one for each group"
             if np.allclose(got, want, rtol=1e-3, atol=0): continue
-            if np.allclose(got, want[::-1], rtol=1e-3, atol=0): return "turned round: the first group is the stem, which gets the lowest rate"
+            if np.allclose(got, want[::-1], rtol=1e-3, atol=0):
+                return "turned round: the first group is the stem, which gets the lowest rate"
             if isinstance(lr, slice) and lr.start is not None and np.allclose(got, np.linspace(lr.start, lr.stop, n)):
                 return "equal differences; fastai takes equal ratios"
-            if isinstance(lr, slice) and lr.start is None: return f"for {lr}: a slice with one number is that rate for the head, a tenth of it for all others"
-            return f"for {lr} and {n} groups it gives {[float(f'{o:.3g}') for o in got]}; look at the table of this page"
+            if isinstance(lr, slice) and lr.start is None:
+                return f"for {lr}: a slice with one number is that rate for the head, a tenth of it for all others"
+            return (f"for {lr} and {n} groups it gives {[float(f'{o:.3g}') for o in got]}; "
+                    "look at the table of this page")
 
 # %% ../nbs/tools/04_exercises.ipynb #ex070006
 @exercise('learning_rates', 3)
@@ -765,11 +822,15 @@ def _adagrad_steps(f):
         got = np.asarray(got, dtype=float)
         if got.shape != want.shape: return f"{len(gs)} gradients, a result of shape {got.shape}: give one step for each"
         if np.allclose(got, want, rtol=1e-3): continue
-        if np.allclose(np.abs(got), np.abs(want), rtol=1e-3): return "right lengths; a step has the sign of its gradient here"
-        if np.allclose(got, lr*gs, rtol=1e-3): return "those are SGD's steps: divide by the root of the sum of squares so far"
+        if np.allclose(np.abs(got), np.abs(want), rtol=1e-3):
+            return "right lengths; a step has the sign of its gradient here"
+        if np.allclose(got, lr*gs, rtol=1e-3):
+            return "those are SGD's steps: divide by the root of the sum of squares so far"
         if np.allclose(got, lr*gs/np.cumsum(gs**2), rtol=1e-3): return "take the root of the sum of squares"
-        if np.allclose(got, lr*np.sign(gs), rtol=1e-3): return "divide by the squares of all gradients so far, not only the last"
-        return "right shape, other values: rate times gradient, over the root of the sum of all squared gradients so far, this one included"
+        if np.allclose(got, lr*np.sign(gs), rtol=1e-3):
+            return "divide by the squares of all gradients so far, not only the last"
+        return ("right shape, other values: rate times gradient, over the root of the sum of all squared gradients "
+                "so far, this one included")
 
 # %% ../nbs/tools/04_exercises.ipynb #b0de9ce9
 @exercise('learning_rates', 4)
@@ -777,7 +838,8 @@ def _optimisers(answer):
     "The faults in a described comparison of optimisers, as a set of letters"
     why = dict(b="b is no fault: that is what an equal number of tries means; equal rates are not asked for",
                e="e is no fault: what is reported must not be what was chosen on")
-    return _choice(answer, {'a', 'c', 'd'}, why, "there are more. Were the tries equal, could an edge hide a better rate, what did momentum do?")
+    return _choice(answer, {'a', 'c', 'd'}, why,
+                   "there are more. Were the tries equal, could an edge hide a better rate, what did momentum do?")
 
 # %% ../nbs/tools/04_exercises.ipynb #ex080001
 @exercise('extraction_or_tuning', 1)
@@ -786,8 +848,8 @@ def _crossing(f):
     if h := _calls(f, 'crossing'): return h
     rng = np.random.default_rng()
     ks = [1, 5, 20, int(rng.integers(30, 200))]
-    cases = [([.7, .8, .9, .95], [.6, .8, .92, .97]), ([.7, .8, .9, .95], [.72, .7, .91, .99]), ([.7, .8, .9, .95], [.8, .9, .95, .94]),
-             ([.5]*4, [.6]*4), (rng.random(4), rng.random(4))]
+    cases = [([.7, .8, .9, .95], [.6, .8, .92, .97]), ([.7, .8, .9, .95], [.72, .7, .91, .99]),
+             ([.7, .8, .9, .95], [.8, .9, .95, .94]), ([.5]*4, [.6]*4), (rng.random(4), rng.random(4))]
     for a,b in cases:
         ahead = np.asarray(b) > np.asarray(a)
         want = next((k for i,k in enumerate(ks) if ahead[i:].all()), None)
@@ -797,7 +859,8 @@ def _crossing(f):
         show = f"frozen {np.round(a, 2)}, tuned {np.round(b, 2)}"
         if want is None: return f"for {show} tuning is behind at the end: the answer is None"
         if got is None: return f"for {show} it gives None; tuning stays ahead from {want} on"
-        if got == next((k for i,k in enumerate(ks) if ahead[i]), None): return f"for {show} tuning is ahead at {got:g} but falls behind later: it must stay ahead"
+        if got == next((k for i,k in enumerate(ks) if ahead[i]), None):
+            return f"for {show} tuning is ahead at {got:g} but falls behind later: it must stay ahead"
         return f"for {show} at {ks} it gives {got:g}, not {want}"
 
 # %% ../nbs/tools/04_exercises.ipynb #ex080002
@@ -807,14 +870,17 @@ def _holm(f):
     from tlcourse.stats import holm
     if h := _calls(f, 'passes'): return h
     rng = np.random.default_rng()
-    for ps in ([.01, .04], [.04, .03, .02], [.001, .2, .012, .03], [.049], list(rng.uniform(0, .05, 6)), list(rng.permutation([.002, .009, .011, .02, .6]))):
+    for ps in ([.01, .04], [.04, .03, .02], [.001, .2, .012, .03], [.049], list(rng.uniform(0, .05, 6)),
+               list(rng.permutation([.002, .009, .011, .02, .6]))):
         want, got = np.array(holm(ps)) <= .05, f(ps)
-        if got is None or np.shape(got) != (len(ps),): return f"for {len(ps)} p-values give {len(ps)} booleans, in their order"
+        if got is None or np.shape(got) != (len(ps),):
+            return f"for {len(ps)} p-values give {len(ps)} booleans, in their order"
         got = np.asarray(got, dtype=bool)
         if (got == want).all(): continue
         show = ', '.join(f'{p:.3f}' for p in ps)
         if (got == (np.asarray(ps) <= .05)).all(): return f"for {show}: that is no correction at all"
-        if (got == (np.asarray(ps)*len(ps) <= .05)).all(): return f"for {show}: that is Bonferroni; Holm divides by what is left: n for the smallest, then n-1, ..."
+        if (got == (np.asarray(ps)*len(ps) <= .05)).all():
+            return f"for {show}: that is Bonferroni; Holm divides by what is left: n for the smallest, then n-1, ..."
         return f"for {show} the passing ones are {want.tolist()}: from the smallest on, until the first that fails"
 
 # %% ../nbs/tools/04_exercises.ipynb #ex080003
@@ -823,7 +889,8 @@ def _angle(answer):
     "The smallest angle (in steps of 5) at which tuning the toy wins with one label per class"
     if (a := _number(answer)) is None: return "give a number of degrees"
     if a != round(a/5)*5: return "one of 0, 5, 10, ...: run `toy` for each"
-    if a < 50: return f"at {a:g} degrees the frozen body is still ahead: compare toy({a:g}, 1, True) with toy({a:g}, 1, False)"
+    if a < 50:
+        return f"at {a:g} degrees the frozen body is still ahead: compare toy({a:g}, 1, True) with toy({a:g}, 1, False)"
     if a > 50: return "there is a smaller angle at which tuning is already ahead"
 
 # %% ../nbs/tools/04_exercises.ipynb #39f76a0a
@@ -847,7 +914,8 @@ def _power_law(f):
         if np.isclose(got, e*(k2/k1)**b): return "the error grows with your labels: the exponent is -b"
         if np.isclose(got, (k2/k1)**-b): return "that is the factor; multiply the error at k1 by it"
         if np.isclose(got, e*k2**-b): return "that line passes through the error at one label; yours is known at k1"
-        return f"for error {e:.2f} at {k1} labels, exponent {b:.2f}, it gives {got:.4g} at {k2}; error = a k^-b, and a follows from k1"
+        return (f"for error {e:.2f} at {k1} labels, exponent {b:.2f}, it gives {got:.4g} at {k2}; "
+                "error = a k^-b, and a follows from k1")
 
 # %% ../nbs/tools/04_exercises.ipynb #ex090002
 @exercise('how_much_data', 2)
@@ -860,11 +928,13 @@ def _worth(f):
         want, got = np.exp(np.interp(a, line, np.log(ks))), _number(f(list(ks), line.copy(), a))
         if got is None: return _no_number
         if np.isclose(got, want, rtol=1e-4): continue
-        if np.isclose(got, np.interp(a, line, ks), rtol=1e-4): return "read between the sizes on the logarithmic axis: interpolate log(k), then take exp"
+        if np.isclose(got, np.interp(a, line, ks), rtol=1e-4):
+            return "read between the sizes on the logarithmic axis: interpolate log(k), then take exp"
         if np.isclose(got, np.log(want), rtol=1e-4): return "that is the logarithm of the labels: take exp at the end"
         return f"for the sizes {ks} and a={a:.3f} on the line {np.round(line, 3)} it gives {got:.4g}, not {want:.4g}"
     top = _number(f(list(ks), line.copy(), line[-1] + .02))
-    if top is None or not np.isinf(top): return "above the last measured accuracy nothing is known: give float('inf') there"
+    if top is None or not np.isinf(top):
+        return "above the last measured accuracy nothing is known: give float('inf') there"
 
 # %% ../nbs/tools/04_exercises.ipynb #ex090003
 @exercise('how_much_data', 3)
@@ -877,7 +947,9 @@ def _seeds(f):
         want, got = need(sd, half, lambda m: t.ppf(.975, m-1)), _number(f(sd, half))
         if got is None: return _no_number
         if got == want: continue
-        if got == need(sd, half, lambda m: 1.96): return "with few seeds the spread itself is uncertain: use Student's t with m-1 degrees of freedom, not 1.96"
+        if got == need(sd, half, lambda m: 1.96):
+            return ("with few seeds the spread itself is uncertain: "
+                    "use Student's t with m-1 degrees of freedom, not 1.96")
         if got == want - 1: return "one too few: the half-width there is still above what was asked"
         if got == want + 1: return "one too many: a smaller number already suffices"
         return f"for sd {sd:.2f} and half-width {half:.2f} it gives {got:g}; the half-width is t * sd / sqrt(m)"
@@ -887,14 +959,15 @@ def _seeds(f):
 def _data_claims(answer):
     "What the lesson's study supports, as a set of letters"
     why = {'a': "a draws the line on from the first sizes, and the measured error was not there",
-           'c': "c: no step to more labels lost accuracy after the correction, up to the sizes measured; beyond them nothing is known",
+           'c': "c: no step to more labels lost accuracy after the correction, up to the sizes measured; "
+                "beyond them nothing is known",
            'e': "e: the labels that choose the rate are labels too"}
     return _choice(answer, {'b', 'd'}, why, "there are more")
 
 # %% ../nbs/tools/04_exercises.ipynb #de8d4cd9
 def scores(paths # Score cards: a path or several
-          ): # DataFrame: name, lesson (its number), right, of (all its exercises), tries, guessed, guesses, last (time), file
-    "What readers' score cards report, one row for each name and lesson; self-reported."
+          ): # DataFrame: name, lesson (its number), right, of, tries, guessed, guesses, last (time), file
+    "What readers' score cards report, one row for each name and lesson; self-reported. Raises `BadInput`."
     import pandas as pd
     res, paths = [], [paths] if isinstance(paths, (str, Path)) else list(paths)
     for p in dict.fromkeys(map(Path, paths)):
@@ -905,9 +978,11 @@ def scores(paths # Score cards: a path or several
             mine = [r for r in rows if (r['name'], r['lesson']) == (name, lesson)]
             done = {k: [r for r in mine if r['kind'] == k] for k in _kinds}
             all_n = {n for l,n in _exercises if l == lesson}
-            tries = {n: max(r['tries'] for r in done['exercise'] if r['n'] == n) for n in {r['n'] for r in done['exercise']}}
-            res.append(dict(name=name, lesson=lesson_number(lesson), right=len({r['n'] for r in done['exercise'] if r['right']} & all_n), of=len(all_n),
-                            tries=sum(tries.values()), guessed=sum(r['right'] for r in done['prediction']), guesses=len(done['prediction']),
-                            last=max(r['time'] for r in mine), file=str(p)))
+            tries = {n: max(r['tries'] for r in done['exercise'] if r['n'] == n)
+                     for n in {r['n'] for r in done['exercise']}}
+            res.append(dict(name=name, lesson=lesson_number(lesson),
+                            right=len({r['n'] for r in done['exercise'] if r['right']} & all_n), of=len(all_n),
+                            tries=sum(tries.values()), guessed=sum(r['right'] for r in done['prediction']),
+                            guesses=len(done['prediction']), last=max(r['time'] for r in mine), file=str(p)))
     cols = 'name', 'lesson', 'right', 'of', 'tries', 'guessed', 'guesses', 'last', 'file'
     return pd.DataFrame(res, columns=cols).sort_values(['name', 'file', 'lesson'], ignore_index=True)

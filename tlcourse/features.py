@@ -18,9 +18,11 @@ from torch import nn
 from torch.nn import functional as F
 from .backbones import _own_dl, _Vectors, arch, learner, linear_head
 from .base import Bar, BadInput, pick_device
-from .data import BatchAugment, Part, Score, SealBroken, Target, _check_shifts, _hashed, _shifted, check_augments
 from .audit import eval_frozen
+from .augment import _check_shifts, _shifted, BatchAugment, check_augments
+from .data import _hashed, Score, SealBroken, Target
 from .layers import true_freeze
+from .loaders import Part
 from .store import Store
 from .training import _autocast, pick_precision
 
@@ -131,7 +133,7 @@ def _hooks(self:Stages, out):
 def pooled(self:Stages,
     x # (n,3,h,w) float, normalised
 ) -> list: # Of (n,d), one for each wanted stage
-    "The features of each wanted stage; what lies behind the last of them is not computed."
+    "The features of each wanted stage; what lies behind the last of them is not computed. Raises `BadInput`."
     out = {}
     hooks = self._hooks(out)
     try:
@@ -218,11 +220,8 @@ def _made_with():
 # %% ../nbs/lessons/06_feature_extraction.ipynb #574bf0d3
 def _net_hash(m):
     "Of all parameters and buffers, those that a state dict leaves out too, and of the structure"
-    h = hashlib.sha256(repr(m).encode())
-    for k,v in (*m.named_parameters(), *m.named_buffers()):
-        h.update(f'{k}{tuple(v.shape)}{v.dtype}'.encode())
-        h.update(v.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return h.hexdigest()
+    named = dict([*m.named_parameters(), *m.named_buffers()])
+    return _hashed(named, hashlib.sha256(repr(m).encode())).hexdigest()
 
 def _pixels(part, ids):
     h = hashlib.sha256(f'{tuple(part.x.shape[1:])}{part.x.dtype}{len(ids)}'.encode())
@@ -241,7 +240,7 @@ def _same(a, b):
     return a.shape == b.shape and bool((np.abs(a-b) <= 1e-3*(b[:,-1:] + 1e-12)).all())
 
 # %% ../nbs/lessons/06_feature_extraction.ipynb #0d0b58bc
-@dataclass
+@dataclass(eq=False) # Arrays have no one answer to ==
 class Features:
     "Stored features of n pictures at one stage of a body."
     x:np.ndarray # float32 (views*n, d), view by view: row v*n + i is picture i; read only
@@ -264,7 +263,7 @@ class Features:
 @patch
 def view(self:Features,
     v:int # Which view
-) -> np.ndarray: # float32 (n,d)
+) -> np.ndarray: # float32 (n,d); raises `BadInput` for a view that is none
     "The features of one view."
     if not 0 <= v < self.views: raise BadInput(f"view {v}: there are {self.views}, counted from 0")
     return self.x[v*len(self):(v+1)*len(self)]
@@ -351,13 +350,16 @@ def _look(self:_Job):
     got, notes, todo = {}, {}, {}
     for i,k in keys.items():
         x, card, wrong = _store.find(k)
-        if x is not None and (x.ndim, len(x)) != (2, self.views*len(self.ids)): x, wrong = None, 'it is of another shape'
-        if x is not None and not _same(card.get('witness'), witness[i]): x, wrong = None, 'the body computes something else now'
+        if x is not None and (x.ndim, len(x)) != (2, self.views*len(self.ids)):
+            x, wrong = None, 'it is of another shape'
+        if x is not None and not _same(card.get('witness'), witness[i]):
+            x, wrong = None, 'the body computes something else now'
         if x is None: todo[i] = k, witness[i]
         else: got[i] = x
         if wrong:
             notes[i] = wrong
-            warnings.warn(f"stored features of {self.src.name} at {self.names[i]}: {wrong}; they are made again", stacklevel=6)
+            warnings.warn(f"stored features of {self.src.name} at {self.names[i]}: "
+                          f"{wrong}; they are made again", stacklevel=6)
     return got, notes, todo
 
 # %% ../nbs/lessons/06_feature_extraction.ipynb #6438dc9a
@@ -454,9 +456,12 @@ def _frozen_part(learn):
     if any(cb.name == 'true_freeze' for cb in learn.cbs):
         modes = [(m, m.training) for m in body.modules()]
         eval_frozen(body.train())
-        k = next((i for i,c in enumerate(body) if c.training or any(p.requires_grad for p in c.parameters())), len(body))
+        def moves(c): return c.training or any(p.requires_grad for p in c.parameters())
+        k = next((i for i,c in enumerate(body) if moves(c)), len(body))
         for m,t in modes: m.training = t
-    if not k: raise BadInput("no stage of this Learner is truly frozen, so there is nothing to store: true_freeze(learn) first")
+    if not k:
+        raise BadInput("no stage of this Learner is truly frozen, so there is nothing to store: "
+                       "true_freeze(learn) first")
     return body[:k], nn.Sequential(body[k:], *learn.model[1:])
 
 # %% ../nbs/lessons/06_feature_extraction.ipynb #406ec85b
@@ -502,7 +507,8 @@ def _maps(dl, part, files):
 def _from_stored(dl, part, files, precision):
     "A copy of `dl` whose batches are gathered from what `part` gives for its pictures"
     plain = dl.new(shuffle=False, drop_last=False)
-    with _autocast(precision, dl.device), torch.random.fork_rng(devices=[]): # the order of training stays what it would be
+    # The order of training stays what it would be
+    with _autocast(precision, dl.device), torch.random.fork_rng(devices=[]):
         key = _asked(plain, part, precision)
         z = _kept[key] if key in _kept else _maps(plain, part, files)
     _keep(key, z)
@@ -518,7 +524,8 @@ class _Held(Callback):
     def __init__(self, part): self.part = part
     def before_fit(self):
         if any(p.requires_grad for p in self.part.parameters()):
-            raise BadInput("stages whose activations are stored would train now: leave stored_activations before unfreezing")
+            raise BadInput("stages whose activations are stored would train now: "
+                           "leave stored_activations before unfreezing")
 
 # %% ../nbs/lessons/06_feature_extraction.ipynb #291ac0f8
 @contextmanager
@@ -529,11 +536,13 @@ def stored_activations(
     if not all(getattr(dl, 'gathers', False) for dl in learn.dls.loaders):
         raise BadInput("stored_activations takes the pictures of a Target: make the Learner from target(...).dls()")
     if _varied(learn.dls.train):
-        raise BadInput("these pictures change from pass to pass, so what was stored would be wrong: ask for dls(augment=False)")
+        raise BadInput("these pictures change from pass to pass, so what was stored would be wrong: "
+                       "ask for dls(augment=False)")
     (part, tail), model, dls = _frozen_part(learn), learn.model.to(learn.dls.device), learn.dls
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as files, learn.added_cbs(_Held(part.eval())):
         how = files, getattr(learn, 'precision', 'fp32')
-        learn.model, learn.dls = tail, type(dls)(*(_from_stored(dl, part, *how) for dl in dls.loaders), device=dls.device)
+        stored = [_from_stored(dl, part, *how) for dl in dls.loaders]
+        learn.model, learn.dls = tail, type(dls)(*stored, device=dls.device)
         try: yield learn
         finally: learn.model, learn.dls = model, dls
 
@@ -612,8 +621,8 @@ def _check_heads(heads, z, t):
     for i,h in enumerate(heads):
         try: got = tuple(h(z).shape)
         except RuntimeError as e:
-            raise BadInput(f"head {i} does not take the {z.shape[1]} features of this body ({e}): fit it on this body and "
-                           "stage") from None
+            raise BadInput(f"head {i} does not take the {z.shape[1]} features of this body ({e}): "
+                           "fit it on this body and stage") from None
         if got != (len(z), len(t.classes)):
             raise BadInput(f"head {i} gives {' x '.join(map(str, got[1:]))} outputs, and target {t.name!r} has "
                            f"{len(t.classes)} classes: fit it on the pictures of this target")
@@ -624,7 +633,8 @@ def _check_seal(t, keys):
     for i,k in enumerate(keys):
         if k in t._log:
             raise SealBroken(f"head {i} has already been scored on the test of {t.name!r}, on the same body: opening "
-                             f"{list(t._log).index(k) + 1}, at {t._log[k]}; use that score, or look at target.valid to choose")
+                             f"{list(t._log).index(k) + 1}, at {t._log[k]}; use that score, "
+                             "or look at target.valid to choose")
         if k in keys[:i]: raise SealBroken(f"heads {keys.index(k)} and {i} are the same: give each head once")
 
 # %% ../nbs/lessons/06_feature_extraction.ipynb #5c0reh3c

@@ -1,4 +1,4 @@
-"""Let the body learn too: what `fine_tune` does line by line, what too high a rate destroys, and what a head start is worth.
+"""Let the body learn too: `fine_tune` line by line, what too high a rate destroys, what a head start is worth.
 
 Docs: https://tlcourse.github.io/tlcourse/lessons/fine_tuning.html.md"""
 
@@ -72,7 +72,8 @@ def _check_strategy(f, name, knob, value):
     old = STRATEGIES.get(name) # A cell that runs again is no other strategy
     if old and (old.__module__, old.__qualname__) != (f.__module__, f.__qualname__):
         how = f"{'rate' if knob == 'lr' else knob}={value}"
-        raise BadInput(f"there is a strategy {name!r} already: give yours another name, as in @strategy({how}, name='my-{name}')")
+        raise BadInput(f"there is a strategy {name!r} already: give yours another name, "
+                       f"as in @strategy({how}, name='my-{name}')")
 
 # %% ../nbs/lessons/07_fine_tuning.ipynb #741ec4b2
 def _by_rate(f, rate):
@@ -88,7 +89,8 @@ def _by_decay(f, table):
     @wraps(f)
     def fit(dls, backbone, epochs=None, steps=None, wd=None, seed=0, lr=None, **kwargs):
         if lr is not None:
-            raise BadInput(f"lr={lr}: this head is fitted until it is done, at no learning rate; choose its weight decay, as in wd={table}")
+            raise BadInput(f"lr={lr}: this head is fitted until it is done, at no learning rate; "
+                           f"choose its weight decay, as in wd={table}")
         _check_budget(dls, epochs, steps, must=False)
         return f(dls, backbone, epochs=epochs, steps=steps, wd=table if wd is None else wd, seed=seed, **kwargs)
     return fit
@@ -97,8 +99,8 @@ def _by_decay(f, table):
 def strategy(rate:float|None=None, # Learning rate that `lr=None` stands for; or
              name:str|None=None, # In `STRATEGIES`; None: the function's own, with hyphens
              wd:float|None=None # the weight decay that `wd=None` stands for, where a head is fitted until it is done
-            ): # A decorator; raises `BadInput` for a function that cannot be called as a strategy is, or a name that is taken
-    "Make a function `f(dls, backbone, epochs, steps, lr, seed)`, which returns a trained Learner, a strategy; `wd` for `lr`."
+            ): # A decorator; raises `BadInput` for a function that is called otherwise, or a name that is taken
+    "Make a function `f(dls, backbone, epochs, steps, lr, seed) -> Learner` (trained) a strategy; or `wd` for `lr`."
     if (rate is None) == (wd is None): raise BadInput("@strategy: give rate= or wd=, exactly one of the two")
     def add(f):
         nm = name or f.__name__.replace('_', '-')
@@ -213,7 +215,7 @@ class _ViewsDL(TfmdDL):
 
 # %% ../nbs/lessons/07_fine_tuning.ipynb #fe0head1
 def _head_inputs(learn, views):
-    "What the head of `learn` sees: features (views,n,d) and classes of the training pictures; (n,d) and classes to choose with"
+    "What the head of `learn` sees: features (views,n,d) and classes to train on; (n,d) and classes to choose with"
     dl = learn.dls.train.new(shuffle=False, drop_last=False)
     with _autocast(learn.precision, dl.device):
         zs, ys = zip(*(pooled(learn, dl) for _ in range(views if _varied(dl) else 1)))
@@ -221,7 +223,8 @@ def _head_inputs(learn, views):
 
 def _on_features(learn, train, valid, bs):
     "A Learner of the head of `learn` alone, on features (views,n,d) and classes"
-    data = DataLoaders.from_dsets(_Views(*train), _Views(*valid), bs=bs, device=learn.dls.device, num_workers=0, dl_type=_ViewsDL)
+    data = DataLoaders.from_dsets(_Views(*train), _Views(*valid), bs=bs, device=learn.dls.device, num_workers=0,
+                                  dl_type=_ViewsDL)
     probe = Learner(data, learn.model[1][-1], loss_func=learn.loss_func, metrics=learn.metrics, opt_func=learn.opt_func)
     probe.precision, probe.shows = learn.precision, learn.shows
     return probe
@@ -255,14 +258,14 @@ _table_wd = .27
 @_options
 def feature_extraction(dls, # fastai DataLoaders
                        backbone, # Name, or a callable from `arch`
-                       epochs:int|None=None, # Taken, as every arm does, and not used: the head is fitted until it is done
+                       epochs:int|None=None, # Taken, as by every arm, and not used: the head is fitted to its end
                        steps:int|None=None, # Likewise
                        wd:float|None=None, # Weight decay, as in `fit_probes`; None: the strategy's own
                        seed:int=0, # Of the augmented views
                        views:int=4, # Augmented passes over the training pictures; one where nothing is augmented
                        **kwargs # `weights`, `progress`, `precision`, `opt_func`
                       ) -> Learner: # Trained, truly frozen; raises `BadInput` for `lr`
-    "Fit a linear head to the stored features of a truly frozen body (a linear probe; Alain & Bengio 2016, arXiv:1610.01644)."
+    "Fit a linear head to stored features of a truly frozen body (a probe; Alain & Bengio 2016, arXiv:1610.01644)."
     return _converged_head(_frozen_learner(dls, backbone, seed, **kwargs), wd, views)
 
 # %% ../nbs/lessons/07_fine_tuning.ipynb #3dbd5783
@@ -286,7 +289,7 @@ def random_features(dls, # fastai DataLoaders
                     seed:int=0, # Of the body, the order in which statistics are counted, and the augmented views
                     **kwargs # `weights`, `progress`, `precision`, `opt_func`
                    ) -> Learner: # Trained, truly frozen; raises `BadInput` for `lr`
-    "Feature extraction from a body with random weights, BatchNorm's statistics counted on the training pictures: the control arm."
+    "Feature extraction from a random body, BatchNorm's statistics counted on the training pictures: the control."
     return _converged_head(_count_stats(_frozen_learner(dls, backbone, seed, pretrained=False, **kwargs)), wd, 4)
 
 # %% ../nbs/lessons/07_fine_tuning.ipynb #1e2188a4
@@ -354,10 +357,10 @@ def lp_ft(dls, # fastai DataLoaders
           lr:float|None=None, # Rate of the head while all layers train; None: the strategy's own
           seed:int=0, # Of the order and the augmentation
           share:float=1/3, # Of the steps for the linear probe, which has a rate of its own
-          bn:str='eval', # 'eval': BatchNorm keeps the statistics that the probe was trained on; 'train': it counts new ones
+          bn:str='eval', # 'eval': BatchNorm keeps the statistics that the probe was trained on; 'train': new ones
           **kwargs # `weights`, `progress`, `precision`, `opt_func`
          ) -> Learner: # Trained; raises `BadInput` for a share or `bn` that is none
-    "A linear probe on stored features, then all layers as in `fine_tuning` (LP-FT, Kumar et al. 2022, arXiv:2202.10054)."
+    "A linear probe on stored features, then all layers as in `fine_tuning` (LP-FT; Kumar et al., arXiv:2202.10054)."
     if not 0 <= share < 1: raise BadInput(f"share={share}: the probe's part of the steps is 0 or more, and less than 1")
     if bn not in ('eval', 'train'): raise unknown('bn', bn, ['eval', 'train'])
     steps = _total_steps(dls, epochs, steps)
@@ -391,7 +394,7 @@ def gradual(dls, # fastai DataLoaders
     def phase(i):
         learn.freeze_to(-i) if i < n else learn.unfreeze()
         with _stored(learn): _fit(learn, None, ends[i] - ends[i-1], slice(lr/25, lr))
-    return _in_turn(learn, [partial(phase, i) for i in range(1, n+1) if ends[i] > ends[i-1]]) # Fewer steps than groups: some have none
+    return _in_turn(learn, [partial(phase, i) for i in range(1, n+1) if ends[i] > ends[i-1]]) # some have no step
 
 # %% ../nbs/lessons/07_fine_tuning.ipynb #a9f85f54
 @strategy(rate=2e-3)
@@ -425,7 +428,7 @@ def last_layers(dls, # fastai DataLoaders
                 seed:int=0, # Of the head's weights, the order and the augmentation
                 **kwargs # `weights`, `progress`, `precision`, `opt_func`
                ) -> Learner: # Trained, its first layers truly frozen
-    "Train the head and the last third of the body; what comes before is frozen, and runs once if no picture is augmented."
+    "Train the head and the last third of the body; the rest is frozen, and runs once if no picture is augmented."
     learn = true_freeze(_learner(dls, backbone, seed, splitter=_last_third, **kwargs), -2)
     with _stored(learn): return _fit(learn, epochs, steps, slice(lr/25, lr))
 
@@ -441,7 +444,7 @@ def fine_tune_arm(dls, # fastai DataLoaders
                   opt_func=Adam, # fastai optimiser
                   **kwargs # `weights`, `progress`, `precision`
                  ) -> Learner: # Trained
-    "`vision_learner(dls, backbone, metrics=accuracy).fine_tune(epochs)`, with fastai's head: as fastai does it, untuned."
+    "`vision_learner(dls, backbone, metrics=accuracy).fine_tune(epochs)`, with fastai's head and rates, untuned."
     if steps is not None: epochs = max(2, round(int(steps)/len(dls.train))) - 1
     learn = _learner(dls, backbone, seed, head='fastai', opt_func=opt_func, **kwargs)
     return _fit(learn, epochs, None, lr, Learner.fine_tune)

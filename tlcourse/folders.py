@@ -159,8 +159,8 @@ def _by_folders(root, subs, notes, others):
     if 'train' in named.values(): return _with_train(root, full, flat, named, notes, others)
     if named:
         if beside := [o.name for o in flat if o not in named]:
-            raise BadInput(f"{root} has {_some([o.name for o in named])} beside {_some(beside)}: put the class folders into "
-                           "train/, or move what is no class away")
+            raise BadInput(f"{root} has {_some([o.name for o in named])} beside {_some(beside)}: "
+                           "put the class folders into train/, or move what is no class away")
         have = ' and '.join(sorted(set(named.values())))
         raise BadInput(f"{root} has {have} but no train: add train/ with one folder per class")
     if len(full) == 1 and flat: return None
@@ -192,8 +192,8 @@ def _unnamed(root, full, notes, others):
     if all(parts.values()) and 'train' in parts.values(): return _split_rows(root, parts, notes, others)
     tops = _some([repr(o.name) for o in full])
     raise BadInput(f"{root} can be read in two ways, for {tops} hold no pictures themselves but the same folders "
-                   f"({_some(both)}): if those are the classes, call {tops} train, valid and test; if {tops} are the classes, "
-                   "say so in a split.csv (path,label,split)")
+                   f"({_some(both)}): if those are the classes, call {tops} train, valid and test; "
+                   f"if {tops} are the classes, say so in a split.csv (path,label,split)")
 
 # %% ../nbs/core/01_folders.ipynb #fo000023
 _label_heads = 'label labels class class_name classname category breed species target diagnosis tag'.split()
@@ -262,8 +262,8 @@ def _label_column(t, f, used):
     can = [c for c in rest if 1 < t[c].nunique() <= max(2, len(t)/2)]
     if len(can) == 1: return can[0]
     several = f", and {' or '.join(map(repr, can))} could be it" if can else ''
-    raise BadInput(f"{f} has no column 'label' (there are: {', '.join(t) or 'none'}){several}: it needs path, label and "
-                   "split, with commas between")
+    raise BadInput(f"{f} has no column 'label' (there are: {', '.join(t) or 'none'}){several}: "
+                   "it needs path, label and split, with commas between")
 
 # %% ../nbs/core/01_folders.ipynb #fo000025
 def _table_rows(f, notes, names, groups=None):
@@ -303,7 +303,7 @@ def _checked_rows(f, notes, names, t, path, labels, split, group):
         are = 'is' if len(lost) == 1 else 'are'
         raise BadInput(f"{f} names {len(lost):,} file{_s(len(lost))} that {are} not there, "
                        f"the first is {lost[0]!r}: add them (unpack archives first) or remove the lines")
-    if again: notes.append(f"{f.name}: {again} line{'s'*(again>1)} repeated another and counted once")
+    if again: notes.append(f"{f.name}: {again} line{_s(again)} repeated another and counted once")
     if val: notes.append(f"{f.name}: val is read as valid")
     n = len(set(names.files) - {r.path for r in rows})
     if n: notes.append(f"left alone: {n:,} picture{_s(n)} that {f.name} does not name")
@@ -399,7 +399,7 @@ def _group_of(pattern, name):
     return m and (m[1] if m.re.groups else m[0])
 
 def _set_groups(rows, root, groups, notes):
-    "Each row's group by a regular expression of the file's name (of its path, where it has a slash), unless a column gave it"
+    "Each row's group by a regular expression of the file's name (path, where it has a slash), unless a column gave it"
     if rows[0].group is None:
         try: re.compile(groups)
         except re.error as e:
@@ -409,9 +409,9 @@ def _set_groups(rows, root, groups, notes):
             r.group = _group_of(groups, r.path.relative_to(root).as_posix() if '/' in groups else r.path.name)
         without = [r.path.name for r in rows if not r.group]
         if without:
-            raise BadInput(f"groups={groups!r} matches {len(rows) - len(without):,} of {len(rows):,} file names and not "
-                           f"{without[0]!r}: give a column of the table of labels, or a regular expression that every name "
-                           "matches")
+            raise BadInput(f"groups={groups!r} matches {len(rows) - len(without):,} of "
+                           f"{len(rows):,} file names and not {without[0]!r}: give a column of the table of "
+                           "labels, or a regular expression that every name matches")
     n = len({r.group for r in rows})
     if n < 3: raise BadInput(f"groups={groups!r} gives {n} group{_s(n)}: at least three are needed, one for each part")
     notes.append(f"{n:,} groups by {groups!r}: the pictures of a group stay in one part")
@@ -431,8 +431,8 @@ def group_lines(
         torn = _torn([r.group for r in rows], part)
         if not torn: return []
         lie = 'group lies' if len(torn) == 1 else 'groups lie'
-        return [f"{len(torn):,} {lie} in more than one part as the folder was split before, the first is {min(torn)!r}: "
-                "the test has pictures of a group that was trained on"]
+        return [f"{len(torn):,} {lie} in more than one part as the folder was split before, "
+                f"the first is {min(torn)!r}: the test has pictures of a group that was trained on"]
     classes = len({r.label for r in rows})
     for pattern in _stems:
         names = [_group_of(pattern, r.path.name) for r in rows]
@@ -446,6 +446,7 @@ def group_lines(
         g,ii = next(iter(torn.items()))
         i,j = next((i,j) for i in ii for j in ii if part[i] != part[j])
         return [f"the names of {sum(map(len, torn.values())):,} pictures begin alike and lie in several parts, such as "
-                f"{rows[i].path.name} ({part[i]}) and {rows[j].path.name} ({part[j]}): if these belong together, as pictures "
-                f"of one patient or one burst do, say so with groups, such as '{pattern}' (--groups in the command line)"]
+                f"{rows[i].path.name} ({part[i]}) and {rows[j].path.name} ({part[j]}): "
+                "if these belong together, as pictures of one patient or one burst do, say so with groups, "
+                f"such as '{pattern}' (--groups in the command line)"]
     return []

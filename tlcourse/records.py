@@ -1,4 +1,4 @@
-"""One file that keeps every finished run: what was asked, what came out for each test image, and that the test set was opened for it.
+"""One file that keeps every finished run: what was asked, what came out for each test image, and each opening.
 
 Docs: https://tlcourse.github.io/tlcourse/core/records.html.md"""
 
@@ -473,7 +473,7 @@ def add(self:Records,
         result:dict, # Numbers, strings, lists, and numpy arrays of any shape and dtype
         opened:bool|None=None, # Did the run look at the test set? By default: does the result hold `pred`?
         again:bool=False # Take the place of what is stored; never for a run
-       ) -> bool: # False where the run was already stored; then nothing is changed
+       ) -> bool: # False where the run was already stored, which changes nothing; `BadInput` to replace a run
     "Store a finished run and the opening of the test set, in one transaction."
     text = _canon(spec)
     key, (arrays, rest) = spec_hash(spec), _split(result)
@@ -516,7 +516,7 @@ def put_labels(self:Records,
                pixel_hash:str, # Of the target, as in the spec
                y, # (n,) integer labels of its test images
                info:dict|None=None # Anything to keep beside them: name, classes
-              ):
+              ): # Raises `BadInput` for other labels than those stored
     "Keep the test labels of a target, once for all of its runs."
     y = np.asarray(y)
     if y.ndim != 1 or y.dtype.kind not in 'iu':
@@ -675,8 +675,8 @@ def export(self:Records,
 
 # %% ../nbs/core/06_records.ipynb #fa9353d4
 def lesson_records(lesson:str|int # Name of its page, such as 'freezing', or its number
-                  ) -> Records: # Read only
-    "The stored grid of a lesson, as it ships with the package; `BadInput` where there is none, or it is damaged."
+                  ) -> Records: # Read only; raises `BadInput` where there is none, or it is damaged
+    "The stored grid of a lesson, as it ships with the package."
     p = package_assets()/f'{lesson_name(lesson)}.db'
     if not p.is_file(): raise BadInput(f"lesson {lesson_number(lesson)}, {p.stem}, has no stored grid")
     r = Records(p, readonly=True)

@@ -14,9 +14,10 @@ from collections import Counter
 from matplotlib.figure import Figure
 from PIL import Image
 from fastcore.basics import patch
-from .base import _esc, BadInput, html_table, sha256, writable_folder
+from .base import _esc, _s, BadInput, html_table, sha256, writable_folder
 from .comparison import (
-    _at, _beside, _no_study, _number, _control_text, _curve_table, _forecast_text, _marked, _missing_text, _pairs_table, _size, _so_far, Comparison, labels)
+    _at, _beside, _control_text, _curve_table, _forecast_text, _marked, _missing_text, _no_study, _number, _pairs_table,
+    _size, _so_far, Comparison, labels)
 from .plots import _order, style
 from .store import write_bytes, write_text
 
@@ -38,9 +39,11 @@ def _svg(fig, # A matplotlib figure
     s = buf.getvalue()
     box = re.search(r'viewBox="[^"]*"', s)[0]
     s = s[s.index('>', s.index('<svg'))+1:] # the page says what follows in its own way
-    for old,new in ((r'<metadata>.*?</metadata>', ''), (r'<defs>\s*<style.*?</style>\s*</defs>', ''), (r'<!--.*?-->', ''),
-                    (r'\bxlink:href=', 'href='), (r'\bid="', f'id="{name}-'), (r'url\(#', f'url(#{name}-'), (r'href="#', f'href="#{name}-')):
-        s = re.sub(old, new, s, flags=re.S)
+    for old in r'<metadata>.*?</metadata>', r'<defs>\s*<style.*?</style>\s*</defs>', r'<!--.*?-->':
+        s = re.sub(old, '', s, flags=re.S)
+    s = s.replace('xlink:href=', 'href=')
+    for old in 'id="', 'url(#', 'href="#': # several figures stand in one page
+        s = re.sub(rf'(?<!\w){re.escape(old)}', f'{old}{name}-', s)
     s = re.sub(r'(?<=: )#[0-9a-f]{6}\b', _shade, s)
     return f'<svg {box} role="img" aria-label="{_esc(alt)}">{s.strip()}'
 
@@ -119,7 +122,8 @@ def _picture(x, # uint8 (3,H,W)
             f'src="data:image/{"png" if small else "jpeg"};base64,{base64.b64encode(buf.getvalue()).decode()}">')
 
 def _strip(items): # (picture, alt, lines of the caption, already HTML)
-    res = [f"<li><figure>{_picture(x, alt)}<figcaption>{'<br>'.join(lines)}</figcaption></figure></li>\n" for x,alt,lines in items]
+    res = [f"<li><figure>{_picture(x, alt)}<figcaption>{'<br>'.join(lines)}</figcaption></figure></li>\n"
+           for x,alt,lines in items]
     return f'<ul class="strip">{"".join(res)}</ul>\n'
 
 # %% ../nbs/tools/02_report.ipynb #e317c82b
@@ -135,8 +139,8 @@ def _chosen_by(c):
 
 def _curve_figure(c):
     wide = 4.9 if len({x['strategy'] for x in c.cells}) > 4 else 3.9 # The legend stands beside many lines
-    return (f'<figure>{_svg(_draw(c.plot, wide, 3.2), "curve", _curve_alt(c.cells))}<figcaption>Accuracy on the test pictures '
-            'against labelled pictures per class. Bars: 95 % intervals.</figcaption></figure>\n')
+    return (f'<figure>{_svg(_draw(c.plot, wide, 3.2), "curve", _curve_alt(c.cells))}<figcaption>Accuracy on the '
+            'test pictures against labelled pictures per class. Bars: 95 % intervals.</figcaption></figure>\n')
 
 def _curve(c):
     text = _curve_figure(c) + _curve_table(c)
@@ -153,10 +157,11 @@ def _curve(c):
 def _rows_beside(c):
     "What the rows without a part in verdicts are, and those of one run"
     aside, text = list(dict.fromkeys(x['strategy'] for x in c.cells if x['beside'])), ''
-    if aside: text += f'<p class="small">Beside the strategies, in grey and in no comparison: {_esc(_and(aside))}.</p>\n'
+    if aside:
+        text += f'<p class="small">Beside the strategies, in grey and in no comparison: {_esc(_and(aside))}.</p>\n'
     if any(x['seeds'] == 1 for x in _many(c)):
-        text += ('<p class="small">The head of a frozen body, trained to its end on all labels, comes out the same each time: '
-                 'one run, whose interval is of the test pictures alone.</p>\n')
+        text += ('<p class="small">The head of a frozen body, trained to its end on all labels, '
+                 'comes out the same each time: one run, whose interval is of the test pictures alone.</p>\n')
     return text + f'<p>{_esc(_control_text(c))}</p>\n'*bool(c.control)
 
 # %% ../nbs/tools/02_report.ipynb #d7153b22
@@ -168,22 +173,27 @@ def _verdict_text(c):
     if not c.staged: return f"{made}the p-values are Holm-corrected over all of them, and {end}"
     if c.early: return f"{made}a first stage corrects nothing and draws no verdict. "
     last = _at(c.top, c.n_train)
-    text = (f"{made}they answer two questions, fixed before anything ran, and the p-values are Holm-corrected within each: is the best "
-            f"strategy {last} ahead of each other one ({c.families['decision']} comparisons), and is the best at each smaller size "
-            f"above two labels ahead of each other one there ({c.families['curve']} comparisons)? Comparisons that were asked for "
-            f"and have not run are counted. {end}At one or two labels per class no verdict is drawn. ")
-    if c.looks > 1: text += f"Seeds were added while the first of these was open: its p-values are multiplied by {c.looks}, the number of looks. "
+    text = (f"{made}they answer two questions, fixed before anything ran, and the p-values are Holm-corrected "
+            f"within each: is the best strategy {last} ahead of each other one "
+            f"({c.families['decision']} comparisons), and is the best at each smaller size above two labels ahead "
+            f"of each other one there ({c.families['curve']} comparisons)? Comparisons that were asked for and "
+            f"have not run are counted. {end}At one or two labels per class no verdict is drawn. ")
+    if c.looks > 1:
+        text += ("Seeds were added while the first of these was open: its p-values are multiplied by "
+                 f"{c.looks}, the number of looks. ")
     if any(p['provisional'] for p in c.pairs):
-        text += "Provisional: the rate of one of the two is still at the edge of what was tried, and nothing is claimed. "
+        text += ("Provisional: the rate of one of the two is still at the edge of what was tried, "
+                 "and nothing is claimed. ")
     return text
 
 def _differences(c):
     if not c.pairs:
-        return ('<p>Only one strategy was run so far: there is nothing to compare it with yet.</p>\n' if c.staged and c.stage < c.stages
-                else '<p>Only one strategy was run: there is nothing to compare it with.</p>\n')
+        if c.staged and c.stage < c.stages:
+            return '<p>Only one strategy was run so far: there is nothing to compare it with yet.</p>\n'
+        return '<p>Only one strategy was run: there is nothing to compare it with.</p>\n'
     rows = len(c.pairs) + len({(p['a'], p['b']) for p in c.pairs})
-    text = ("<p>Two strategies are compared on the same seeds and the same test pictures, so what makes a draw or a picture easy "
-            "for both falls out. Above zero, the first one named is ahead. "
+    text = ("<p>Two strategies are compared on the same seeds and the same test pictures, so what makes "
+            "a draw or a picture easy for both falls out. Above zero, the first one named is ahead. "
             f"{_verdict_text(c)}The intervals are not corrected: each covers its own difference.</p>\n")
     text += (f'<figure>{_svg(_draw(c.plot_differences, 3.9, .8 + .22*rows), "pairs", _pairs_alt(c.pairs))}'
              '<figcaption>Paired differences in points of accuracy. Bars: 95 % intervals.</figcaption></figure>\n')
@@ -199,11 +209,13 @@ def _further(c):
                                      '95 % interval': f"[{_pc(x['low'])}, {_pc(x['high'])}]"}
     rows = [{**row(f"{f['pictures']:,} training pictures", f, f['sizes']), 'measured': '', 'miss in points': ''}]
     if b := f['back_test']:
-        rows.append({**row(_at(c.top, c.n_train), b, b['sizes']), 'measured': _pc(f['measured']), 'miss in points': f"{100*b['miss']:+.1f}"})
-    return (text + html_table(pd.DataFrame(rows), f"Accuracy of {f['strategy']} in %, forecast by a power law of its error", 1)
-            + '<p class="small">The line through the logarithms of error and number of pictures is found by least squares (Hestness et '
-              'al. 2017, arXiv 1712.00409). The interval covers the draw of seeds and test pictures, and not that the line may bend: '
-              'the miss says more about that.</p>\n')
+        rows.append({**row(_at(c.top, c.n_train), b, b['sizes']), 'measured': _pc(f['measured']),
+                     'miss in points': f"{100*b['miss']:+.1f}"})
+    return (text + html_table(pd.DataFrame(rows),
+                              f"Accuracy of {f['strategy']} in %, forecast by a power law of its error", 1)
+            + '<p class="small">The line through the logarithms of error and number of pictures is found by '
+              'least squares (Hestness et al. 2017, arXiv 1712.00409). The interval covers the draw of seeds and '
+              'test pictures, and not that the line may bend: the miss says more about that.</p>\n')
 
 def _left_out(c):
     "The cells that the budget left out; '' where it left out none"
@@ -220,7 +232,8 @@ def _notes(c):
 def _confusions(names, y, pred, most=6):
     "The most frequent pairs of true and predicted class"
     said = Counter((int(y[i]), int(p)) for r in pred for i,p in enumerate(r) if p != y[i]).most_common(most)
-    df = pd.DataFrame([{'true class': names[a], 'taken for': names[b], f'times (in {len(pred)} run{"s"*(len(pred) > 1)})': t,
+    df = pd.DataFrame([{'true class': names[a], 'taken for': names[b],
+                        f'times (in {len(pred)} run{_s(len(pred))})': t,
                         'test pictures of the class': int((y == a).sum())} for (a,b),t in said])
     return '<h3>What is taken for what</h3>\n' + html_table(df, 'Most frequent mistakes', 2)
 
@@ -233,24 +246,30 @@ def _errors(c, most=12):
     pred, prob = _runs(c, (pick, k))
     m, n = pred.shape
     rows, always = _mistakes(pred, prob, y), int((pred != y).all(0).sum())
-    text = f'<p>{_esc(pick)} {_at(k, c.n_train)}, {m} run{"s"*(m > 1)} on {n:,} test pictures: {n - len(rows):,} pictures are right '
+    text = (f'<p>{_esc(pick)} {_at(k, c.n_train)}, {m} run{_s(m)} on {n:,} test pictures: '
+            f'{n - len(rows):,} pictures are right ')
     text += 'in it.</p>\n' if m == 1 else f'in every run, {len(rows) - always:,} in some, {always:,} in none.</p>\n'
     if not rows: return text
     said = _confusions(names, y, pred)
-    if c.target is None: return f'{text}<p>The pictures themselves are not at hand where this report was written.</p>\n{said}'
+    if c.target is None:
+        return f'{text}<p>The pictures themselves are not at hand where this report was written.</p>\n{said}'
     x = c.target._test_arrays[0] # the runs are over and nothing here trains: the seal has done its work
     def item(i, said, p, times, *more):
-        cap = [f'{_bdi(names[y[i]])}, taken for <b>{_bdi(names[said])}</b>', f'probability {p:.2f}', *[f'wrong in {times} of {m} runs']*(m > 1)]
+        cap = [f'{_bdi(names[y[i]])}, taken for <b>{_bdi(names[said])}</b>',
+               f'probability {p:.2f}', *[f'wrong in {times} of {m} runs']*(m > 1)]
         return x[i], f'Test picture {i}: {names[y[i]]}, taken for {names[said]}', [*cap, *more]
-    text += ('<h3>Wrong most often</h3>\n<p>True class, the class it was most often taken for, and the mean probability '
-             'of that answer.</p>\n') + _strip([item(*r) for r in rows[:most]])
+    text += ('<h3>Wrong most often</h3>\n<p>True class, the class it was most often taken for, '
+             'and the mean probability of that answer.</p>\n')
+    text += _strip([item(*r) for r in rows[:most]])
     wrong = {s['strategy']: (_runs(c, (s['strategy'], k))[0] != y).mean(0) for s in _many(c) if s['shots'] == k}
     runs = {s['strategy']: s['seeds'] for s in c.cells if s['shots'] == k}
     if len(wrong) > 1:
         better = _seen_better(wrong[pick], {s: w for s,w in wrong.items() if s != pick})
         by = {r[0]: r for r in rows}
         text += '<h3>Seen better by another strategy</h3>\n'
-        if better: text += _strip([item(*by[i], f'{_esc(s)}: wrong in {round(wrong[s][i]*runs[s])} of {runs[s]}') for i,s in better])
+        if better:
+            text += _strip([item(*by[i], f'{_esc(s)}: wrong in {round(wrong[s][i]*runs[s])} of {runs[s]}')
+                            for i,s in better])
         else: text += (f'<p>No picture is wrong in more than half of the runs of {_esc(pick)} '
                        'and in fewer than half of those of another strategy.</p>\n')
     return text + said + ('<p class="small">Who changes something because of these pictures has seen the test set: '
@@ -265,17 +284,19 @@ def _rates(c):
     rates = sorted(c.rates, key=lambda r: r['shots'])
     rows = [{'labels': r['shots'], 'strategy': r['strategy'], 'learning rate': f"{r['lr']:g}"} for r in rates]
     if s['tune'] == 'none':
-        return ("<p>The rates are fixed: they come from the table of tlcourse.finetune and were chosen on another target, "
-                "so no picture of this one had a say.</p>\n" + html_table(pd.DataFrame(rows), 'Learning rates', 2))
+        return ("<p>The rates are fixed: they come from the table of tlcourse.finetune and were "
+                "chosen on another target, so no picture of this one had a say.</p>\n"
+                + html_table(pd.DataFrame(rows), 'Learning rates', 2))
     for row,r in zip(rows, rates):
         row['rate: validation accuracy in %'] = ' · '.join(f'{lr:g}:\u00a0{_pc(v)}' for lr,v in sorted(r['tried']))
         row['at the edge'] = _edge_text[r['edge']]
     df = pd.DataFrame(rows).rename(columns={'learning rate': 'chosen'})
-    return ("<p>Each strategy had the same number of tries at each number of labels, three times apart, on seeds that are not "
-            f"reported. The rate with the highest accuracy on {_esc(s['V'])} validation pictures per class was taken; these pictures "
-            "are labels too, so a cell costs both counts. A tie goes to the rate nearest "
-            "the one in the table of tlcourse.finetune. Where the winner was the lowest or highest rate tried, every strategy "
-            "got more tries; what still is at the edge is named.</p>\n" + html_table(df, 'Learning rates tried and chosen', 2))
+    return ("<p>Each strategy had the same number of tries at each number of labels, "
+            f"three times apart, on seeds that are not reported. The rate with the highest accuracy on {_esc(s['V'])} "
+            "validation pictures per class was taken; these pictures are labels too, so a cell costs both counts. "
+            "A tie goes to the rate nearest the one in the table of tlcourse.finetune. "
+            "Where the winner was the lowest or highest rate tried, every strategy got more tries; "
+            "what still is at the edge is named.</p>\n" + html_table(df, 'Learning rates tried and chosen', 2))
 
 def _tried_text(tried):
     "Each rate with its validation loss; a star where that is within one standard error of the smallest"
@@ -291,26 +312,31 @@ def _how_chosen(r):
 def _rates_staged(c):
     s, knobs = c.settings, {'lr': 'learning rate', 'wd': 'weight decay'}
     rates = sorted(c.rates, key=lambda r: _order(r['shots']))
-    rows = [{'labels': _size(c, r['shots']), 'strategy': r['strategy'], 'of': knobs[r['knob']], 'value': f"{r['rate']:g}",
+    rows = [{'labels': _size(c, r['shots']), 'strategy': r['strategy'], 'of': knobs[r['knob']],
+             'value': f"{r['rate']:g}",
              'how': _how_chosen(r)} for r in rates]
     head = 'Learning rates and weight decays'
     if s['tune'] == 'none':
-        return ("<p>The rates are fixed: they come from the tables of tlcourse.finetune and were chosen on other targets, "
-                "so no picture of this one had a say.</p>\n" + html_table(pd.DataFrame(rows), head, 2))
+        return ("<p>The rates are fixed: they come from the tables of tlcourse.finetune and were "
+                "chosen on other targets, so no picture of this one had a say.</p>\n"
+                + html_table(pd.DataFrame(rows), head, 2))
     for row,r in zip(rows, rates):
         row['value: validation loss'] = _tried_text(r['tried'])
         row['at the edge'] = '' if r['fixed'] else _edge_text[r['edge']]
-    return ("<p>What trains a body has a learning rate, the head of a frozen body a weight decay; one rule chooses both. Each strategy "
-            "has values of its own, three times apart, and their mean loss on validation pictures decides, over seeds that are not "
-            f"reported: {_esc(s['V'])} pictures per class, another draw for each seed, and with all labels the whole validation part, one seed. "
-            "These pictures are labels too, so a cell costs both counts. Among the values whose loss lies within one standard error of "
-            "the smallest (of the paired difference; starred) the one nearest the table of tlcourse.finetune is taken. While a starred "
-            "value is the lowest or highest tried, more are tried, up to nine; what still is at the edge makes its differences "
-            "provisional. At one or two labels per class the rates are fixed: they were chosen on other targets.</p>\n"
+    return ("<p>What trains a body has a learning rate, the head of a frozen body a weight decay; "
+            "one rule chooses both. Each strategy has values of its own, three times apart, and their mean loss on "
+            f"validation pictures decides, over seeds that are not reported: {_esc(s['V'])} pictures per class, "
+            "another draw for each seed, and with all labels the whole validation part, one seed. "
+            "These pictures are labels too, so a cell costs both counts. Among the values whose loss lies within "
+            "one standard error of the smallest (of the paired difference; starred) the one nearest the table of "
+            "tlcourse.finetune is taken. While a starred value is the lowest or highest tried, more are tried, "
+            "up to nine; what still is at the edge makes its differences provisional. "
+            "At one or two labels per class the rates are fixed: they were chosen on other targets.</p>\n"
             + html_table(pd.DataFrame(rows), f'{head}, tried and chosen', 2))
 
 # %% ../nbs/tools/02_report.ipynb #9e8ef05a
-_apart = 'kind', 'seed', 'steps', 'lr', 'wd', 'V', 'shifts' # In these a run that chose a rate may differ from a reported one
+# In these a run that chose a rate may differ from a reported one
+_apart = 'kind', 'seed', 'steps', 'lr', 'wd', 'V', 'shifts'
 
 def _same_cell(a, b): return all(v == b[k] for k,v in a.items() if k in b and k not in _apart)
 
@@ -321,7 +347,8 @@ def _tuning(c, cell):
     if not values: return []
     spec, knob = c.specs[cell][0], r.get('knob', 'lr')
     rows = c.records.rows(kind='tune', pixel_hash=spec['pixel_hash'], shots=spec['shots'], **{knob: values})
-    key = {k: v for k,v in spec.items() if k not in ('kind', 'lr', 'seed', 'shifts')} # The last two are of report runs alone
+    # The last two are of report runs alone
+    key = {k: v for k,v in spec.items() if k not in ('kind', 'lr', 'seed', 'shifts')}
     def own(o): return _same_cell(spec, o) if c.staged else all(k in o and o[k] == v for k,v in key.items())
     seconds = [o.result.get('seconds') for o in rows if own(o.spec)]
     if not all(map(_number, seconds)): raise _no_study(c.records)
@@ -332,35 +359,43 @@ def _cost(c):
     for x in c.cells:
         t = _tuning(c, (x['strategy'], x['shots']))
         total += x['seconds']*x['seeds'] + sum(t)
-        rows.append({'labels': _size(c, x['shots']), 'strategy': x['strategy'], 'a run': f"{x['seconds']:.1f}", 'runs': x['seeds'],
+        rows.append({'labels': _size(c, x['shots']), 'strategy': x['strategy'], 'a run': f"{x['seconds']:.1f}",
+                     'runs': x['seeds'],
                      'all runs': f"{x['seconds']*x['seeds']:.1f}",
                      **({} if c.settings['tune'] == 'none' else {'tuning runs': len(t), 'tuning': f'{sum(t):.1f}'})})
-    text = (f'<p>Processor seconds on {_esc(c.settings["device"])}, {total/60:.1f} minutes in all. They depend on the machine and on '
-            'what else it was doing. Reading pictures and the look at the test set are not counted.</p>\n')
+    text = (f'<p>Processor seconds on {_esc(c.settings["device"])}, {total/60:.1f} minutes in all. '
+            'They depend on the machine and on what else it was doing. Reading pictures and the look at the test '
+            'set are not counted.</p>\n')
     return text + html_table(pd.DataFrame(rows), 'Cost in CPU seconds', 2, _marked(c))
 
 # %% ../nbs/tools/02_report.ipynb #ebcade74
-def _intervals(c): return '''<p>An interval covers two sources of chance: which labelled pictures and initial weights a run happened
-to get (the seeds), and which pictures happened to be in the test set. With <i>x</i> the share of the seeds that got a picture right,
-it is computed as if four more pictures had been tested, two right and two wrong, so that it does not vanish where everything is right:
+_intervals_text = '''<p>An interval covers two sources of chance: which labelled pictures and initial weights a run
+happened to get (the seeds), and which pictures happened to be in the test set. With <i>x</i> the share of the seeds
+that got a picture right, it is computed as if four more pictures had been tested, two right and two wrong, so that it
+does not vanish where everything is right:
 <i>N</i> = <i>n</i> + 4 pictures, their mean <i>c</i> = (Σ<i>x</i> + 2) / <i>N</i> and variance
 <i>v</i> = (Σ<i>x</i>² + 2) / <i>N</i> − <i>c</i>². The interval is <i>c</i> plus and minus</p>
 <p class="formula">√( (<i>t</i> · <i>s</i> / √<i>m</i>)² + 1.96² · <i>v</i> / <i>N</i> )</p>
-<p>cut to 0 and 100 % and widened, where needed, to hold the mean, which stays as it was measured. There are <i>m</i> seeds and <i>n</i>
-test pictures; <i>s</i> is the standard deviation of the accuracy over seeds, <i>t</i> the 97.5 % quantile of Student’s distribution with
-<i>m</i> − 1 degrees of freedom. For a paired difference <i>x</i> and <i>s</i> are those of the differences, and two pictures are
-pretended, one that only the first strategy gets right and one that only the second does: <i>N</i> = <i>n</i> + 2,
-<i>c</i> = Σ<i>x</i> / <i>N</i>, <i>v</i> = (Σ<i>x</i>² + 2) / <i>N</i> − <i>c</i>² (Bonett and Price 2012). Its p-value is the level at
-which this interval touches 0, and not below 2<sup>1−<i>D</i></sup>, where the two differ on <i>D</i> pictures; where that is more than
-.05 the interval is widened to hold 0. A row with one seed has the interval of the pictures alone, which says nothing about other seeds.
-The notebook of tlcourse.stats shows how often such intervals hold the true value.</p>
+<p>cut to 0 and 100 % and widened, where needed, to hold the mean, which stays as it was measured. There are
+<i>m</i> seeds and <i>n</i> test pictures; <i>s</i> is the standard deviation of the accuracy over seeds, <i>t</i> the
+97.5 % quantile of Student’s distribution with <i>m</i> − 1 degrees of freedom. For a paired difference <i>x</i> and
+<i>s</i> are those of the differences, and two pictures are pretended, one that only the first strategy gets right and
+one that only the second does: <i>N</i> = <i>n</i> + 2, <i>c</i> = Σ<i>x</i> / <i>N</i>,
+<i>v</i> = (Σ<i>x</i>² + 2) / <i>N</i> − <i>c</i>² (Bonett and Price 2012). Its p-value is the level at which this
+interval touches 0, and not below 2<sup>1−<i>D</i></sup>, where the two differ on <i>D</i> pictures; where that is more
+than .05 the interval is widened to hold 0. A row with one seed has the interval of the pictures alone, which says
+nothing about other seeds. The notebook of tlcourse.stats shows how often such intervals hold the true value.</p>
 '''
+
+def _intervals(c): return _intervals_text
 
 # %% ../nbs/tools/02_report.ipynb #c1749a70
 _words = dict(target='Target', classes='Classes', size='Side of a picture in pixels', pixel_hash='Hash of the pixels',
-              backbone='Backbone', weights='Weights', head='Head', strategies='Strategies', shots='Labels per class', seeds='Seeds', looks='Seeds at each look at the decision',
+              backbone='Backbone', weights='Weights', head='Head', strategies='Strategies', shots='Labels per class',
+              seeds='Seeds', looks='Seeds at each look at the decision',
               steps='Optimiser steps of a run', bs='Batch size, at most', tune='Choice of rates',
-              V='Validation pictures per class', augment='Augmentation', device='Device', precision='Precision of training', openings='Looks at the test set')
+              V='Validation pictures per class', augment='Augmentation', device='Device',
+              precision='Precision of training', openings='Looks at the test set')
 
 def _steps(c):
     "Optimiser steps as the settings say them, or as the runs that train had them"
@@ -391,7 +426,8 @@ def _settings(c):
             + html_table(pd.DataFrame(c.versions.items(), columns=['package', 'version']), 'Versions'))
 
 # %% ../nbs/tools/02_report.ipynb #35c9dfd6
-_parts = {'curve': ('How accuracy grows with labels', _curve), 'differences': ('Who is ahead, and how sure that is', _differences),
+_parts = {'curve': ('How accuracy grows with labels', _curve),
+          'differences': ('Who is ahead, and how sure that is', _differences),
           'further': ('What twice the labels would bring', _further), 'left-out': ('What was left out', _left_out),
           'announced': ('Announced on the way', _notes), 'mistakes': ('Mistakes of the recommended strategy', _errors),
           'rates': ('How the rates were chosen', _rates), 'cost': ('What it cost', _cost),
@@ -465,13 +501,14 @@ def _sub(c):
     s = c.settings
     text = f"{s['classes']} classes, {c.cells[0]['n_test']:,} test pictures, "
     if not c.staged:
-        return (f"{text}{s['seeds']} seeds, {s['steps']:,} steps a run for every strategy, {_and(s['shots'])} labels per class. "
-                f"Measured with tlcourse {c.versions.get('tlcourse', '')}.")
+        return (f"{text}{s['seeds']} seeds, {s['steps']:,} steps a run for every strategy, "
+                f"{_and(s['shots'])} labels per class. Measured with tlcourse {c.versions.get('tlcourse', '')}.")
     stage = _so_far(c).removesuffix(': ')
     steps = _steps(c)
     return (f"{stage}. "*bool(stage) + f"{text}{_range({x['seeds'] for x in c.cells})} seeds, "
             + f"{steps} steps a run of what trains, "*bool(steps)
-            + f"{_and([_size(c, k) for k in s['shots']])} labels per class. Measured with tlcourse {c.versions.get('tlcourse', '')}.")
+            + f"{_and([_size(c, k) for k in s['shots']])} labels per class. "
+              f"Measured with tlcourse {c.versions.get('tlcourse', '')}.")
 
 def _mark(c):
     "What stands in a report to tell whose it is: pictures and network"
@@ -495,9 +532,10 @@ def report_html(comparison # What `compare` measured
 # %% ../nbs/tools/02_report.ipynb #bbd59450
 def write_report(comparison, # What `compare` measured
                  folder # Where to; made if it is missing
-                ) -> list: # Paths written: `curve.png`, `report.html`; a mark in their names where those are of another study
+                ) -> list: # Paths written: `curve.png`, `report.html`; marked where those are another study's
     "Write the report, each file whole or not at all; raises `BadInput` where the folder cannot be written."
-    text, png = report_html(comparison), _png(_draw(comparison.plot, 6 + 1.2*(len({x['strategy'] for x in comparison.cells}) > 4), 4))
+    many = len({x['strategy'] for x in comparison.cells}) > 4
+    text, png = report_html(comparison), _png(_draw(comparison.plot, 7.2 if many else 6, 4))
     folder = writable_folder(folder)
     old, mark = folder/'report.html', _mark(comparison)
     try: other = old.is_file() and mark not in old.read_text(encoding='utf-8', errors='replace')

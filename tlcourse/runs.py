@@ -1,4 +1,4 @@
-"""One run of a study: a network trained as its spec says, or all heads on one frozen body at once; measured on the validation pictures, looked at once on the test.
+"""One run of a study: a network trained as its spec says, or all heads on one frozen body; looked at once on the test.
 
 Docs: https://tlcourse.github.io/tlcourse/tools/runs.html.md"""
 
@@ -16,7 +16,9 @@ from fastai.optimizer import Adam
 from fastcore.basics import patch
 from .backbones import Arch, arch
 from .base import BadInput, pick_device
-from .data import SHIFTS, Target, kshot, offline_targets, target
+from .augment import SHIFTS
+from .data import Target, kshot, target
+from .sources import offline_targets
 from .features import _norms, extract
 from .finetune import _SGD, STRATEGIES
 from .probes import NearestNeighbours, fit_probes
@@ -63,7 +65,8 @@ def task(name, # A target's name, a folder, or a `Target`
     return Task(t, net, str(pick_device(device)), others)
 
 # %% ../nbs/tools/02_runs.ipynb #ru000019
-def _glyphs(t): return t.backbone == 'glyphnet' # Drawn glyphs and digits, for which the course has a backbone of its own
+def _glyphs(t):
+    return t.backbone == 'glyphnet' # Drawn glyphs and digits, for which the course has a backbone of its own
 
 def steps_for(t:Target, # Whose pictures
               n:int, # Labelled pictures
@@ -78,8 +81,8 @@ def _clock(device): return time.process_time if device == 'cpu' else time.perf_c
 def _data(t, spec, device):
     "The DataLoaders that a spec asks for"
     k = None if spec['shots'] == 'all' else spec['shots']
-    return t.dls(shots=k, seed=spec['seed'], bs=spec['bs'], augment=spec['augment'], device=device, valid_shots=spec['V'],
-                 valid_seed=0 if spec['code'] < 3 else None)
+    return t.dls(shots=k, seed=spec['seed'], bs=spec['bs'], augment=spec['augment'], device=device,
+                 valid_shots=spec['V'], valid_seed=0 if spec['code'] < 3 else None)
 
 def _fit_of(task, spec):
     "The function that trains, as a call of (dls, steps)"
@@ -158,7 +161,8 @@ class Heads:
                  progress:bool=True # Bars, where somebody watches
                 ):
         self.task, self.views = task, views
-        self.net = arch(f'timm/{task.arch.name}' if task.arch.kind == 'timm' else task.arch.name, 'random') if control else task.arch
+        name = f'timm/{task.arch.name}' if task.arch.kind == 'timm' else task.arch.name
+        self.net = arch(name, 'random') if control else task.arch
         self.bn = task.target.train if control and _norms(self.net(pretrained=False)) else 'eval'
         self.how = dict(bn=self.bn, device=task.device, precision=precision, progress=progress)
         self._kept = {}
@@ -166,9 +170,10 @@ class Heads:
     def features(self,
                  part, # `target.train` or `target.valid`
                  views:int=1 # Augmented passes
-                ):
+                ): # `Features`
         "The `Features` of a part, extracted when they are first asked for."
-        if (part.name, views) not in self._kept: self._kept[part.name, views] = extract(self.net, part, views=views, **self.how)
+        if (part.name, views) not in self._kept:
+            self._kept[part.name, views] = extract(self.net, part, views=views, **self.how)
         return self._kept[part.name, views]
     train = property(lambda self: self.features(self.task.target.train, self.views))
     valid = property(lambda self: self.features(self.task.target.valid))
@@ -225,7 +230,8 @@ def _fit(self:Heads, specs, picture):
                 heads[i] = probes.head(j)
                 res[i] = dict(valid_acc=float(right[j].mean()), valid_loss=float(losses[j].mean()))
         share = (time.process_time() - t0)/len(at)
-        for i,o in zip(at, ids): res.setdefault(i, {})['seconds'] = share + picture*len(o)*(1 if name == 'k-nn' else self.views)
+        for i,o in zip(at, ids):
+            res.setdefault(i, {})['seconds'] = share + picture*len(o)*(1 if name == 'k-nn' else self.views)
     return heads, res
 
 # %% ../nbs/tools/02_runs.ipynb #ru000017

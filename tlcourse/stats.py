@@ -1,4 +1,4 @@
-"""How sure a measured accuracy is: intervals that cover seeds and test images, paired differences, and how many images a question needs.
+"""How sure an accuracy is: intervals over seeds and test images, paired differences, how many images a question needs.
 
 Docs: https://tlcourse.github.io/tlcourse/core/stats.html.md"""
 
@@ -44,7 +44,7 @@ def _alpha(alpha):
 def wilson(k:int, # How many were right
            n:int, # Of how many
            alpha:float=.05 # 1 - the nominal coverage
-          ) -> Interval: # `mean` is k/n
+          ) -> Interval: # `mean` is k/n; raises `BadInput` unless 0 <= k <= n
     "Wilson's score interval for one model on n images (E. B. Wilson, JASA 22, 1927)."
     _alpha(alpha)
     if n < 1 or not 0 <= k <= n: raise BadInput(f"{k} right of {n}: n must be at least 1 and k between 0 and n")
@@ -113,7 +113,7 @@ def mean_ci(xs, # (m, n) correctness of m seeds on the same n images, bool or 0.
             n:int|None=None, # With (m,) accuracies: the number of test images
             alpha:float=.05, # 1 - the nominal coverage
             unit:str='%' # '' to show a plain number, as for seconds
-           ) -> Interval: # Cut to 0..1 where it is of accuracies on images
+           ) -> Interval: # Cut to 0..1 where it is of accuracies on images; raises `BadInput`
     "Interval of a mean over seeds and test images (one seed: images only); without images or `n`, over seeds only."
     _alpha(alpha)
     xs = _check(xs)
@@ -173,7 +173,7 @@ def paired_p(a, # (m, n) correctness of one strategy, or (1, n), as for `paired_
 # %% ../nbs/core/05_stats.ipynb #8e47c886
 def holm(ps, # p-values of one table
          n:int|None=None # Size of the family where some of it is not run yet; None: as many as there are
-        ) -> list: # Corrected, in the same order
+        ) -> list: # Corrected, in the same order; raises `BadInput` for a p outside 0..1
     "Holm's step-down correction for several comparisons (S. Holm, Scand. J. Statist. 6, 1979)."
     ps = np.asarray(list(ps), dtype=np.float64)
     if ps.size and not ((ps >= 0) & (ps <= 1)).all(): raise BadInput("p-values lie between 0 and 1")
@@ -210,7 +210,7 @@ class McNemar(NamedTuple):
 
 def mcnemar(a, # (n,) correctness of one model, bool or 0/1
             b # (n,) of the other, same images
-           ) -> McNemar:
+           ) -> McNemar: # Raises `BadInput` unless both are of the same images
     "Exact test of two models on the same images (Q. McNemar, Psychometrika 12, 1947)."
     a, b = np.asarray(a), np.asarray(b)
     if a.shape != b.shape or a.ndim != 1:
@@ -226,7 +226,7 @@ def n_to_separate(p1:float, # True accuracy of one model
                   p2:float, # Of the other
                   power:float=.8, # Chance to see the difference
                   alpha:float=.05 # Chance to see one that is not there, two-sided
-                 ) -> int: # Test images for each model
+                 ) -> int: # Test images for each model; raises `BadInput`
     "How many test images tell two accuracies apart (Fleiss, Statistical Methods for Rates and Proportions, 1981)."
     _alpha(alpha)
     if not 0 < power < 1: raise BadInput(f"power is {power}: give a number between 0 and 1")
@@ -252,7 +252,7 @@ def n_to_settle(a, # (m, n) correctness of one strategy, or (1, n), as for `pair
                 delta:float=.02, # The true difference to find
                 power:float=.8, # Chance to find it
                 alpha:float=.05 # Chance to see one that is not there, two-sided
-               ) -> Needed: # Test images, or None and how many seeds
+               ) -> Needed: # Test images, or None and how many seeds; raises `BadInput`
     "How many test images settle whether two strategies differ by `delta`, from runs of both."
     _alpha(alpha)
     if not 0 < power < 1: raise BadInput(f"power is {power}: give a number between 0 and 1")
@@ -275,12 +275,13 @@ def forecast(correct, # For each size (m, n): correctness of its seeds on the sa
              n_boot:int=1000, # Draws
              seed:int=0, # Of the draws
              alpha:float=.05 # 1 - the nominal coverage
-            ) -> Interval: # Of the accuracy at `at`, by percentiles; an error of 0 counts as half an image
-    "Accuracy with more labels, by a power law of the error (Cortes et al., NIPS 1993; Hestness et al., arXiv:1712.00409)."
+            ) -> Interval: # By percentiles; an error of 0 counts as half an image; raises `BadInput`
+    "Accuracy with more labels, by a power law of the error (Cortes et al. 1993; Hestness et al., arXiv:1712.00409)."
     _alpha(alpha)
     correct = [_check(o, 'correct') for o in correct]
     if len(correct) != len(ns) or len(set(ns)) < max(2, len(ns)) or min(*ns, at) < 1:
-        raise BadInput(f"{len(correct)} matrices for the sizes {list(ns)}: give correctness at two or more different sizes")
+        raise BadInput(f"{len(correct)} matrices for the sizes {list(ns)}: "
+                       "give correctness at two or more different sizes")
     if any(o.ndim != 2 or o.shape[1] != correct[0].shape[1] for o in correct):
         raise BadInput("every size needs its correctness (seeds, images) on the same test images")
     n, rng = correct[0].shape[1], np.random.default_rng(seed)

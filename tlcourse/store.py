@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and arrays that are computed once: each kept under a hash of all that it depends on, served only if every byte is as it was written, listed and pruned.
+"""Files written whole or not at all; arrays computed once, kept under a hash of all that they depend on, and pruned.
 
 Docs: https://tlcourse.github.io/tlcourse/core/store.html.md"""
 
@@ -92,7 +92,8 @@ def write_text(path:str|Path, # Where to
                text:str # What, written as UTF-8
               ):
     "`write_bytes` for text."
-    # File names may hold bytes that are no UTF-8; Python keeps them as half characters, which JSON writes with a backslash
+    # File names may hold bytes that are no UTF-8; Python keeps them
+    # as half characters, which JSON writes with a backslash
     write_bytes(path, text.encode('utf-8', 'backslashreplace'))
 
 # %% ../nbs/core/01_store.ipynb #f0570014
@@ -113,7 +114,8 @@ def writable_file(path:str|Path # A file that is to be written later
 
 # %% ../nbs/core/01_store.ipynb #f0570018
 # Each kind of array, and the modules that decide what is in it
-_modules = {'pictures': ('store', 'folders', 'pictures', 'data'), 'features': ('store', 'features', 'data', 'backbones', 'training')}
+_modules = {'pictures': ('store', 'folders', 'pictures', 'sources'),
+            'features': ('store', 'features', 'augment', 'loaders', 'data', 'backbones', 'training')}
 
 def code_hash(*modules # Names of modules of this library, such as 'data'
              ) -> str: # 16 hexadecimal digits
@@ -222,7 +224,7 @@ class Store:
     def __init__(self,
         kind:str, # 'pictures' or 'features'
         mode:str='r' # Of the maps: 'r' read only, 'c' what is written to them stays in the process
-    ):
+    ): # Raises `BadInput` for another kind
         if kind not in _modules: raise unknown('kind of array', kind, _modules)
         self.kind,self.mode = kind,mode
         self.code = code_hash(*_modules[kind]) # Read now: a process goes on with the code that it has
@@ -362,6 +364,6 @@ def prune(
         except OSError as x: failed.append(f'{e.path} ({x.strerror})')
         else: gone.append(e)
     if failed:
-        raise BadInput(f"{len(failed)} of the stored files cannot be removed, such as {failed[0]}: close what uses them "
-                       "and prune again")
+        raise BadInput(f"{len(failed)} of the stored files cannot be removed, "
+                       f"such as {failed[0]}: close what uses them and prune again")
     return gone

@@ -1,4 +1,4 @@
-"""Many runs: each one once, on every core, kept as soon as it is done. Stopped in any way and started again, it goes on where it was.
+"""Many runs: each once, on every core, kept as soon as it is done; stopped and started again, it goes on.
 
 Docs: https://tlcourse.github.io/tlcourse/core/sweep.html.md"""
 
@@ -18,7 +18,7 @@ from .records import Records, _short, spec_hash
 _one = {f'{o}_NUM_THREADS': '1' for o in ('OMP', 'MKL', 'OPENBLAS')}
 
 @contextmanager
-def one_thread():
+def one_thread(): # For `with`
     "Torch and the BLAS libraries compute on one thread inside, on as many as before after it."
     import torch
     from threadpoolctl import threadpool_limits
@@ -114,7 +114,7 @@ class Workers:
     def __init__(self,
                  run, # spec -> result
                  most:int|None=None # Processes at a time; 1: this one. By default one a core, and 1 with CUDA
-                ):
+                ): # Raises `BadInput` for a number that is none
         if most is not None and (not isinstance(most, int) or most < 1):
             raise BadInput(f"workers is {most!r}: give a whole number, 1 or more, or leave it out")
         self.run, self.most, self._ws = run, most, []
@@ -192,7 +192,7 @@ def sweep(grid, # Specs (dictionaries); each says everything that its result dep
           workers:int|None=None, # Processes, as in `Workers`, if `run` is a function
           progress:bool=True, # A bar with the time left, in a notebook or on a terminal
           on_done=None # Called here with (spec, result, fresh) for each finished run; not fresh: it was stored before
-         ) -> list: # The results, in the order of the grid
+         ) -> list: # The results, in the order of the grid; raises `SweepFailed`, and `BadInput` as a run does
     "Do the runs that `records` does not hold yet, keep each as soon as it is done, and return all results."
     if engine == 'ray': raise BadInput("engine 'ray' comes with lesson 18: use engine='local'")
     if engine != 'local': raise unknown('engine', engine, ['local', 'ray'])

@@ -1,4 +1,4 @@
-"""What a training step costs beside its convolutions, and how to pay less: Adam in one pass, bfloat16 where the units are, and no waiting for a GPU.
+"""What a training step costs beside its convolutions, and how to pay less: fused Adam, bfloat16, no waiting for a GPU.
 
 Docs: https://tlcourse.github.io/tlcourse/core/training.html.md"""
 
@@ -35,10 +35,12 @@ class FusedAdam(Optimizer):
     def _adamw(self, ps, h, wd):
         for p in ps:
             if 'step' not in (s := self.state[p]):
-                s.update(step=torch.zeros((), device=p.device), grad_avg=torch.zeros_like(p), sqr_avg=torch.zeros_like(p))
+                s.update(step=torch.zeros((), device=p.device), grad_avg=torch.zeros_like(p),
+                         sqr_avg=torch.zeros_like(p))
         avg, sqr, step = ([self.state[p][k] for p in ps] for k in ('grad_avg', 'sqr_avg', 'step'))
-        adamw(ps, [p.grad for p in ps], avg, sqr, [], step, fused=ps[0].device.type in _fused, foreach=False, amsgrad=False,
-              beta1=h['mom'], beta2=h['sqr_mom'], lr=h['lr'], weight_decay=wd, eps=h['eps'], maximize=False)
+        adamw(ps, [p.grad for p in ps], avg, sqr, [], step, fused=ps[0].device.type in _fused, foreach=False,
+              amsgrad=False, beta1=h['mom'], beta2=h['sqr_mom'], lr=h['lr'], weight_decay=wd, eps=h['eps'],
+              maximize=False)
 
 _fused = 'cpu', 'cuda', 'mps' # elsewhere the same formula, tensor by tensor
 
@@ -50,7 +52,7 @@ def fused_adam(params, # Parameters, or a list of them for each layer group
                eps:float=1e-5, # Added to the root of the latter
                wd:float=.01 # Weight decay, times the learning rate, each step
               ) -> FusedAdam:
-    "`opt_func=fused_adam` of any Learner: fastai's `Adam`, the same formula and constants, in one pass over the weights."
+    "`opt_func=fused_adam` of any Learner: fastai's `Adam`, its formula and constants, in one pass over the weights."
     return FusedAdam(params, [], lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd)
 
 # %% ../nbs/core/10_training.ipynb #21712a61
@@ -115,7 +117,8 @@ class NoSync(Callback):
     def before_fit(self):
         r = self.learn.recorder
         self.old = r.smooth_loss
-        vars(r)['smooth_loss'] = _OnDevice(beta=self.old.beta) # set plainly, fastai warns: the Learner has one of that name
+        # set plainly, fastai warns: the Learner has one of that name
+        vars(r)['smooth_loss'] = _OnDevice(beta=self.old.beta)
     def after_fit(self): self._back()
     def after_cancel_fit(self): self._back()
     def _back(self):

@@ -1,4 +1,4 @@
-"""Controls that work in two places: live in Jupyter, and without a kernel on a static page. Predictions that one commits to before the measurement.
+"""Controls live in Jupyter and, without a kernel, on a static page; predictions that one commits to beforehand.
 
 Docs: https://tlcourse.github.io/tlcourse/tools/widgets.html.md"""
 
@@ -21,8 +21,8 @@ class Choice:
     "One input of a control: a slider for numbers, a list for words, a box for yes or no."
     def __init__(self,
                  name:str, # Of the argument of `draw`; its label, with spaces for underscores
-                 values # A bool (how the box starts), a list of numbers or strings, or a dict from label to value; it starts at the first
-                ):
+                 values # A bool (how the box starts), a list of numbers or strings, or a dict of values by label
+                ): # Raises `BadInput` for fewer than two values
         if isinstance(values, bool):
             self.kind,yes_no = 'box',{'yes': True, 'no': False}
             values = yes_no if values else dict(reversed(yes_no.items()))
@@ -121,13 +121,14 @@ class Control:
                  draw, # As for `control`
                  choices:dict, # Name of the argument to its values, as for `Choice`
                  title:str='' # Stands above the inputs
-                ):
+                ): # Raises `BadInput` for no choice, or more than 200 states
         if not callable(draw): raise BadInput(f"draw is a {type(draw).__name__}: give the function that draws")
         if not choices: raise BadInput("a control needs something to choose: give an argument of draw with its values")
         self.draw,self.title,self._frames = draw,title,{}
         self.choices = [Choice(k, v) for k,v in choices.items()]
         if (n := math.prod(len(c.labels) for c in self.choices)) > 200:
-            raise BadInput(f"this control has {n} states, all of them drawn for the static page: 200 are the limit, offer fewer")
+            raise BadInput(f"this control has {n} states, all of them drawn for the static page: "
+                           "200 are the limit, offer fewer")
 
     def frame(self,
               **state # Argument to label of its value
@@ -198,9 +199,9 @@ def widget(self:Control): # An `ipywidgets.VBox`
 def _repr_mimebundle_(self:Control, include=None, exclude=None): return _bundle(self)
 
 # %% ../nbs/tools/06_widgets.ipynb #7a38e80f
-def control(draw, # Called with an argument for each choice; returns a figure, (figure, alternative text), HTML, or what has `_repr_html_`
+def control(draw, # Takes each choice; returns a figure, (figure, alternative text), HTML, or what has `_repr_html_`
             title:str='', # Stands above the inputs
-            **choices # Values of each argument of `draw`: a bool, a list of numbers or strings, a dict from label to value
+            **choices # Values of each argument of `draw`, first the one to start at, as in `Choice`
            ) -> Control: # Shows itself: live in Jupyter, as a form without a kernel elsewhere
     "A control for `draw`; at most 200 states, for the static form holds them all."
     return Control(draw, choices, title)
@@ -216,14 +217,14 @@ class ask:
                  within:float=0, # A number counts as foreseen if it is this near
                  unit:str='', # Stands behind the number: '%', 'points', 'labels'
                  digits:int=1 # Decimals of the measured number
-                ):
+                ): # Raises `BadInput` for a number without `within`
         if options is None and within <= 0: raise BadInput(f"{text!r}: say with within= how near a number must come")
         self.text,self.options = text,None if options is None else [str(o) for o in options]
         self.within,self.unit,self.digits = within,unit,digits
 
     def read(self,
              v # A guess
-            ): # float or str
+            ): # float or str; raises `BadInput` for another answer
         "The guess as a number or as one of the words."
         if self.options is None:
             try: res = float(v)
@@ -255,21 +256,21 @@ class Guesses:
     def __init__(self,
                  lesson:str|int, # Name of the lesson's page, or its number
                  questions:dict # Name to `ask`
-                ):
+                ): # Raises `BadInput` for other questions
         if not questions or not all(isinstance(q, ask) for q in questions.values()):
             raise BadInput("guesses takes questions made by ask(...), each under a name of its own")
         self.lesson,self.questions,self.values = lesson_name(lesson),questions,{}
     def commit(self,
                **values # Name of a question to the guess
-              ):
+              ): # Itself; raises `BadInput` for a question that is none
         "Commit to answers; returns itself."
         if unknown := [k for k in values if k not in self.questions]:
             raise BadInput(f"no question {unknown[0]!r}: there are {', '.join(self.questions)}")
         self.values |= {k: self.questions[k].read(v) for k,v in values.items()}
         return self
     def reveal(self,
-               **measured # Name of each question to the measured answer: a number, a word, or a list of words that are right
-              ): # A table that shows itself
+               **measured # Name of each question to the measured answer: a number, a word, a list of right words
+              ): # A table that shows itself; raises `BadInput` unless each question has its answer
         "What was guessed beside what was measured; committed guesses are entered in the score card."
         if set(measured) != set(self.questions):
             raise BadInput(f"reveal needs an answer to each question: {', '.join(self.questions)}")
@@ -307,7 +308,10 @@ _kept = '''const key = 'tlcourse-guesses'
 const first = ''' + json.dumps(_first_edition) + '''
 const named = k => k.replace(/^\\d+(?=\\/)/, n => first[n-1] || n)
 const kept = () => {
-  try { return Object.fromEntries(Object.entries(JSON.parse(localStorage.getItem(key)) || {}).map(([k, v]) => [named(k), v])) }
+  try {
+    const all = Object.entries(JSON.parse(localStorage.getItem(key)) || {})
+    return Object.fromEntries(all.map(([k, v]) => [named(k), v]))
+  }
   catch (e) { return {} }
 }
 const keep = o => { try { localStorage.setItem(key, JSON.stringify(o)); return true } catch (e) { return false } }
@@ -358,7 +362,8 @@ def _ask_input(q, key):
 def _repr_html_(self:Guesses):
     name,rows = f'guess-{self.lesson}',[_ask_input(q, f'{self.lesson}/{k}') for k,q in self.questions.items()]
     return '\n'.join([
-        f'<div class="tlc tlc-guesses" data-tlc="{name}" role="group" aria-label="Predictions of lesson {lesson_number(self.lesson)}">{_css}',
+        f'<div class="tlc tlc-guesses" data-tlc="{name}" role="group" aria-label="Predictions of lesson '
+        f'{lesson_number(self.lesson)}">{_css}',
         f'<form style="display:block">{"".join(rows)}',
         '<p style="margin:.4em 0 0"><button type="submit">Commit</button> <output></output></p></form>',
         f'<script>{_js_guess % name}</script></div>'])
@@ -441,7 +446,7 @@ class TryPictures(Control):
                  learn, # Trained fastai Learner of `target(...).dls()`
                  samples:dict, # Name to picture: a path, a PIL image, uint8 (3,H,W) tensor or (H,W,3) array
                  title:str='Which class does the network see?' # Stands above
-                ):
+                ): # Raises `BadInput` without pictures
         if not samples: raise BadInput("no pictures to show: give samples, a dict from name to picture")
         self.learn,self.pictures = learn,dict(samples)
         super().__init__(self._say, dict(picture=list(self.pictures)), title)

@@ -1,4 +1,4 @@
-"""Pictures whose making is known: a source of glyphs to pretrain on, and targets at graded distance from it, one of them real handwriting.
+"""Pictures whose making is known: glyphs to pretrain on, and targets at graded distance, one real handwriting.
 
 Docs: https://tlcourse.github.io/tlcourse/core/world.html.md"""
 
@@ -68,7 +68,7 @@ def glyph_mask(ch:str, # One character
     return np.asarray(res)
 
 # %% ../nbs/core/01_world.ipynb #45ada800
-@dataclass
+@dataclass(eq=False) # Arrays have no one answer to ==
 class Masks:
     "Glyphs in faces: `m` (n,48,48) uint8, `y` glyph (n,), `face` (n,), `group` (n,), the masks that look the same."
     chars:list; faces:tuple; m:torch.Tensor; y:torch.Tensor; face:torch.Tensor; group:torch.Tensor
@@ -216,7 +216,7 @@ class SourceDrawer:
         kind:str='glyph', # 'glyph', or 'multi' for glyph, ink hue and paper texture
         seed:int=0, # Of the draws
         n_glyphs:int|None=None # Only the first so many glyphs, for a short try
-    ):
+    ): # Raises `BadInput`
         if kind not in ('glyph','multi'): raise unknown('source', kind, ['glyph','multi'])
         if n_glyphs is not None and not 2 <= n_glyphs <= len(_source):
             raise BadInput(f"n_glyphs={n_glyphs}: the source has {len(_source)} glyphs, ask for 2 to {len(_source)}")
@@ -267,7 +267,7 @@ class Card:
 # %% ../nbs/core/01_world.ipynb #1466b021
 SPLITS = 'train', 'valid', 'test'
 
-@dataclass
+@dataclass(eq=False) # Arrays have no one answer to ==
 class Drawn:
     "A target: pictures, labels and a fixed split."
     name:str
@@ -286,13 +286,15 @@ class Drawn:
         "Identifies these pictures, labels and split: stored results are kept under it."
         return sha256(b''.join(np.ascontiguousarray(a).tobytes() for a in (self.x, self.y, self.split.astype('U5'))))
 
-    def part(self, name): # name: one of `SPLITS`
+    def part(self,
+        name:str # One of `SPLITS`
+    ) -> tuple: # uint8 (n,3,H,W) and int (n,); raises `BadInput` for another name
         "Pictures and labels of one part."
         if name not in SPLITS: raise unknown('part', name, SPLITS)
         i = self.split == name
         return self.x[i], self.y[i]
 
-    def counts(self):
+    def counts(self) -> dict:
         "Part to its number of pictures and the smallest class's."
         n = {s: np.bincount(self.y[self.split==s], minlength=len(self.classes)) for s in SPLITS}
         return {s: dict(n=int(v.sum()), smallest=int(v.min())) for s,v in n.items()}
@@ -314,7 +316,7 @@ def drawn_targets() -> list: # Of names
 
 def draw(name:str, # One of `drawn_targets()`
          seed:int=0 # Of the drawing; `digits` is the same for every seed
-        ) -> Drawn: # 3x32x32 pictures with a fixed split
+        ) -> Drawn: # 3x32x32 pictures with a fixed split; raises `BadInput` for another name
     "Draws a target."
     if name not in _targets: raise unknown('target', name, _targets)
     return _targets[name](name, seed)
