@@ -54,7 +54,7 @@ def _bands_of(src):
             ifd.load(f)
         n = ifd.get(277, 1)
     except Exception: return None # No TIFF, or a damaged one
-    return f'a TIFF of {n} bands: save three of them as RGB, or one as grey' if n > 4 else None
+    return f'a TIFF of {n} bands: save three of them as RGB, or one as grey' if isinstance(n, int) and n > 4 else None
 
 def _open(src, draft=None):
     "Header only: nothing is decoded yet."
