@@ -65,13 +65,37 @@ def test_hints_of_letters():
         assert 'there is no' in check(*at, {*right, 'z'}).hint and not check(*at, set(sorted(right)[1:]))
 
 @pytest.mark.parametrize('at,answer,words', [
-    (('first_transfer', 1), lambda p, n: (p*(1-p)/n)**.5, 'standard error'), (('first_transfer', 1), .04, 'function itself'), (('first_transfer', 1), lambda p, n: 'x', 'no number'),
-    (('first_transfer', 2), lambda a, b: b.mean(1) - a.mean(1), 'sign'), (('honest_data', 4), lambda m, s: (m/255, s), 'spread'),
-    (('inside', 1), lambda ni, nf, k, g: nf*ni//g*k*k, 'the convolution alone'), (('feature_extraction', 1), lambda m: m.amax((2, 3)), 'largest'),
+    (('first_transfer', 1), .04, 'Learner itself'), (('first_transfer', 2), .15, 'what `compare` returns'), (('first_transfer', 4), {'c'}, 'c is not a fault'),
+    (('how_much_data', 1), .04, 'function itself'), (('how_much_data', 1), lambda *a: 'x', 'no number'),
+    (('honest_data', 2), lambda a, b: np.zeros(30), 'each *test* picture'), (('honest_data', 4), .04, 'target(folder, groups=...)'),
+    (('inside', 1), [.28, .27, .25, .17, .14], 'random weights'), (('feature_extraction', 1), lambda m: m.amax((2, 3)), 'largest'),
     (('fine_tuning', 3), lambda s, g: 7, 'another kind'), (('fine_tuning', 3), lambda s, g: 1/0, 'your answer raises ZeroDivisionError'),
     (('learning_rates', 1), lambda cs: 2/min(cs), 'steepest'), (('extraction_or_tuning', 1), lambda ks, a, b: 'never', 'one of the sizes'),
     (('how_much_data', 1), lambda e, k1, k2, b: e*(k2/k1)**b, 'exponent is -b')])
 def test_hint_fits(at, answer, words): assert words in check(*at, answer).hint
+
+def test_hints_of_first_transfer(monkeypatch):
+    "A Learner is known by its body, its pictures and what it has learned; a comparison by its rows and what came out."
+    import torch
+    from fastai.vision.all import accuracy, vision_learner
+    from tlcourse.backbones import glyphnet
+    from tlcourse.comparison import stored_comparison
+    from tlcourse.data import target
+    from tlcourse.records import lesson_records
+    digits = target('digits')
+    def learn(shots=5, **kwargs): return vision_learner(digits.dls(shots=shots, bs=10), glyphnet, metrics=accuracy, **kwargs)
+    def said(n, answer): return check('first_transfer', n, answer).hint
+    assert 'train longer' in said(1, learn()) and 'not the pretrained one' in said(1, learn(pretrained=False))
+    assert 'it has 10 training pictures' in said(1, learn(shots=1))
+    moved = learn()
+    with torch.no_grad(): next(p for p in moved.model[0].parameters() if p.dim() > 1).mul_(1.01)
+    assert 'trained too' in said(1, moved)
+    c, heads = stored_comparison(lesson_records('first_transfer'), tune='none'), ('feature-extraction', 'random-features')
+    assert said(2, c) == '' and "the course's targets" in said(3, c)
+    monkeypatch.setattr(c, 'correct', {**c.correct, (heads[0], 20): c.correct[heads[1], 20]})
+    assert 'no lead' in said(2, c)
+    del c.correct[heads[1], 20]
+    assert 'at 20 labels' in said(2, c)
 
 # --- the solutions of the lessons pass
 
@@ -274,7 +298,7 @@ def test_scores_command(tmp_path, capsys):
     assert 'a.json' in out and 'a.json' not in said(capsys, 'scores', 'a.json')[1].split('\n')[0]
 
 @pytest.mark.parametrize('args,words', [(['none.json'], 'cannot read'), (['.'], 'is a folder'), (['bad.json'], 'no score card'),
-                                        (['good.json', 'bad.json'], 'no score card'), (['good.json', '--json', 'no/out.json'], 'make it first')])
+                                        (['good.json', '--json', 'no/out.json'], 'make it first')])
 def test_scores_bad_input(args, words, capsys):
     with open('good.json', 'w') as f: f.write('[]')
     with open('bad.json', 'w') as f: f.write('{}')

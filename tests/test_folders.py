@@ -237,7 +237,7 @@ def test_plain_names_call_for_no_groups(tmp_path):
     for form in ('{c}_{i:03}.png', 'IMG_{i}.png', '{i}.png', '{i}-{c}-x.png'):
         assert 'begin alike' not in str(target(plant(tmp_path/form[:3].strip('{'), *(f'{c}/{form}'.format(c=c, i=i + 20*(c == 'b')) for c in 'ab' for i in range(20))), size=32).report)
 
-# I15, I7
+# I15: small classes
 
 def test_small_classes_are_left_out_by_name(tmp_path):
     root = plant(tmp_path, *several('a', 'b', n=8), *several('c', n=3))
@@ -247,6 +247,8 @@ def test_small_classes_are_left_out_by_name(tmp_path):
     refused(root, 'no class', min_class=9)
     for bad in (0, -1, 2.5, '5'):
         with pytest.raises(BadInput, match='min_class'): target(root, min_class=bad)
+
+# I7: a name and a path
 
 def test_a_folder_of_results_is_no_rival_of_a_name(tmp_path, monkeypatch):
     "Whoever keeps the report in a folder called like the target asks the same question again"

@@ -83,6 +83,26 @@ def test_the_range_and_the_fit_of_training_go_with_the_model(tmp_path):
     p = load(tmp_path/'m', 'cpu').predict(t.valid.paths, top=2)
     assert np.abs(probabilities(p, t.classes) - _answers(learn, t.valid.x)[1].numpy()).max() < 1e-5
 
+def test_pictures_beyond_the_range_of_the_training_are_named(tmp_path, made): # I2
+    for c,k in (('dark', 1), ('light', 3)):
+        (tmp_path/'p'/c).mkdir(parents=True)
+        for i in range(8):
+            a = np.random.default_rng(10*i + k).integers(0, 1300, (32, 32), dtype=np.uint16)*k
+            Image.fromarray(a).save(tmp_path/'p'/c/f'{i}.png')
+    m = save(learner(target(tmp_path/'p', size=32).dls(bs=4, augment=False), 'glyphnet'), tmp_path/'m')
+    hot = a.copy(); hot[3,3] = 65535
+    for f,x in (('fits.png', a), ('hot.png', hot), ('beyond.png', a*16)): Image.fromarray(x).save(tmp_path/f)
+    files = [tmp_path/f for f in ('fits.png', 'hot.png', 'beyond.png')]
+    assert m.predict(files[:2]).notes == []
+    said = m.predict(files).notes
+    assert said[0].startswith('1 picture has values above 4,095, where the range ends') and said[1].endswith(str(files[2])) and len(said) == 2
+    assert main(['predict', str(tmp_path/'m'), str(files[2]), '--json', str(tmp_path/'p.json')]) == 0
+    assert json.loads((tmp_path/'p.json').read_text())['notes'] == said
+    # A model of pictures with 8 bits
+    assert made[3].predict(files[0]).notes[0].startswith('1 picture uses a part of 16 bits, and those of the training had 8')
+    Image.fromarray(a*16).save(tmp_path/'whole.png')
+    assert made[3].predict(tmp_path/'whole.png').notes == []
+
 def test_a_process_without_the_script(made):
     d, t, learn, m = made
     code = f"""import json, sys
@@ -169,7 +189,8 @@ def test_nothing_is_unpickled(made, tmp_path):
 def test_only_a_model_is_replaced(made, tmp_path):
     d, t, learn, m = made
     old, card, write = spoiled(made, tmp_path/'m')
-    write({**card, 'notes': ['the old one']})
+    card['notes'] = ['the old one']
+    write({**card, 'check': _check(card)})
     save(learn, old)
     assert 'the old one' not in load(old).card['notes'] and [p.name for p in tmp_path.iterdir()] == ['m']
     (tmp_path/'mine').mkdir()
@@ -190,7 +211,8 @@ def test_whole_or_not_at_all(when, made, tmp_path, monkeypatch):
     "An error at any moment leaves the older model where it was, and nothing beside it"
     import tlcourse.model as m
     learn, (old, card, write) = made[2], spoiled(made, tmp_path/'m')
-    write({**card, 'notes': ['the old one']})
+    card['notes'] = ['the old one']
+    write({**card, 'check': _check(card)})
     def fail(*args): raise OSError(28, 'No space left on device')
     real = os.replace
     if when == 'replace': monkeypatch.setattr(m.os, 'replace', lambda a, b: fail() if '.new-' in str(a) else real(a, b))

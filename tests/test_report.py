@@ -217,7 +217,7 @@ def test_others_see_better_by_their_own_number_of_runs(tmp_path):
 def test_report_before_any_strategy_ran(tmp_path):
     assert 'No strategy has run yet' in staged_page(tmp_path, stage=1, plan={1: [('k-nn', 'all')]}, arms=['fine-tuning', 'last-layers'])[1]
 
-def test_a_report_is_not_replaced_by_another_studys(tmp_path):
+def test_a_report_is_not_replaced_by_another_studys(tmp_path): # I16
     one, two = (made_up(tmp_path, seeds=n) for n in (3, 4))
     two.settings = {**two.settings, 'weights': 'sha256:cd'}
     first, second = write_report(one, tmp_path/'o'), write_report(two, tmp_path/'o')

@@ -25,7 +25,7 @@ def all_wrong(n, m=5): return np.zeros((m, n))
 # --- the ceiling, and few pictures
 
 @pytest.mark.parametrize('n,low', [(4, 45), (20, 80.6), (150, 96.9), (500, 99.1)])
-def test_all_right_is_no_proof(n, low):
+def test_all_right_is_no_proof(n, low): # I3
     iv = stats.mean_ci(all_right(n))
     assert (iv.mean, iv.high) == (1, 1) and round(100*iv.low, 1) == low
     iv = stats.mean_ci(all_wrong(n))

@@ -137,7 +137,7 @@ def test_a_budget_leaves_out_cells_from_the_end(tmp_path, monkeypatch):
     order = [c for s in study(tmp_path).later() for c in s]
     assert order[:2] == [('scratch', 20), ('fine-tuning', 20)] and order[2:] == [(a, k) for k in (5, 1) for a in ('scratch', 'fine-tuning')]
     st = study(tmp_path, bs=2) # Full batches at every size
-    for seconds,cells,seeds in (60, 6, 6), (30, 6, 5), (20, 6, 3), (13, 4, 3), (16, 5, 3):
+    for seconds,cells,seeds in (60, 6, 6), (31, 6, 5), (20, 6, 3), (13, 4, 3), (16, 5, 3):
         monkeypatch.setattr('time.monotonic', lambda: st.began)
         st.missing, st.notes, st._left_out = [], [], []
         st.plan(seconds/60)
@@ -148,11 +148,37 @@ def test_a_budget_leaves_out_cells_from_the_end(tmp_path, monkeypatch):
         assert sum('takes about 3 s more' in n for n in st.notes) == 6 - cells
     with pytest.raises(BadInput, match='even scratch at 20 labels per class takes about 3 s: raise --budget'): st.plan(1/60)
 
+def test_cells_come_before_seeds(tmp_path, monkeypatch):
+    "Fine-tuning takes 10 s a run: in 51 s three cells take 36 with three seeds and 48 with four, and a cell is left out"
+    costs(monkeypatch, scratch=(0, .01), fine_tuning=(0, .1))
+    st = study(tmp_path, bs=2)
+    monkeypatch.setattr('time.monotonic', lambda: st.began)
+    st.plan(51/60)
+    assert len(planned(st)) == 3 and {st.n[c] for c in planned(st)} == {3} and st.missing[0] == (('fine-tuning', 5), pytest.approx(30))
+
+@pytest.mark.parametrize('left, seeds', [(10.9, 3), (11.3, 4), (21.9, 4), (22.3, 5), (40, 6)])
+def test_minutes_left_go_to_the_last_row(left, seeds, tmp_path, monkeypatch):
+    "Another seed of both its cells takes 11 s"
+    costs(monkeypatch, scratch=(0, .01), fine_tuning=(0, .1))
+    st, ran, said = study(tmp_path, bs=2), {}, []
+    st.say = said.append
+    monkeypatch.setattr('time.monotonic', lambda: st.began)
+    st.plan(51/60)
+    last = [('scratch', 20), ('fine-tuning', 20)]
+    for a,k in last:
+        for i in 0, 1, 2: st.records.add(st.spec(a, k, STRATEGIES[a].rate, i, 'report'), dict(pred=np.zeros(500, np.uint16)))
+    monkeypatch.setattr('time.monotonic', lambda: st.began + .98*51 - left)
+    monkeypatch.setattr(Study, '_run_cells', lambda self, todo: ran.update(todo))
+    c = st.spend(SimpleNamespace(stage=3), lambda stage: f'told {stage}')
+    assert ran == ({} if seeds == 3 else dict.fromkeys(last, seeds)), said
+    if seeds > 3: assert c == 'told 3' and f'There is time for {seeds} seeds of scratch and fine-tuning' in said[-1]
+    assert any(f'3 seeds instead of 6 in the cells that train, {seeds} of them at 20 labels per class.' in o for o in st.notes) == (seeds > 3)
+
 def test_the_rest_is_planned_anew(tmp_path, monkeypatch):
-    "Stage 2 was to take 6 s of 13 and took one: all cells fit; it took 12: none does"
+    "Stage 2 was to take 6 s of 13 and took half a second: all cells fit; it took 12: none does"
     costs(monkeypatch, scratch=(0, .01), fine_tuning=(0, .01))
     order = [c for s in study(tmp_path).later() for c in s]
-    for took,more in (1, 4), (6, 2), (12, 0):
+    for took,more in (.5, 4), (6, 2), (12, 0):
         st = study(tmp_path, bs=2, seeds=3)
         monkeypatch.setattr('time.monotonic', lambda: st.began)
         st.plan(13/60)
@@ -354,11 +380,21 @@ def no_valid(tmp_path):
     for part,classes in ('train', ('a', 'b')), ('valid', ('a',)), ('test', ('a', 'b')): pictures(tmp_path/'d'/part, 6, len(part), classes)
     return tmp_path/'d'
 
-def test_validation_without_a_class(tmp_path):
+def test_validation_without_a_class(tmp_path): # I6
     d = no_valid(tmp_path)
     with pytest.raises(BadInput, match="no validation picture of 'b'.*--tune none"): compare(d, **{**quick, 'tune': 'valid'})
     c = compare(d, **quick)
     assert len(c.cells) == 1
+
+def test_sizes_that_a_small_class_cannot_supply_are_left_out(tmp_path): # I15
+    "40, 40 and 3 pictures: one label per class and all, with a line; more is refused"
+    for c,n in ('a', 40), ('b', 40), ('c', 3): pictures(tmp_path/'d', n, ord(c), (c,))
+    job = task(tmp_path/'d', 'glyphnet', size=32, device='cpu')
+    assert job.target.counts['c'] == [1, 1, 1] and job.target.counts['a'] == [24, 8, 8]
+    st = Study(job, strategies=['scratch', 'fine-tuning'], seeds=3, steps=2, tune='none', out=tmp_path/'o', workers=1, say=None)
+    assert st.shots == [1, 'all'] and ('fine-tuning', 'all') in [c for s in st.later() for c in s]
+    assert any('holds 1 training picture: sizes stop at' in n and '--min-class leaves small classes out' in n for n in st.notes)
+    with pytest.raises(BadInput, match='5 labels per class asked for, but the smallest class of d has 1'): compare(tmp_path/'d', **{**quick, 'shots': [5]})
 
 def test_output_inside_the_pictures(tmp_path):
     d = pictures(tmp_path/'pics', 12)
@@ -376,7 +412,7 @@ def test_a_folder_is_no_place_for_json(tmp_path, capsys, monkeypatch):
     err = capsys.readouterr().err
     assert 'is a folder' in err and err.count('\n') == 1
 
-def test_two_folders_of_one_name_have_two_reports(tmp_path, capsys, monkeypatch):
+def test_two_folders_of_one_name_have_two_reports(tmp_path, capsys, monkeypatch): # I16
     monkeypatch.chdir(tmp_path)
     for i,place in enumerate('ab'): pictures(tmp_path/place/'pics', 10, seed=i)
     assert command('a/pics') == command('b/pics') == command('a/pics/') == 0
@@ -385,7 +421,7 @@ def test_two_folders_of_one_name_have_two_reports(tmp_path, capsys, monkeypatch)
     os.symlink(tmp_path/'a'/'pics', tmp_path/'link')
     assert command('link') == 0 and len(list((tmp_path/'tlcourse-out').iterdir())) == 2, 'the same pictures, the same place'
 
-def test_json_tells_classes_and_parts(tmp_path, monkeypatch):
+def test_json_tells_classes_and_parts(tmp_path, monkeypatch): # I1
     monkeypatch.chdir(tmp_path)
     assert command('digits', '--json', 'j.json') == 0
     j = json.loads((tmp_path/'j.json').read_text())

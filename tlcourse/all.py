@@ -21,6 +21,7 @@ from .stats import *
 from .records import *
 from .sweep import *
 from .plots import *
+from .audit import *
 from .layers import *
 from .features import *
 from .probes import *
@@ -28,6 +29,7 @@ from .training import *
 from .finetune import *
 from .comparison import *
 from .report import *
+from .look import *
 from .rates import *
 from .runs import *
 from .compare import *
@@ -35,6 +37,7 @@ from .model import *
 from .lint import *
 from .exercises import *
 from .course import *
+from .doctor import *
 from .widgets import *
 
 # %% ../nbs/tools/08_all.ipynb #d5068218

@@ -10,7 +10,8 @@ __all__ = ['heads', 'BasicBlock', 'GlyphNet', 'glyphnet', 'glyphnet_multi', 'tf_
 
 # %% ../nbs/core/03_backbones.ipynb #5967658d
 import tlcourse.base
-import copy, difflib, io, json, os, pickle, pickletools, random, re, sys, warnings, zipfile
+import copy, difflib, io, json, math, os, pickle, pickletools, random, re, sys, warnings, zipfile
+from collections import Counter
 from contextlib import redirect_stdout
 from fastcore.basics import patch
 from fnmatch import fnmatch
@@ -25,9 +26,10 @@ from fastai.data.load import _FakeLoader
 from fastai.vision.all import (Callback, CrossEntropyLossFlat, L, Learner, Normalize, accuracy, get_c, params,
                                vision_learner)
 from fastai.vision.learner import model_meta
-from safetensors.torch import load_file
+from safetensors.torch import load
+from timm.layers import resample_abs_pos_embed
 from torch import nn
-from .base import BadInput, html_block, html_table, package_assets, sha256, unknown
+from .base import BadInput, html_block, html_table, package_assets, sha256, unknown, user_path
 
 # %% ../nbs/core/03_backbones.ipynb #0eb52f51
 def _n_params(m): return sum(p.numel() for p in m.parameters())
@@ -70,13 +72,46 @@ class GlyphNet(nn.Module):
         for m in self.children(): x = m(x)
         return x
 
+# %% ../nbs/core/03_backbones.ipynb #wrap0001
+class _Ignored:
+    "Stands for what a file keeps beside its tensors: whatever it is given, it does nothing."
+    def __new__(cls, *args, **kwargs): return object.__new__(cls)
+    def __init__(self, *args, **kwargs): pass
+    def __setstate__(self, state): pass
+
+# What fastai's optimisers and timm's scripts add; none of it is imported
+_ignored = {'fastcore.foundation.L', 'numpy.dtype', 'numpy.core.multiarray.scalar', 'numpy._core.multiarray.scalar',
+            'argparse.Namespace'}
+
+def _torch_load(path):
+    kinds = [(type('_Ignored', (_Ignored,), {}), name) for name in sorted(_ignored)]
+    with torch.serialization.safe_globals(kinds), open(path, 'rb') as f:
+        return torch.load(f, map_location='cpu', weights_only=True)
+
+# %% ../nbs/core/03_backbones.ipynb #wrap0002
+_wrappers = 'state_dict', 'model', 'model_state_dict', 'model_state', 'network', 'net', 'weights', 'module'
+_averages = 'state_dict_ema', 'model_ema', 'ema_state_dict', 'ema_model', 'ema', 'model_ema_state_dict'
+
+def _unwrapped(sd):
+    "The tensors inside the wrappers of a training script, averaged ones first; and what is to be said"
+    said = []
+    def holds(o): return isinstance(o, dict) and any(isinstance(v, (torch.Tensor, dict)) for v in o.values())
+    def under(keys): return next((k for k in keys if isinstance(sd, dict) and holds(sd.get(k))), None)
+    while k := under((*_averages, *_wrappers)):
+        if k in _averages and under(_wrappers):
+            said.append(f"holds averaged weights (EMA, {k!r}) beside the others, and the averaged ones were taken")
+        sd = sd[k]
+    return sd,said
+
 # %% ../nbs/core/03_backbones.ipynb #6ac2cf49
 _plain = {'torch', 'torch._utils', 'torch.storage', 'torch.serialization', 'collections', '_codecs'}
 
 def _foreign(path):
     "The first thing that a pickle would import beyond what tensors need, else None; read, not run."
-    z = zipfile.ZipFile(path) if zipfile.is_zipfile(path) else None
-    files = [z.open(n) for n in z.namelist() if n.endswith('data.pkl')] if z else [open(path, 'rb')]
+    try:
+        z = zipfile.ZipFile(path) if zipfile.is_zipfile(path) else None
+        files = [z.open(n) for n in z.namelist() if n.endswith('data.pkl')] if z else [open(path, 'rb')]
+    except Exception: return None # A damaged list of contents
     for f in files:
         strings = []
         try:
@@ -84,21 +119,54 @@ def _foreign(path):
                 for op,arg,_ in pickletools.genops(f):
                     if op.name == 'STACK_GLOBAL': arg = ' '.join(strings[-2:])
                     elif isinstance(arg, str) and op.name != 'GLOBAL': strings.append(arg)
-                    if op.name.endswith('GLOBAL') and arg.split()[0] not in _plain: return arg.replace(' ', '.')
+                    if not op.name.endswith('GLOBAL') or arg.split()[0] in _plain: continue
+                    if (name := arg.replace(' ', '.')) not in _ignored: return name
         except Exception: pass # the end of the file, or of what is a pickle
         finally: f.close()
 
+def _compressed(src): # A path, or an open file
+    "Is this a zip file that unpacks to more than it is? torch stores what it writes as it is."
+    try:
+        if not zipfile.is_zipfile(src): return False
+        return any(i.compress_type or i.file_size > i.compress_size for i in zipfile.ZipFile(src).infolist())
+    except Exception: return False # A damaged list of contents: torch says so
+
 def _no_file(f): return BadInput(f"no weights file {str(f)!r}: give the path of a .pth or .safetensors file")
 
-def _read_weights(path) -> dict: # Name -> tensor
+# %% ../nbs/core/03_backbones.ipynb #f8odd001
+_dtypes = {torch.float16, torch.bfloat16, torch.float32, torch.float64,
+           torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool}
+
+def _odd(k, v): # Name and tensor of a file
+    "What is wrong with a tensor of a weights file, as the end of a sentence; '' where nothing is"
+    if not isinstance(k, str): return f'whose name {k!r} is no text'
+    if v.layout != torch.strided or v.is_quantized or v.is_nested or v.device.type != 'cpu':
+        return 'that is not an ordinary dense tensor'
+    if v.dtype not in _dtypes: return f"of type {str(v.dtype).removeprefix('torch.')}, with which no network here computes"
+    if v.numel()*v.element_size() > v.untyped_storage().nbytes(): return 'that is larger than what the file holds of it'
+    if not v.numel() or not v.is_floating_point(): return ''
+    low,high = v.aminmax()
+    if not (low.isfinite() and high.isfinite()): return 'with numbers that are not finite'
+    if max(-low.item(), high.item()) > torch.finfo(torch.float32).max: return 'with numbers that are too large'
+    return 'with a variance below 0' if k.endswith('running_var') and low < 0 else ''
+
+# %% ../nbs/core/03_backbones.ipynb #f8odd002
+def _read_weights(path): # Name -> tensor
     "The tensors in a `.safetensors` or `.pth` file; never runs code that is stored in it."
-    path = Path(path)
+    return _opened(path)[0]
+
+def _opened(path) -> tuple: # (name -> tensor, what is to be said of the file)
+    "The same, and what is to be said of the file"
+    path = user_path(path)
     if not path.is_file(): raise _no_file(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore') # about old pickles: what can be read is read, the rest is refused below
-            if path.suffix == '.safetensors': sd = load_file(path)
-            else: sd = torch.load(path, map_location='cpu', weights_only=True)
+            if path.suffix == '.safetensors': sd = load(path.read_bytes()) # `load_file` takes no name that is not UTF-8
+            elif _compressed(path):
+                raise BadInput(f"{path.name} is compressed and may be large: unpack it, or ask for another")
+            else: sd = _torch_load(path)
+    except BadInput: raise
     except Exception as e: # torch and safetensors raise a dozen kinds here, UnpicklingError to RuntimeError
         if isinstance(e, (MemoryError, PermissionError)): raise BadInput(f"cannot read {str(path)!r}: {e}") from None
         if path.suffix != '.safetensors' and (what := _foreign(path)):
@@ -106,13 +174,13 @@ def _read_weights(path) -> dict: # Name -> tensor
                            "ask for a file of plain tensors (state_dict or safetensors)") from None
         raise BadInput(f"{path.name} cannot be read as weights (truncated, damaged or of another kind): "
                        "copy or download it again") from None
-    for k in ('state_dict', 'model'):
-        if isinstance(sd, dict) and isinstance(sd.get(k), dict): sd = sd[k]
+    sd,said = _unwrapped(sd)
     if not isinstance(sd, dict) or not sd or not all(isinstance(v, torch.Tensor) for v in sd.values()):
         raise BadInput(f"{path.name} is not a dictionary of tensors: save it with torch.save(model.state_dict(), path)")
-    bad = [k for k,v in sd.items() if v.is_floating_point() and not v.isfinite().all()]
-    if bad: raise BadInput(f"{path.name} holds numbers that are not finite (first in {bad[0]!r}): it is damaged")
-    return sd
+    for k,v in sd.items():
+        if what := _odd(k, v):
+            raise BadInput(f"{path.name} holds a tensor {what} ({k!r}): it is damaged, or of another kind")
+    return sd,[f'{path.name} {o}' for o in said]
 
 # %% ../nbs/core/03_backbones.ipynb #069b575a
 # Children that are no part of a body, in any torchvision network, in ours and in an EfficientNet of timm's; those that are unpacked into it.
@@ -130,16 +198,28 @@ class _Body(nn.Sequential):
 
 class _Vectors(nn.Module):
     "A network whose features are no map of channels (tokens, say), made to give one vector an image as (n,d,1,1)."
-    def __init__(self, net, size, name): super().__init__(); self.net,self.size,self.name = net,tuple(size),name
+    def __init__(self, net, size, name, patch=None): # patch: pixels a side of a token, where other sizes do too
+        super().__init__()
+        self.net,self.size,self.name,self.patch = net,tuple(size),name,patch
     def _vectors(self, x):
         n = self.net # torchvision's VisionTransformer up to its head
-        x = n._process_input(x)
-        return n.encoder(torch.cat([n.class_token.expand(len(x), -1, -1), x], 1))[:,0]
+        if tuple(x.shape[-2:]) == self.size: tokens,pos = n._process_input(x),n.encoder.pos_embedding
+        else:
+            x = n.conv_proj(x)
+            tokens = x.flatten(2).transpose(1, 2)
+            pos = resample_abs_pos_embed(n.encoder.pos_embedding, list(x.shape[-2:]))
+        x,e = torch.cat([n.class_token.expand(len(x), -1, -1), tokens], 1),n.encoder
+        return e.ln(e.layers(e.dropout(x + pos)))[:,0]
     def forward(self, x):
-        if not torch.jit.is_tracing() and tuple(x.shape[-2:]) != self.size:
-            raise BadInput(f"{self.name} takes images of {self.size[0]}x{self.size[1]} pixels only, these are "
-                           f"{x.shape[-2]}x{x.shape[-1]}: ask for target(..., size={self.size[0]}), or --size {self.size[0]} in the command line")
+        if not torch.jit.is_tracing() and tuple(x.shape[-2:]) != self.size: self._check(*x.shape[-2:])
         return self._vectors(x)[...,None,None]
+    def _check(self, h, w):
+        p,own = self.patch,self.size[0]
+        takes = f'{own}x{self.size[1]} pixels only'
+        if p and h%p == w%p == 0: return
+        if p: own,takes = max(p, round(h/p)*p),f'multiples of {p} pixels a side'
+        raise BadInput(f"{self.name} takes images of {takes}, these are {h}x{w}: ask for target(..., size={own}), or "
+                       f"--size {own} in the command line")
 
 # %% ../nbs/core/03_backbones.ipynb #9f75df33
 def _body(m, name='this backbone', min_size=1):
@@ -147,7 +227,7 @@ def _body(m, name='this backbone', min_size=1):
     if hasattr(m, 'class_token'): # a VisionTransformer: the same modules, less the head
         net = copy.copy(m)
         net._modules = {**m._modules, 'heads': nn.Identity()}
-        body = _Body(_Vectors(net, (m.image_size, m.image_size), name))
+        body = _Body(_Vectors(net, (m.image_size, m.image_size), name, m.patch_size))
     else:
         parts = []
         for n,c in m.named_children():
@@ -161,21 +241,108 @@ def _body(m, name='this backbone', min_size=1):
 # %% ../nbs/core/03_backbones.ipynb #c56955c3
 def _first(xs, n=2): return ', '.join(map(repr, xs[:n])) + (', ...' if len(xs) > n else '')
 
-def _fill(m, sd, body, file, name):
-    "Copy the tensors of `sd` into `m`: all of its `body` must be there, and nothing that is unknown to `m`."
+def _layouts(m, body):
+    "The network's own names -> those in a file, for each kind: a learner with it as body, and last the network alone"
+    own = m.state_dict(keep_vars=True)
+    name = {id(t): k for k,t in own.items()}
+    place = {c: i for i,(c,_) in enumerate(m.named_children())}
+    yield {name[id(t)]: f'0.{k}' for k,t in body.state_dict(keep_vars=True).items() if id(t) in name} # Made here
+    yield {k: f"0.{place[c]}.{k[len(c)+1:]}" for k in own if (c := k.split('.')[0]) in place} # Cut by fastai
+    yield {k: f'0.model.{k}' for k in own} # timm's network in fastai
+    yield {k: k for k in own}
+
+def _prefixes(sd, need):
+    "What stands before the names of a file, where all that are needed are there"
+    starts = [k[:-len(need[0])] for k in sd if k == need[0] or k.endswith('.' + need[0])]
+    return [p for p in starts if all(p + n in sd for n in need)]
+
+_average = re.compile(r'(^|[._])(ema|teacher)[._]')
+
+def _one_prefix(found, file, name):
+    "The prefix to take of those that fit, and what is to be said"
+    if '' in found: return '',[]
+    averaged = [p for p in found if _average.search(p)]
+    if len(found) > 1 and len(averaged) != 1:
+        raise BadInput(f"{file} holds {len(found)} networks that fit {name}, under {_first(found)}: save one of them")
+    if len(found) == 1: return found[0],[]
+    return averaged[0],[f"{file} holds averaged weights (under {averaged[0]!r}) beside the others, and the averaged "
+                        "ones were taken"]
+
+# %% ../nbs/core/03_backbones.ipynb #wrap0003
+# Computed from the shape of the network alone, and in older files only
+_computed = 'num_batches_tracked', 'relative_position_index', 'relative_coords_table', 'attn_mask'
+
+def _others(sd, used, prefix, need, plain):
+    "Tensors of a file that the network does not have: those of further layers, and those that are part of no layer"
+    tops,layers,rest = {n.removeprefix(prefix).split('.')[0] for n in need},[],[]
+    head = _tail if plain else {'1'} # In a learner's file the head is the second part
+    for k in sd:
+        top = k.removeprefix(prefix).split('.')[0]
+        if k in used or k.endswith(_computed) or k.startswith(prefix) and top in head: continue
+        (layers if k.startswith(prefix) and top in tops else rest).append(k)
+    return layers,rest
+
+def _nearest(sd, need):
+    "The prefix under which a file has most of what is needed, where it has no network whole"
+    need,n = set(need),Counter()
+    for k in sd:
+        parts = k.split('.')
+        i = next((i for i in range(len(parts)) if '.'.join(parts[i:]) in need), None)
+        if i is not None: n[''.join(f'{o}.' for o in parts[:i])] += 1
+    return max(n, key=n.get, default='')
+
+# %% ../nbs/core/03_backbones.ipynb #wrap0004
+def _grid(m):
+    "Of a Vision Transformer the name of its embeddings of places, the sides of its grid, and the tokens before them"
+    if hasattr(m, 'class_token'): return 'encoder.pos_embedding',[m.image_size//m.patch_size]*2,1
+    if getattr(m, 'pos_embed', None) is None or not hasattr(m, 'patch_embed'): return None,None,0
+    before = 0 if getattr(m, 'no_embed_class', False) else getattr(m, 'num_prefix_tokens', 0)
+    return 'pos_embed',list(m.patch_embed.grid_size),before
+
+def _resampled(v, m, name, shape):
+    "Embeddings of places for the grid of `m`; as they are, where they are none or fit already"
+    key,grid,before = _grid(m)
+    side = math.isqrt(max(0, v.shape[1] - before)) if v.ndim == 3 else 0
+    if key != name or v.shape == shape or v.shape[-1] != shape[-1] or side**2 + before != v.shape[1]: return v,0
+    return resample_abs_pos_embed(v.float(), grid, [side]*2, num_prefix_tokens=before).to(v.dtype),side
+
+# %% ../nbs/core/03_backbones.ipynb #wrap0005
+def _fill(m, sd, body, file, name, said=()):
+    "Copy the tensors of `sd` into `m`: all of its `body` must be there, and no further layer; `m.said` is to be told."
     own = m.state_dict()
     ids = {id(t) for t in (*body.parameters(), *body.buffers())}
     need = [k for k,t in (*m.named_parameters(), *m.named_buffers())
             if k in own and id(t) in ids and not k.endswith('num_batches_tracked')]
-    lack = [k for k in need if k not in sd]
-    shape = [k for k in need if k in sd and sd[k].shape != own[k].shape]
-    extra = [k for k in sd if k not in own and k.split('.')[0] not in _tail]
-    why = [f"{len(lack)} of its {len(need)} body tensors are missing ({_first(lack)})"] if lack else []
-    if shape: why.append(f"{len(shape)} have another shape ({_first(shape)})")
-    if extra: why.append(f"{len(extra)} are unknown ({_first(extra)})")
-    if why: raise BadInput(f"{file} does not fit {name}: {'; '.join(why)}; give weights that were made for {name}")
-    m.load_state_dict({k:v for k,v in sd.items() if k in own and v.shape == own[k].shape}, strict=False)
+    more = []
+    for plain,layout in zip((False, False, False, True), _layouts(m, body)):
+        found = _prefixes(sd, [layout[k] for k in need]) if all(k in layout for k in need) else []
+        if not found: continue
+        prefix,more = _one_prefix(found, file, name)
+        names = {k: prefix + f for k,f in layout.items()}
+        break
+    else:
+        prefix = _nearest(sd, need)
+        names = {k: prefix + k for k in own}
+    got,said = {k: sd[f] for k,f in names.items() if f in sd},[*said, *more]
+    for k,v in got.items():
+        got[k],side = _resampled(v, m, k, own[k].shape)
+        if side: said.append(f"the embeddings of {side} x {side} places in {file} were resampled to those of {name}")
+    layers,rest = _others(sd, set(names.values()), prefix, [names[k] for k in need], plain)
+    _check_filled(need, got, own, layers, prefix, file, name)
+    if rest: said.append(f"{len(rest):,} tensors of {file} are no part of {name} and were left out ({_first(rest)})")
+    m.load_state_dict({k: v for k,v in got.items() if v.shape == own[k].shape}, strict=False)
+    m.said = said
     return m
+
+def _check_filled(need, got, own, layers, prefix, file, name):
+    "Refuse a file that lacks something of the body, has it in another shape, or has further layers"
+    lack = [k for k in need if k not in got]
+    shape = [k for k in need if k in got and got[k].shape != own[k].shape]
+    why = [f"{len(lack)} of its {len(need)} body tensors are missing ({_first(lack)})"] if lack else []
+    if lack and prefix: why.append(f"the file has names that begin with {prefix!r}")
+    if shape: why.append(f"{len(shape)} have another shape ({_first(shape)})")
+    if layers: why.append(f"{len(layers)} are unknown ({_first(layers)})")
+    if why: raise BadInput(f"{file} does not fit {name}: {'; '.join(why)}; give weights that were made for {name}")
 
 # %% ../nbs/core/03_backbones.ipynb #e5c05af2
 def _card(name): # name: 'glyphnet' or 'glyphnet_multi'
@@ -204,9 +371,10 @@ _glyph_n_out = {'glyphnet': 331, 'glyphnet_multi': 331+12+17}
 
 def _glyph(name, pretrained, weights):
     if not pretrained and weights is None: return GlyphNet(_glyph_n_out[name])
-    sd = _packaged(name) if weights is None else _read_weights(weights)
-    m = GlyphNet(len(sd['fc.weight']) if 'fc.weight' in sd else _glyph_n_out[name])
-    return _fill(m, sd, _body(m), f'{name}.safetensors' if weights is None else Path(weights).name, name)
+    sd,said = (_packaged(name),[]) if weights is None else _opened(weights)
+    last = next((v for k,v in sd.items() if f'.{k}'.endswith('.fc.weight')), None)
+    m = GlyphNet(_glyph_n_out[name] if last is None else len(last))
+    return _fill(m, sd, _body(m), f'{name}.safetensors' if weights is None else Path(weights).name, name, said)
 
 def glyphnet(
     pretrained:bool=False, # Load the packaged weights (hash-checked)
@@ -243,8 +411,10 @@ def _hub_file(url):
 def _sha256(path, mtime, size): return sha256(Path(path))
 def _file_hash(f):
     if not os.path.isfile(f): raise _no_file(f)
-    st = os.stat(f)
-    return _sha256(str(f), st.st_mtime_ns, st.st_size)
+    try:
+        st = os.stat(f)
+        return _sha256(str(f), st.st_mtime_ns, st.st_size)
+    except OSError as e: raise BadInput(f"cannot read {str(f)!r}: {e.strerror}") from None
 
 # %% ../nbs/core/03_backbones.ipynb #e4b74ce8
 def _tv_model(name, w=None, init=True, **kwargs):
@@ -307,9 +477,9 @@ def tf_efficientnet_lite0(
     m = timm.create_model('tf_efficientnet_lite0')
     if not pretrained and weights is None: return m
     f = _lite0_file() if weights is None else Path(weights)
-    sd = _read_weights(f)
+    sd,said = _opened(f)
     if '_conv_stem.weight' in sd: sd = _renamed(sd, m, f.name)
-    return _fill(m, sd, _lite0_cut(m), f.name, 'tf_efficientnet_lite0')
+    return _fill(m, sd, _lite0_cut(m), f.name, 'tf_efficientnet_lite0', said)
 
 # %% ../nbs/core/03_backbones.ipynb #1it0reg0
 def _lite0_cut(m): return _body(m, 'tf_efficientnet_lite0')
@@ -332,7 +502,8 @@ class _TimmBody(_Vectors):
     "A timm network up to its features: the map where it has one, else its own pooled vector as (n,d,1,1)."
     def __init__(self, net, name):
         cfg = net.pretrained_cfg
-        super().__init__(net, cfg['input_size'][-2:], name)
+        any_size = getattr(net, 'dynamic_img_size', False) and hasattr(net, 'pos_embed')
+        super().__init__(net, cfg['input_size'][-2:], name, net.patch_embed.patch_size[0] if any_size else None)
         self.fixed = bool(cfg.get('fixed_input_size'))
     def forward(self, x):
         if self.fixed: return super().forward(x)
@@ -351,6 +522,16 @@ def _timm_cached(c):
     names = [c.hf_hub_filename] if c.hf_hub_filename else ['model.safetensors', 'pytorch_model.bin']
     return next((f for n in names if isinstance(f := try_to_load_from_cache(c.hf_hub_id, n), str)), None)
 
+@lru_cache(maxsize=None)
+def _any_size(name):
+    "What timm needs to be told, so that a Vision Transformer resamples the embeddings of its places for other sizes"
+    if not timm.get_pretrained_cfg(name).fixed_input_size: return {}
+    how = dict(dynamic_img_size=True)
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device('meta'): m = timm.create_model(name, **how)
+    except (TypeError, NotImplementedError, RuntimeError): return {} # Others have no such setting
+    return how if getattr(m, 'pos_embed', None) is not None else {}
+
 def _timm_model(name, **kwargs):
     "A timm network without classifier, with timm's weights: from the cache, else downloaded."
     c = timm.get_pretrained_cfg(name)
@@ -360,7 +541,7 @@ def _timm_model(name, **kwargs):
         if not f and c.hf_hub_id: # one look; the hub's own client would try for most of a minute
             from huggingface_hub import constants, utils
             utils.get_session().head(constants.ENDPOINT, timeout=10)
-        return timm.create_model(name, pretrained=True, num_classes=0, **kwargs)
+        return timm.create_model(name, pretrained=True, num_classes=0, **_any_size(name) | kwargs)
     except Exception as e: # huggingface_hub, its http client and timm each raise their own kind
         raise BadInput(f"timm's weights of {name} are not here and could not be downloaded ({type(e).__name__}): get "
                        f"{c.hf_hub_id or c.url} from its hub by hand and pass weights=FILE") from e
@@ -404,6 +585,12 @@ class Arch:
     nf = property(lambda self: _facts(self)['nf'], doc="Channels of the features.")
 
     @property
+    def own_size(self) -> int|None: # Pixels a side
+        "The size of pictures that the network was made for, where that is one (a Vision Transformer); else None."
+        if self.kind == 'timm': return self.size if timm.get_pretrained_cfg(self.name).fixed_input_size else None
+        return self.size if self.kind == 'torchvision' and self.name.startswith('vit_') else None
+
+    @property
     def from_file(self): return self.file_hash is not None
     @property
     def version(self): return None if self.from_file or self.weights == 'random' else self.weights
@@ -426,7 +613,7 @@ def _new(self:Arch, init=True, **kwargs):
     if self.kind == 'torchvision':
         if self.name.startswith('vit_'): kwargs.setdefault('image_size', _settings(self)['size'])
         return _tv_model(self.name, init=init, **kwargs)
-    return timm.create_model(self.name, pretrained=False, num_classes=0, **kwargs)
+    return timm.create_model(self.name, pretrained=False, num_classes=0, **_any_size(self.name) | kwargs)
 
 @patch
 def __call__(self:Arch,
@@ -443,8 +630,9 @@ def __call__(self:Arch,
             raise BadInput(f"{Path(self.weights).name} holds the weights of tf_efficientnet_lite0, which {self.name} "
                            "is not: ask for tf_efficientnet_lite0")
         m = self._new(init=False, **kwargs)
-        sd = {_dense.sub(r'\1\2', k):v for k,v in _read_weights(self.weights).items()}
-        return _fill(m, sd, self.cut(m) if self.kind == 'torchvision' else m, Path(self.weights).name, self.name)
+        sd,said = _opened(self.weights)
+        sd = {_dense.sub(r'\1\2', k):v for k,v in sd.items()}
+        return _fill(m, sd, self.cut(m), Path(self.weights).name, self.name, said)
     if self.kind in _functions: return globals()[self.name](pretrained=True)
     if self.kind == 'torchvision': return _tv_model(self.name, _tv_weights(self.name, self.version), **kwargs)
     return _timm_model(self.name, **kwargs)
@@ -530,14 +718,15 @@ def arch(
     file_hash = None
     versions = [w.name for w in torchvision.models.get_model_weights(name)] if kind == 'torchvision' else []
     if weights is not None and weights != 'random' and str(weights) not in versions:
-        weights = str(Path(weights).absolute())
+        weights = str(user_path(weights).absolute())
         file_hash = _file_hash(weights)
     elif kind == 'torchvision' and weights is None: weights = _tv_weights(name).name
     a = Arch(name, kind, weights and str(weights), file_hash)
     if a not in _archs:
         _archs[a] = a
         model_meta[a] = dict(cut=a.cut, split=a.split, stats=a.stats)
-    return _archs[a]
+    # Files of equal content are one backbone; each still stands for the file that was named
+    return _archs[a] if _archs[a].weights == a.weights else a
 
 # %% ../nbs/core/03_backbones.ipynb #n0tice01
 @lru_cache(maxsize=None)
@@ -552,8 +741,19 @@ def _said(mean, std): return ' and '.join(f"{w} {', '.join(f'{o:.3g}' for o in v
 
 @patch(as_prop=True)
 def notice(self:Arch) -> str: # A sentence, or ''
-    "Which statistics were taken for a weights file of unknown origin, where its name leaves a choice."
-    if not self.from_file or self.kind not in ('pip', 'timm') or self.file_hash == _lite0_sha256: return ''
+    "What was decided about a weights file: which of its tensors were taken, and which statistics."
+    return ' '.join([*(f'{o}.' for o in _decided(self)), _stats_notice(self)]).strip() if self.from_file else ''
+
+@lru_cache(maxsize=None)
+def _decided(a):
+    "What loading a file had to decide; a file that does not fit says so when it is loaded"
+    try:
+        with torch.random.fork_rng(devices=[]): return a(pretrained=True).said
+    except BadInput: return []
+
+def _stats_notice(self):
+    "Which statistics were taken for a weights file of unknown origin, where its name leaves a choice"
+    if self.kind not in ('pip', 'timm') or self.file_hash == _lite0_sha256: return ''
     took = tuple(map(tuple, self.stats))
     others = {s: n for s,n in _by_stats(self.name).items() if s != took}
     if not others: return ''

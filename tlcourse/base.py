@@ -6,11 +6,11 @@ Docs: https://tlcourse.github.io/tlcourse/core/base.html.md"""
 
 # %% auto #0
 __all__ = ['LESSONS', 'BadInput', 'unknown', 'lesson_number', 'lesson_name', 'user_path', 'cache_dir', 'package_assets',
-           'photo_assets', 'sha256', 'writable_folder', 'watched', 'Bar', 'html_table', 'html_block', 'versions',
-           'pick_device', 'Stamp']
+           'photo_assets', 'check_regular', 'sha256', 'writable_folder', 'watched', 'Bar', 'html_table', 'html_block',
+           'versions', 'pick_device', 'Stamp', 'Prose', 'prose']
 
 # %% ../nbs/core/00_base.ipynb #a79deaad
-import difflib, hashlib, os, re, sys, tempfile, time, warnings
+import difflib, errno, hashlib, json, os, re, stat, sys, tempfile, time, warnings
 from html import escape
 from importlib import metadata
 from numbers import Number
@@ -57,8 +57,11 @@ def lesson_name(lesson:str|int # Name of its page, or its number
 
 # %% ../nbs/core/00_base.ipynb #262c5379
 def user_path(path:str|Path # As somebody typed it, perhaps with `~`
-             ) -> Path: # Raises `BadInput` for `~nobody`
+             ) -> Path: # Raises `BadInput` for `~nobody` and for nothing
     "`path` with the home folder put in for `~`."
+    if isinstance(path, str) and not path.strip():
+        raise BadInput("a file or folder is asked for, and its name is empty: name one")
+    if '\0' in str(path): raise BadInput(f"{str(path)!r} holds a zero byte, which no name can: write it again")
     try: return Path(path).expanduser()
     except RuntimeError: raise BadInput(f"{path}: there is no such user here; write the folder out") from None
 
@@ -85,11 +88,19 @@ def photo_assets() -> Path|None: # None where `TLCOURSE_ASSETS` is unset or not 
     d = os.environ.get('TLCOURSE_ASSETS')
     return Path(d) if d and Path(d).is_dir() else None
 
+# %% ../nbs/core/00_base.ipynb #f5reg001
+def check_regular(path:str|Path # What is to be opened and read
+                 ): # Raises `OSError` where it is not there, or is neither a file nor a folder
+    "Let files and folders pass, and links to them; nothing that one could wait for."
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)): raise OSError(errno.EINVAL, 'no regular file', str(path))
+
 # %% ../nbs/core/00_base.ipynb #2ca70878
 def sha256(data:bytes|str|Path # Bytes, or the path of a file
           ) -> str: # 64 hexadecimal digits
     "The SHA-256 of some bytes or of a file's content."
     if isinstance(data, bytes): return hashlib.sha256(data).hexdigest()
+    check_regular(data)
     h = hashlib.sha256()
     with open(data, 'rb') as f:
         while b := f.read(2**20): h.update(b) # a file may exceed memory
@@ -271,10 +282,19 @@ def pick_device(name:str='auto' # 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'
         from fastcore.basics import defaults # fastai's own switch: `default_device(False)`
         there = torch.cuda.is_available() and getattr(defaults, 'use_cuda', None) is not False
         return torch.device('cuda' if there else 'cpu')
-    try: d = torch.device(name)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore') # torch knows names that it has given up
+            d = torch.device(name)
     except RuntimeError: raise unknown('device', name, ['auto', 'cpu', 'cuda', 'mps']) from None
     if d.type == 'cuda' and not torch.cuda.is_available(): raise BadInput("no CUDA device here: use --device auto or cpu")
     if d.type == 'mps' and not torch.backends.mps.is_available(): raise BadInput("no MPS device here: use --device auto or cpu")
+    if d.type == 'cuda' and (n := torch.cuda.device_count()) <= (d.index or 0):
+        there = 'is 1' if n == 1 else f'are {n}'
+        raise BadInput(f"no device {name!r} here, CUDA devices count from 0 and there {there}: use --device cuda")
+    # A small tensor there and back; on CUDA not even that, for it would forbid this process to fork
+    try: d.type == 'cuda' or torch.zeros(1, device=d).cpu().item()
+    except Exception: raise BadInput(f"no device {name!r} here to compute on: use --device auto or cpu") from None
     return d
 
 # %% ../nbs/core/00_base.ipynb #f63d72e0
@@ -285,3 +305,22 @@ class Stamp:
     def seconds(self): return time.perf_counter() - self.t0
     def __repr__(self): return ' · '.join(f'{k} {v}' for k,v in self.v.items()) + f' · {self.device} · {self.seconds:.0f} s'
     def _repr_markdown_(self): return f'<small>{self!r}</small>'
+
+# %% ../nbs/core/00_base.ipynb #prose002
+class Prose(dict):
+    "Name -> number, of what a page's text says; as JSON in a notebook's output."
+    def __repr__(self): return json.dumps(self)
+
+def _named(name, v):
+    "The numbers in a value: of an interval three, in %"
+    if hasattr(v, 'low') and hasattr(v, 'high'): v = {'': 100*v.mean, '.low': 100*v.low, '.high': 100*v.high}
+    elif isinstance(v, dict): v = {f'.{k}': o for k,o in v.items()}
+    else:
+        try: return {name: round(float(v), 6)}
+        except (TypeError, ValueError): raise BadInput(f"prose: {name} is {v!r}, which is no number, interval or dict of them") from None
+    return {k: o for end,w in v.items() for k,o in _named(name + end, w).items()}
+
+def prose(**values # Name -> a number in the unit of the text, an interval of fractions (name, name.low, name.high in %), or a dict
+         ) -> Prose: # Raises `BadInput` where a value is no number
+    "The values that a page's text names."
+    return Prose({k: o for name,v in values.items() for k,o in _named(name, v).items()})

@@ -1,4 +1,4 @@
-"""`tlcourse lessons`, `scores`, `compare`, `train`, `predict`, `pretrain`, `cache`: bad input is one line on stderr and exit code 2.
+"""`tlcourse lessons`, `scores`, `look`, `compare`, `train`, `predict`, `pretrain`, `cache`, `doctor`: bad input is one line on stderr and exit code 2.
 
 Docs: https://tlcourse.github.io/tlcourse/tools/cli.html.md"""
 
@@ -8,21 +8,51 @@ Docs: https://tlcourse.github.io/tlcourse/tools/cli.html.md"""
 __all__ = ['main']
 
 # %% ../nbs/tools/08_cli.ipynb #589dc94d
-import argparse, json, os, sys
+import argparse, io, json, os, re, sys, warnings
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from . import __version__
 from .base import BadInput, writable_folder
+
+# %% ../nbs/tools/08_cli.ipynb #f12show2
+# Control characters but line breaks and tabs, those that turn the direction of text, and halves of characters
+_commands = '[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]'
+
+def _plain(s): return ''.join(c if c.isprintable() else repr(c)[1:-1] for c in str(s)) # A name, in a line
+
+class _Shown:
+    "A stream on which control characters are shown"
+    def __init__(self, to, more=''): self._to, self._odd = to, re.compile(f'{_commands}{more}')
+    def write(self, s):
+        s = self._odd.sub(lambda m: repr(m[0])[1:-1], s)
+        try: return self._to.write(s)
+        except UnicodeEncodeError: code = self._to.encoding
+        return self._to.write(s.encode(code, 'backslashreplace').decode(code))
+    def __getattr__(self, k): return getattr(self._to, k)
+
+def _err(s): print(f'tlcourse: {_plain(s)}', file=sys.stderr, flush=True)
+
+@contextmanager
+def _showing():
+    "Inside, what is printed goes through `_Shown`, and a warning is a line"
+    old = sys.stdout, sys.stderr
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: _err(message)
+        # On stderr bars go back to the begin of their line
+        sys.stdout, sys.stderr = _Shown(old[0], '|\r'), _Shown(old[1])
+        try: yield
+        finally: sys.stdout, sys.stderr = old
 
 # %% ../nbs/tools/08_cli.ipynb #45106449
 def _write_json(path, data, say=True):
     from tlcourse.store import write_text
     write_text(path, json.dumps(data, indent=1, ensure_ascii=False) + '\n')
-    if say: print(f'wrote {path}')
+    if say: print(f'wrote {_plain(path)}')
     return path
 
 def _check_json(path): # before any work is done
     from tlcourse.store import writable_file
-    if path: writable_file(path)
+    if path is not None: writable_file(path)
 
 # %% ../nbs/tools/08_cli.ipynb #f7851783
 def _add_lessons(sub):
@@ -48,8 +78,8 @@ def _lessons(a):
     else:
         if a.open: needs_lab()
         files = write_lessons(a.to, a.numbers, a.solutions, a.force)
-        for f in files: print(f)
-        if not a.open: print(f"Open them in Jupyter, as in: jupyter lab {a.to}")
+        for f in files: print(_plain(f))
+        if not a.open: print(f"Open them in Jupyter, as in: jupyter lab {_plain(a.to)}")
         data = [d for d in data if d['file'] in {f.name for f in files}]
     if a.json: _write_json(a.json, dict(lessons=data, **({} if a.to is None else {'folder': str(a.to)})))
     if a.open: return open_lab(files[0] if len(files) == 1 else a.to)
@@ -65,12 +95,41 @@ def _add_scores(sub):
 def _scores(a):
     from tlcourse.exercises import scores
     _check_json(a.json)
-    table = scores(a.files)
+    good, bad = [], []
+    for f in dict.fromkeys(a.files):
+        try: scores(f); good.append(f)
+        except BadInput as e: bad.append(dict(file=f, error=str(e)))
+    if not good: raise BadInput(bad[0]['error'])
+    for o in bad: _err(o['error'])
+    table = scores(good)
     show = table.drop(columns=['last', *([] if table.file.nunique() > 1 else ['file'])])
     print(show.to_string(index=False) if len(table) else 'No tries.')
     print("\nright: exercises solved, of all in the lesson; guessed: predictions that came true, of those made (guesses).\n"
           "Self-reported: each card was written on its reader's machine and can be edited.")
-    if a.json: _write_json(a.json, dict(self_reported=True, scores=table.to_dict('records')))
+    if a.json: _write_json(a.json, dict(self_reported=True, scores=table.to_dict('records'), unreadable=bad))
+
+# %% ../nbs/tools/08_cli.ipynb #lookcli1
+def _add_look(sub):
+    p = sub.add_parser('look', help='what would be read from a folder, and what in it deserves a look',
+                       description='Read FOLDER as compare would and say what was found: classes, parts, labels in '
+                                   'conflict, copies, odd pictures; with a page of contact sheets. Nothing is trained.')
+    p.add_argument('folder', metavar='FOLDER', help='a folder of pictures, as for compare')
+    _add_reading(p)
+    p.add_argument('-o', '--out', metavar='FILE.html',
+                   help='where the page goes (default: a file for this folder in tlcourse-out)')
+    p.add_argument('--json', metavar='FILE', help='write the machine-readable result there')
+    p.set_defaults(func=_look)
+
+def _look(a):
+    _check_json(a.json)
+    from tlcourse.look import _place, look_at, write_look
+    place = _place(a.folder, a.out) # Before any work
+    if a.json and Path(a.json).absolute() == place.absolute():
+        raise BadInput("--json and --out name one file: name two")
+    found = look_at(a.folder, a.groups, a.fit or 'crop', a.min_class)
+    for line in found.lines(): print(_plain(line))
+    print(f'wrote {_plain(write_look(found, a.out))}')
+    if a.json: _write_json(a.json, found.to_dict())
 
 # %% ../nbs/tools/08_cli.ipynb #ac975717
 def _add_reading(p):
@@ -91,7 +150,7 @@ def _add_compare(sub):
                    'heads on a frozen body have 20')
     p.add_argument('--steps', help='optimiser steps of every run (default: five passes over its labels, or more)')
     p.add_argument('--tune', default='valid', help="'valid': choose learning rates on validation pictures (default); 'none': fixed rates")
-    p.add_argument('--size', type=int, help="side of the pictures in pixels (default: the target's)")
+    p.add_argument('--size', type=int, help="side of the pictures in pixels (default: the target's; of a ViT, its own)")
     p.add_argument('--augment', action=argparse.BooleanOptionalAction, help='augment the pictures in every arm (default: only drawn glyphs and digits)')
     p.add_argument('--valid-pct', type=float, metavar='SHARE', help='of each class, to choose with, if the folder has no validation part (default: .2)')
     p.add_argument('--test-pct', type=float, metavar='SHARE', help='of each class, for the test, if nothing is split (default: .2)')
@@ -123,9 +182,9 @@ def _compare(a):
     try: compare(job.target, job.arch, a.strategies, a.shots, a.seeds, a.steps, a.tune, augment=a.augment, out=out, device=a.device,
                  workers=a.workers, budget=a.budget, say=lambda s: print(s, flush=True), on_stage=told, precision=a.precision)
     except SweepFailed as e:
-        print(f'tlcourse: {e}', file=sys.stderr)
+        print(f'tlcourse: {e}', file=sys.stderr) # With the lines of its traceback
         return 1
-    for f in wrote: print(f'wrote {f}')
+    for f in wrote: print(f'wrote {_plain(f)}')
 
 # %% ../nbs/tools/08_cli.ipynb #train001
 def _add_train(sub):
@@ -136,7 +195,7 @@ def _add_train(sub):
     p.add_argument('--strategy', default='auto', help="'auto' (default): what the study recommends, run first where there is none; or a name")
     p.add_argument('--backbone', help="glyphnet, tf_efficientnet_lite0, a torchvision or a timm name (default: the study's)")
     p.add_argument('--weights', metavar='FILE', help="pretrained weights for the backbone (default: the backbone's own)")
-    p.add_argument('--size', type=int, help="side of the pictures in pixels (default: the target's)")
+    p.add_argument('--size', type=int, help="side of the pictures in pixels (default: the target's; of a ViT, its own)")
     p.add_argument('--device', default='auto', help='auto, cpu, cuda, mps (default: auto)')
     p.add_argument('--study', metavar='DIR', help='folder that compare wrote into (default: the one in tlcourse-out with the same pictures)')
     _add_reading(p)
@@ -147,7 +206,7 @@ def _train(a):
     from tlcourse.sweep import SweepFailed
     try: m = train(a.target, a.out, a.strategy, a.backbone, a.weights, a.size, a.device, a.study, a.groups, a.fit, a.min_class, say=lambda s: print(_plain(s), flush=True))
     except SweepFailed as e:
-        print(f'tlcourse: {e}', file=sys.stderr)
+        print(f'tlcourse: {e}', file=sys.stderr) # With the lines of its traceback
         return 1
     print('', *map(_plain, repr(m).split('\n')), '', f'wrote {_plain(a.out)}', sep='\n')
 
@@ -170,22 +229,22 @@ def _add_predict(sub):
     p.set_defaults(func=_predict)
 
 def _predict(a):
-    _check_json(a.json or a.csv)
+    _check_json(a.csv if a.json is None else a.json)
     from tlcourse.model import load
     from tlcourse.sweep import cores
     def show(p):
-        if p.error: print(f'tlcourse: {_plain(p.file)}: {_plain(p.error)}', file=sys.stderr, flush=True)
+        if p.error: _err(f'{p.file}: {p.error}')
         else: print(_line(p), flush=True)
     m = load(a.model, a.device)
     # The threads that decode are not those that the network computes with, of which there is one
     ps = m.predict(a.items, a.top, a.at_least, workers=min(8, cores()), on_done=show)
-    for s in ps.notes: print(f'tlcourse: {s}', file=sys.stderr)
-    if bad := len(ps.unreadable): print(f'tlcourse: {bad} of {len(ps)} could not be read', file=sys.stderr)
-    if a.json: _write_json(a.json, dict(model={k: m.card[k] for k in ('classes', 'backbone', 'strategy', 'accuracy')}, predictions=[p.to_dict() for p in ps]))
+    for s in ps.notes: _err(s)
+    if bad := len(ps.unreadable): _err(f'{bad} of {len(ps)} could not be read')
+    if a.json: _write_json(a.json, dict(model={k: m.card[k] for k in ('classes', 'backbone', 'strategy', 'accuracy')}, notes=ps.notes, predictions=[p.to_dict() for p in ps]))
     if a.csv:
         from tlcourse.store import write_text
         write_text(a.csv, ps.table.to_csv(index=False))
-        print(f'wrote {a.csv}')
+        print(f'wrote {_plain(a.csv)}')
     return int(bad == len(ps))
 
 # %% ../nbs/tools/08_cli.ipynb #41729089
@@ -215,8 +274,6 @@ def _add_cache(sub):
     p.set_defaults(func=_cache)
 
 # %% ../nbs/tools/08_cli.ipynb #f05700c4
-def _plain(s): return ''.join(c if c.isprintable() else repr(c)[1:-1] for c in s) # Names of folders may hold anything
-
 def _cache(a):
     from tlcourse.base import cache_dir
     from tlcourse.store import entries, prune
@@ -228,33 +285,67 @@ def _cache(a):
     for e in gone: print('removed', _plain(repr(e)))
     left = entries()
     for e in left: print(_plain(repr(e)))
-    print(f'{len(left):,} kept, {sum(e.bytes for e in left)/1e6:,.1f} MB in {cache_dir(make=False)}')
+    print(f'{len(left):,} kept, {sum(e.bytes for e in left)/1e6:,.1f} MB in {_plain(cache_dir(make=False))}')
     def told(es): return [dict(vars(e), path=str(e.path)) for e in es]
     if a.json: _write_json(a.json, dict(kept=told(left), removed=told(gone)))
 
+# %% ../nbs/tools/08_cli.ipynb #doccli01
+def _add_doctor(sub):
+    p = sub.add_parser('doctor', help='what this installation can do, what it keeps, and what would need the network',
+                       description='Versions, device, threads, caches, weights and data sets, each with a line of advice '
+                                   'where there is some. Nothing is changed, and nothing is asked of the network.')
+    p.add_argument('--json', metavar='FILE', help='write the machine-readable result there')
+    p.set_defaults(func=_doctor)
+
+def _doctor(a):
+    _check_json(a.json)
+    from tlcourse.doctor import doctor
+    lines = doctor()
+    for o in lines:
+        print(_plain(f'{o.what}: {o.found}'))
+        if o.advice: print('  ' + _plain(o.advice))
+    if a.json: _write_json(a.json, dict(found=[vars(o) for o in lines]))
+
 # %% ../nbs/tools/08_cli.ipynb #1eb07f0e
-def main(argv=None # Arguments; None: the command line's
-        ) -> int: # Exit code
-    "The `tlcourse` command: exit code 0; 2 for bad input (one line on stderr); 1 where a run failed; 130 when interrupted."
-    os.environ.setdefault('OMP_NUM_THREADS', '1')
+def _parser():
     p = argparse.ArgumentParser('tlcourse', description='Transfer learning, measured.')
     p.add_argument('--version', action='version', version=__version__)
     sub = p.add_subparsers(title='commands', required=True, metavar='COMMAND')
     _add_lessons(sub)
     _add_scores(sub)
+    _add_look(sub)
     _add_compare(sub)
     _add_train(sub)
     _add_predict(sub)
     _add_pretrain(sub)
     _add_cache(sub)
-    a = p.parse_args(argv)
-    try: return a.func(a) or 0
-    except BadInput as e:
-        print(f'tlcourse: {e}', file=sys.stderr)
+    _add_doctor(sub)
+    return p
+
+def _no_more():
+    "Nothing more is written, not even what Python would write at the end"
+    with suppress(OSError, ValueError): os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+def _run(argv):
+    try:
+        a = _parser().parse_args(argv)
+        return a.func(a) or 0
+    finally: sys.stdout.flush() # What cannot be written is found here, and not when Python ends
+
+def main(argv=None # Arguments; None: the command line's
+        ) -> int: # Exit code
+    "The `tlcourse` command; its exit codes stand above."
+    os.environ.setdefault('OMP_NUM_THREADS', '1')
+    with _showing():
+        try: return _run(argv)
+        except BadInput as e: _err(e)
+        except BrokenPipeError: # The reader has seen enough, as in `tlcourse predict ... | head`
+            _no_more()
+            return 141
+        except OSError as e: # A disk that is full under what is printed, say
+            _no_more()
+            _err(f"{e.strerror or e}{f': {e.filename}' if e.filename else ''}")
+        except KeyboardInterrupt as e:
+            _err(f'interrupted. {e}')
+            return 130
         return 2
-    except BrokenPipeError: # The reader has seen enough, as in `tlcourse predict ... | head`; nothing more is written at the end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except KeyboardInterrupt as e:
-        print(f'tlcourse: interrupted. {e}', file=sys.stderr)
-        return 130

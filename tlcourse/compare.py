@@ -17,7 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from fastcore.basics import patch
 from .backbones import Arch
-from .base import _s, BadInput, sha256, unknown, versions, writable_folder
+from .base import _s, BadInput, sha256, unknown, user_path, versions, writable_folder
 from .comparison import Comparison, _at, _read_cell, labels, label_sizes, pct
 from .data import SHIFTS, Target, offline_targets
 from .finetune import STRATEGIES
@@ -37,18 +37,19 @@ def _names(names, known, kind):
     if not names: raise BadInput(f"no {kind}: name one of {', '.join(known)}")
     return list(dict.fromkeys(names))
 
-def _whole(x, what, least=1):
+def _whole(x, what, least=1, most=10**7):
     "`x` as a whole number"
-    try: v = int(x)
-    except (TypeError, ValueError): v = None
-    if v is None or v != float(x) or v < least:
-        raise BadInput(f"{what} is {x!r}: it must be a whole number, {least} or more")
+    try: v = int(x) if float(x).is_integer() else None
+    except (TypeError, ValueError, OverflowError): v = None
+    if v is None or v < least: raise BadInput(f"{what} is {x!r}: it must be a whole number, {least} or more")
+    if v > most: raise BadInput(f"{what} is {x!r}: it can be {most:,} at most")
     return v
 
 def _looks(seeds):
     "Numbers of seeds, from the first look at the decision to the last"
     if isinstance(seeds, str): seeds = [s.strip() for s in seeds.split(',') if s.strip()]
-    res = [_whole(n, 'seeds', 3) for n in (seeds if isinstance(seeds, (list, tuple)) else [seeds])]
+    # Those that choose rates count from TUNE_SEED
+    res = [_whole(n, 'seeds', 3, TUNE_SEED) for n in (seeds if isinstance(seeds, (list, tuple)) else [seeds])]
     if not res or res != sorted(set(res)): raise BadInput(f"seeds is {seeds!r}: give one number, or several that grow, as in 5,10,20")
     return res
 
@@ -176,7 +177,7 @@ def _open(self:Study, out):
     if _inside(out, self.target):
         raise BadInput(f"{out} lies inside the pictures' folder and would be read as pictures next time: name another --out")
     self._tmp = tempfile.TemporaryDirectory() if out is None else None # Goes with the study
-    self.records = Records(writable_folder(out or self._tmp.name)/'records.db')
+    self.records = Records(writable_folder(self._tmp.name if out is None else out)/'records.db')
     if self.records.notice: self.note(self.records.notice)
     info = dict(classes=self.target.classes)
     for t in [self.target, *(self.task.shifts[n] for n,h in self.shifts.items() if h)]:
@@ -505,17 +506,23 @@ def _say_missing(self:Study):
     self._left_out = lines
 
 @patch
+def _left(self:Study):
+    "Seconds left of the minutes; a fiftieth of them is for the imports before and the report after"
+    return .98*60*self.minutes - (time.monotonic() - self.began)
+
+def _fewer(n, seeds, where): return f"To fit the budget: {n} seeds instead of {seeds} in the cells that train{where}."
+
+@patch
 def _trim(self:Study, todo): # Lists of cells; -> what of them is run
     "Fewer seeds, then fewer cells, so that they take no more than what is left of the minutes"
-    left = self.minutes*60 - (time.monotonic() - self.began)
+    left = self._left()
     cells, n = [c for s in todo for c in s], self.seeds
     cost = {c: [s/self._at_a_time() for s in self.cell_seconds(c, n)] for c in cells}
     def need(cells, n): return sum(cost[c][n] for c in cells)
     while n > 3 and need(cells, n) > left: n -= 1
     keep = list(cells)
     while keep and need(keep, n) > left: keep.pop()
-    while keep and n < self.seeds and need(keep, n + 1) <= left: n += 1
-    fewer = f"To fit the budget: {n} seeds instead of {self.seeds} in the cells that train."
+    fewer = _fewer(n, self.seeds, '')
     if n < self.seeds and keep and fewer not in self.notes: self.note(fewer)
     self.missing = [(c, cost[c][n]) for c in cells if c not in keep]
     self.n.update(dict.fromkeys(keep, n))
@@ -668,6 +675,28 @@ def _place(self:Study, arm):
 def stages(self:Study): # How many there are: some have no cell
     return 1 + sum(map(bool, getattr(self, 'todo', None) or self.later()))
 
+# %% ../nbs/tools/03_compare.ipynb #spend001
+@patch
+def spend(self:Study,
+          c:Comparison, # After all stages
+          told # Gives the `Comparison` so far, and shows it
+         ) -> Comparison: # With the seeds that were added
+    "Give the minutes that are left to the last row: as many seeds as fit, up to those that were asked for."
+    few = [x for s in self.todo for x in s if x[1] == self.shots[-1] and self.n[x] < self.seeds]
+    if self.minutes is None or not few: return c
+    costs = [self.cell_seconds(x, self.seeds) for x in few]
+    def need(n): return sum(s[n] for s in costs)/self._at_a_time()
+    was = n = max(self.n[x] for x in few)
+    while n < self.seeds and need(n + 1) <= self._left(): n += 1
+    if n == was: return c
+    where = _at(self.shots[-1])
+    self.say(f"There is time for {n} seeds of {' and '.join(a for a,_ in few)} {where}.")
+    self._run_cells({x: n for x in few})
+    self.n.update(dict.fromkeys(few, n))
+    now = _fewer(was, self.seeds, f", {n} of them {where}")
+    self.notes = [now if o == _fewer(was, self.seeds, '') else o for o in self.notes]
+    return told(c.stage)
+
 # %% ../nbs/tools/03_compare.ipynb #looks002
 @patch
 def _undecided(self:Study, c):
@@ -677,7 +706,8 @@ def _undecided(self:Study, c):
 
 @patch
 def look_again(self:Study,
-               c:Comparison # After all stages
+               c:Comparison, # After all stages
+               told # Gives the `Comparison` so far, and shows it
               ) -> Comparison: # After the last look
     "Run more seeds of the last row while its decision is open and the minutes last."
     for n in self.looks[1:]:
@@ -686,12 +716,12 @@ def look_again(self:Study,
         names = ' and '.join(a for a,_ in cells)
         if self.minutes is not None:
             need = sum(self.cell_seconds(x, n)[-1] for x in cells)/self._at_a_time()
-            if need > self.minutes*60 - (time.monotonic() - self.began):
+            if need > self._left():
                 self.note(f"The decision is open; {n} seeds of {names} would take about {_time(need)} more: raise --budget.")
-                return self.finish(c.stage)
+                return told(c.stage)
         self.say(f"The decision is open: {names} {_at(c.top)} get {n} seeds.")
         self._run_cells(dict.fromkeys(cells, n))
-        c = self.finish(c.stage)
+        c = told(c.stage)
     return c
 
 # %% ../nbs/tools/03_compare.ipynb #co000014
@@ -718,9 +748,7 @@ def run(self:Study,
         if i in self.clock: self.clock[i][1] = time.monotonic() - start
         if i == 2: self.replan()
         res = told(i)
-    last = self.look_again(res)
-    if last is not res and on_stage: on_stage(last)
-    return last
+    return self.look_again(self.spend(res, told), told)
 
 # %% ../nbs/tools/03_compare.ipynb #615a614f
 def compare(target='digits', # A target's name, the path of a folder of pictures, or a `Target`
@@ -764,7 +792,7 @@ def default_out(job:Task, # What is compared
                 name=None # The target's name or folder, as it was given
                ) -> Path: # Not made yet
     "Where the command line keeps a study: a folder for each target and backbone, and for each place that pictures lie in."
-    stem, place = job.target.name, _root(job.target) if name is None or isinstance(name, Target) else Path(name).expanduser()
+    stem, place = job.target.name, _root(job.target) if name is None or isinstance(name, Target) else user_path(name)
     # The name itself is in use where it is no path: `target` reads it as the offline target
-    if place is not None and place.is_dir() and job.target.train.paths: stem += f"-{sha256(str(place.resolve()).encode())[:6]}"
+    if place is not None and place.is_dir() and job.target.train.paths: stem += f"-{sha256(os.fsencode(place.resolve()))[:6]}"
     return Path('tlcourse-out')/f'{stem}-{job.arch.name}'

@@ -302,6 +302,65 @@ def _missing_text(c):
     def long(m): return 'less than a minute' if m < 1 else f"about {math.ceil(m)} more minute{'s'*(math.ceil(m) != 1)}"
     return [f"{x['strategy']} {_at(x['shots'], c.n_train)} would take {long(x['minutes'])}: raise --budget" for x in c.missing]
 
+# %% ../nbs/tools/01_comparison.ipynb #f4good01
+def _text(x): return isinstance(x, str)
+def _count(x): return type(x) is int and x >= 0
+def _maybe(x): return x is None or _count(x)
+def _number(x): return isinstance(x, (int, float)) and not isinstance(x, bool)
+def _a_size(k): return k == 'all' or _count(k) and k > 0
+def _each(good): return lambda xs: isinstance(xs, list) and all(map(good, xs))
+def _under_names(good): return lambda d: isinstance(d, dict) and all(map(good, d.values())) # JSON's keys are text
+
+def _a_shift(h): return h is None or _text(h)
+
+_asked = dict(target=_text, backbone=_text, weights=_text, tune=_text, pixel_hash=_text, device=_text,
+              strategies=_each(_text), shots=_each(_a_size), V=_maybe, steps=_maybe, seeds=_count)
+_asked_too = dict(bs=_count, size=_count, code=_count, looks=_each(_count),
+                  augment=_each(_text), head=_text, precision=_text, shifts=_under_names(_a_shift))
+
+def _good_spec(o): return _text(o['pixel_hash']) and _maybe(o.get('steps')) and _under_names(_a_shift)(o.get('shifts', {}))
+
+def _good_specs(x):
+    s,k,specs = x
+    return _text(s) and _a_size(k) and len(specs) > 0 and all(map(_good_spec, specs))
+
+def _good_rate(r):
+    tried = _each(lambda t: len(t) in (2, 3) and all(x is None or _number(x) for x in t))
+    return (_text(r['strategy']) and _a_size(r['shots']) and _number(r.get('rate', r.get('lr')))
+            and r.get('knob', 'lr') in ('lr', 'wd') and r['edge'] in (-1, 0, 1) and tried(r['tried']) and (r.get('at') is None or _a_size(r['at'])))
+
+def _good_missing(x): return _text(x['strategy']) and _a_size(x['shots']) and _number(x['minutes'])
+
+def _good_parts(x): return x is None or _under_names(lambda p: len(p) == 3 and all(map(_count, p)))(x)
+
+_found = dict(cells=_each(_good_specs), rates=_each(_good_rate), notes=_each(_text), versions=_under_names(_text))
+_found_too = dict(beside=_each(_text), missing=_each(_good_missing), stage=_count, stages=_count,
+                  clock=_under_names(_each(_number)), intake=lambda x: isinstance(x, dict), parts=_good_parts)
+
+# %% ../nbs/tools/01_comparison.ipynb #f4good02
+def _no_study(records):
+    return BadInput(f"the study in {records.path} is damaged, or not one that tlcourse wrote: run the same tlcourse compare "
+                    "again, or take another file")
+
+def _good_study(what, res):
+    "Is this what `compare` writes?"
+    try:
+        # A study made in stages has them all
+        if what.get('code', 0) >= 4 and not (res['parts'] and 0 < res['stage'] <= res['stages']): return False
+        if what.get('code', 0) >= 4 and not {'beside', 'missing'} <= res.keys(): return False
+        if what.get('code', 0) < 4 and what['steps'] is None: return False
+        needed, too = [(what, _asked), (res, _found)], [(what, _asked_too), (res, _found_too)]
+        return (all(good(d[k]) for d,fs in needed for k,good in fs.items())
+                and all(good(d[k]) for d,fs in too for k,good in fs.items() if k in d))
+    except (KeyError, TypeError, ValueError, AttributeError): return False
+
+def _good_run(r, pred, y, n): # Result of a run, name of the predictions, labels, number of classes
+    if r is None or y is None or not _number(r.get('seconds')) or not _number(r.get('train_acc', 0)): return False
+    names = [pred] + ['prob']*('prob' in r)
+    arrays = [r.get(k) for k in names]
+    if not all(isinstance(a, np.ndarray) and a.shape == y.shape and a.dtype.kind in 'iuf' for a in arrays): return False
+    return y.size > 0 and all(o.min() >= 0 and o.max() < n for o in (y, r[pred]))
+
 # %% ../nbs/tools/01_comparison.ipynb #dc0b9dc3
 def _read_cell(records, cell, specs, shift=None):
     "The table's row for a cell, and its correctness (seeds, images), from the store"
@@ -309,7 +368,10 @@ def _read_cell(records, cell, specs, shift=None):
     # Where a shift changes the target's own test pictures, no other hash stands beside its name
     other = specs[0]['shifts'][shift] if shift else None
     y = records.labels(other or specs[0]['pixel_hash'])
-    correct = np.stack([r[f'pred {shift}' if shift else 'pred'] == y for r in runs])
+    pred = f'pred {shift}' if shift else 'pred'
+    classes = records.info(specs[0]['pixel_hash']).get('classes', ())
+    if not all(_good_run(r, pred, y, len(classes)) for r in runs): raise _no_study(records)
+    correct = np.stack([r[pred] == y for r in runs])
     return _cell(*cell, correct, runs), correct
 
 # %% ../nbs/tools/01_comparison.ipynb #97925bf4
@@ -323,12 +385,13 @@ class Comparison:
                  shift=None # A name in the study's shifts: what the same runs did there
                 ):
         res, self._keep = records.get(what), keep
+        self.classes = records.info(what['pixel_hash']).get('classes')
+        if res is None or not _each(_text)(self.classes) or not _good_study(what, res): raise _no_study(records)
         self._what, self.shifts = what, list(what.get('shifts', {}))
         if shift is not None and shift not in self.shifts: raise unknown('shift of this study', shift, self.shifts)
         self.records, self.target, self.backbone = records, None if shift else target, what['backbone']
         self.name = f"{what['target']} under {shift}" if shift else what['target']
         self.rates, self.notes, self.versions = res['rates'], res['notes'], res['versions']
-        self.classes = records.info(what['pixel_hash'])['classes']
         self.intake = res.get('intake', {}) # How its pictures were read: `Intake.to_dict`
         self.parts = res.get('parts') # Class to its training, validation and test pictures; stores of older studies lack it
         self.n_train = sum(p[0] for p in self.parts.values()) if self.parts else None
@@ -336,7 +399,8 @@ class Comparison:
         read = {c: _read_cell(records, c, specs, shift) for c,specs in self.specs.items()}
         self.cells = [cell for cell,_ in read.values()]
         self.correct = {c: correct for c,(_,correct) in read.items()}
-        self._stages(what, res)
+        try: self._stages(what, res)
+        except (KeyError, IndexError, TypeError, ArithmeticError) as e: raise _no_study(records) from e # Its parts do not go together
         runs = sum(map(len, self.specs.values()))
         self.settings = {**{k: v for k,v in what.items() if k not in ('kind', 'code')}, 'classes': len(self.classes), 'openings': runs}
     def shifted(self,

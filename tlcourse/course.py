@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from .base import BadInput, user_path, writable_folder
+from .base import BadInput, check_regular, user_path, writable_folder
 from .store import writing
 
 # %% ../nbs/tools/07_course.ipynb #0c3e0c52
@@ -109,7 +109,9 @@ def lesson_copy(path:str|Path, # A lesson's notebook
 
 # %% ../nbs/tools/07_course.ipynb #37e7efd8
 def _differs(path, text):
-    try: return path.read_text(encoding='utf-8') != text
+    try:
+        check_regular(path)
+        return path.read_text(encoding='utf-8') != text
     except (FileNotFoundError, NotADirectoryError): return False
     except (OSError, UnicodeDecodeError): return True
 

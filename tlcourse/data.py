@@ -19,12 +19,13 @@ import torch
 import torch.nn.functional as F
 import PIL
 from PIL import Image, features
-from .base import _s, BadInput, pick_device, unknown
+from .base import _s, BadInput, pick_device, unknown, user_path
 from .drawings import ATTRIBUTION, DRAWINGS, drawings
 from fastcore.basics import patch
 from .folders import Row, _part_of, group_lines, list_folder
-from .pictures import (FITS, Intake, Prints, _blocks, _check_pcts, _file_hashes, _seen_lines, carve, find_conflicts,
-                               find_copies, fit_picture, group_copies, read_picture, read_pictures, value_range)
+from .pictures import (FITS, Intake, Prints, _blocks, _check_pcts, _cut_off, _file_hashes, _odd_lines, _seen_lines,
+                               carve, find_conflicts, find_copies, fit_picture, group_copies, odd_looking, read_picture,
+                               read_pictures, value_range)
 from .plots import style
 from .store import Store
 from .world import Card, draw, drawn_targets
@@ -396,7 +397,7 @@ def _pixel_hash(x, y, part, classes):
         h.update(f'{p}{(len(m),*x.shape[1:])}'.encode())
         for b in _blocks(len(m), x.shape[-1]): h.update(np.ascontiguousarray(x[m[b]]))
         h.update(y[m].astype(np.int64))
-    h.update('\n'.join(classes).encode())
+    h.update('\n'.join(classes).encode('utf-8', 'surrogateescape')) # Names of folders may hold bytes that are no UTF-8
     return h.hexdigest()
 
 def _rows(x, m):
@@ -459,11 +460,13 @@ class Target:
         "How many pictures of each class are in each part."
         return {c: [p.counts[c] for p in (self.train,self.valid,self.test)] for c in self.classes}
 
-    def lines(self) -> list: # Sentences
+    def lines(self,
+        n:int=10 # Names shown of each kind
+    ) -> list: # Sentences
         "What was read: the classes with their counts, then what the report says."
         each = ', '.join(f"{c} {'/'.join(map(str, n))}" for c,n in self.counts.items())
         head = f"{self.name}: {len(self.classes)} classes (training/validation/test pictures): {each}."
-        return [head, *self.report.lines()]
+        return [head, *self.report.lines(n)]
 
     def unopened(self):
         "The same target with an empty log: for a run whose openings a store of records keeps."
@@ -682,6 +685,13 @@ def _rel(p, root):
 
 def _some(o, n=3): return '; '.join(f'{p}: {why}' for p,why in o[:n]) + (f' and {len(o)-n} more' if len(o) > n else '')
 
+def _kin(alike, part, kept):
+    "Groups of more than one picture: how many, and place and part of the first five"
+    at = {}
+    for i,g in enumerate(alike.tolist()): at.setdefault(g, []).append(i)
+    for ii in at.values():
+        if len(ii) > 1: yield len(ii),[(int(kept[i]), str(part[i])) for i in ii[:5]]
+
 def _sort(x, rows, kept, skipped, classes, size, valid_pct, test_pct, seed, drop_duplicates, **_):
     "What becomes of the pictures that were read: left-over classes refused, carved, copies found"
     lost = {}
@@ -690,7 +700,8 @@ def _sort(x, rows, kept, skipped, classes, size, valid_pct, test_pct, seed, drop
         raise BadInput(f"class {c!r} has no picture that can be read ({_some(lost[c])}): add some or remove the class")
     y,prints = np.array([classes.index(rows[i].label) for i in kept]),Prints(x, near=size > 32)
     own = [rows[i].group for i in kept] if rows[0].group is not None else None
-    part,said = carve(y, [rows[i].part for i in kept], classes, valid_pct, test_pct, seed, group_copies(prints, y), own)
+    alike = group_copies(prints, y)
+    part,said = carve(y, [rows[i].part for i in kept], classes, valid_pct, test_pct, seed, alike, own)
     said += group_lines([rows[i] for i in kept], part)
     copies = [(i, str(part[i]), j, str(part[j]), kind) for i,(j,kind) in sorted(find_copies(prints, part).items())]
     drop = [i for i,_,_,q,_ in copies if drop_duplicates and q == 'test']
@@ -701,11 +712,11 @@ def _sort(x, rows, kept, skipped, classes, size, valid_pct, test_pct, seed, drop
     for p in ('valid','test'):
         no = [c for i,c in enumerate(classes) if not (y[by[p]] == i).any()]
         if no: said.append(f"no {p} picture of {', '.join(map(repr, no))}: the {p} part says nothing about it")
-    if flat := [i for i,o in enumerate(x) if int(o.max()) - int(o.min()) < 16]:
-        said.append(f"{len(flat):,} picture{_s(len(flat))} with almost no contrast (fewer than 16 of 255 steps from dark to "
-                    f"bright), such as {rows[kept[flat[0]]].path.name}: look at {'it' if len(flat) == 1 else 'them'}")
+    odd = [(i, kind) for i,o in enumerate(x) if (kind := odd_looking(o))]
+    said += _odd_lines([(rows[kept[i]].path.name, kind) for i,kind in odd])
     return np.concatenate([*by.values()]),dict(
         conflicts=[(int(kept[i]), int(kept[j]), kind) for i,j,kind in find_conflicts(prints, y)],
+        odd=[(int(kept[i]), str(part[i]), kind) for i,kind in odd], alike=[*_kin(alike, part, kept)],
         counts=[len(o) for o in by.values()], notes=said, dropped=len(drop), skipped=[*skipped.items()],
         copies=[(int(kept[i]), p, int(kept[j]), q, kind) for i,p,j,q,kind in copies])
 
@@ -727,7 +738,7 @@ def _decode(key, rows, root, hashes, classes, how, progress, memory=False):
                                        seen=seen)
         x = read.array()
         order,found = _sort(x, rows, kept, skipped, classes, **how)
-        found['values'] = values
+        found['values'],found['cut'] = values,_cut_off(seen)
         found['notes'] = [*_seen_lines(seen, values), *found['notes']]
         with _store.sink(len(order), memory) as out:
             for b in _blocks(len(order), size): out.add(x[order[b]])
@@ -739,12 +750,31 @@ def _decode(key, rows, root, hashes, classes, how, progress, memory=False):
             return _store.keep(out, key, f'{root.resolve().name}: {len(order):,} pictures, {size} px', **found),found
 
 # %% ../nbs/core/02_data.ipynb #5e1a0c05
+def _told(found, rows, root, notes, how):
+    "What the card of the pixels says, in words of `rows`: report, the rows that are in, their parts, the pixels' hash"
+    def rel(i): return _rel(rows[i].path, root)
+    rep = Intake(notes + found['notes'], [(rel(i), why) for i,why in found['skipped']],
+                 [(rel(i), p, rel(j), q, kind) for i,p,j,q,kind in found['copies']], found['dropped'],
+                 [(rel(i), rows[i].label, rel(j), rows[j].label, kind) for i,j,kind in found['conflicts']],
+                 (0, found['values'][0]), how['fit'], [(rel(i), p, kind) for i,p,kind in found['odd']],
+                 [(k, [(rel(i), p) for i,p in o]) for k,o in found['alike']], tuple(found['cut']),
+                 len({r.group for r in rows}) if rows[0].group is not None else None)
+    part = np.repeat(('train','valid','test'), found['counts'])
+    return rep,[rows[i] for i in found['places']],part,found['pixel_hash']
+
+def _read_well(found, n, *args): # n: pixels that there are
+    "Can a card be told, and is it of so many?"
+    try: _,rows,part,_ = _told(found, *args)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError): return False
+    return len(rows) == len(part) == n
+
 def _pixels(rows, root, classes, how, progress):
     "Pixels in the order of the parts, what is known of them, and what is to be said: kept ones, or decoded now"
     hashes = _file_hashes([r.path for r in rows])
     key = _key(rows, root, hashes, how)
     todo = key, rows, root, hashes, classes, how, progress
     x,found,wrong = _store.find(key)
+    if x is not None and not _read_well(found, len(x), rows, root, [], how): x,wrong = None,'their card is damaged'
     if x is not None: return x,found,[]
     if wrong: warnings.warn(f"the decoded pictures of {root}: {wrong}; they are decoded again", stacklevel=4)
     try: return (*_decode(*todo), [])
@@ -760,16 +790,11 @@ def _from_rows(name, rows, notes, root, where, licence, progress, **how):
     _check_pcts(how['valid_pct'], how['test_pct'])
     classes,size = sorted({r.label for r in rows}),how['size']
     x,found,more = _pixels(rows, root, classes, how, progress)
-    def rel(i): return _rel(rows[i].path, root)
-    rep = Intake(notes + more + found['notes'], [(rel(i), why) for i,why in found['skipped']],
-                 [(rel(i), p, rel(j), q, kind) for i,p,j,q,kind in found['copies']], found['dropped'],
-                 [(rel(i), rows[i].label, rel(j), rows[j].label, kind) for i,j,kind in found['conflicts']],
-                 (0, found['values'][0]), how['fit'])
-    rows = [rows[i] for i in found['places']]
-    y,part = [classes.index(r.label) for r in rows],np.repeat(('train','valid','test'), found['counts'])
+    rep,rows,part,pixel_hash = _told(found, rows, root, notes + more, how)
+    y = [classes.index(r.label) for r in rows]
     augs = _photo_augments if size > 32 else ('flip','affine')
     card = _card(name, where, classes, part, licence, size, augs, how['fit'])
-    return Target(name, classes, x, y, part, augs, card, rep, [r.path for r in rows], found['pixel_hash'])
+    return Target(name, classes, x, y, part, augs, card, rep, [r.path for r in rows], pixel_hash)
 
 # %% ../nbs/core/02_data.ipynb #84ac1850
 _fits = dict(crop='short side, centre', squish='out of proportion', pad='long side, grey beside it')
@@ -821,8 +846,8 @@ def target(
         try: rows = get(d)
         except OSError as e: raise BadInput(f"the download of {nm!r} is not whole ({e}): remove {d} and ask again") from None
         return _from_rows(nm, rows, [], d, size=size or s, where=f'downloaded from {url}', licence=lic, **kw)
-    p = Path(name_or_path).expanduser()
-    if named and not p.exists(): raise unknown('target', nm, [*offline_targets(), *ONLINE])
+    p = user_path(name_or_path)
+    if named and not os.path.exists(p): raise unknown('target', nm, [*offline_targets(), *ONLINE])
     rows,notes = list_folder(p, groups, min_class)
     nm = p.resolve().name
     return _from_rows(nm, rows, notes, p, size=size or 128, where=f'the folder {nm}', licence='not stated', **kw)
@@ -865,7 +890,7 @@ def to_folder(self:Target,
     parts:bool=True # train/class, valid/class and test/class; False: a folder for each class, the split is lost
 ) -> Path: # The folder; raises `BadInput` where it holds something, or cannot be written
     "Write all pictures, those of the test among them, as class folders of PNG files: whole, or not at all."
-    path = Path(path).expanduser().absolute()
+    path = user_path(path).absolute()
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise BadInput(f"{path} is there and not an empty folder: name a new one")
     _check_names(self, parts)

@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from filelock import FileLock
 from itertools import count
 from pathlib import Path
-from .base import LESSONS, BadInput, _esc, lesson_name, lesson_number
+from .base import LESSONS, BadInput, _esc, check_regular, lesson_name, lesson_number
 from .store import write_text
 import numpy as np
 
@@ -75,6 +75,8 @@ def _page(lesson):
 
 def _rows(path):
     "The rows of a score card, each with its lesson's name; `BadInput` where its content is none, `OSError` where it cannot be read"
+    check_regular(path)
+    if os.path.getsize(path) > 2**24: raise BadInput(f"{path} is no score card: it is too large")
     data = Path(path).read_bytes()
     try: rows = json.loads(data.decode('utf-8-sig'))
     except (ValueError, RecursionError): raise BadInput(f"{path} is no score card: it is not readable as JSON") from None
@@ -162,45 +164,56 @@ def _choice(answer, want, why, more):
     if got != want: return f"{len(got)} of them; {more}"
 
 # %% ../nbs/tools/04_exercises.ipynb #dddb226b
+def _as_pretrained(learn):
+    "A hint where a weight matrix of the body is not glyphnet's"
+    from tlcourse.backbones import glyphnet
+    def matrices(m): return [p.detach().cpu() for p in m.parameters() if p.dim() > 1]
+    ours, theirs = matrices(learn.model[0]), matrices(glyphnet(pretrained=True))
+    if [p.shape for p in ours] != [p.shape for p in theirs[:len(ours)]]: return "that is another network: take glyphnet"
+    if all(a.equal(b) for a,b in zip(ours, theirs)): return
+    a, b = ours[0].flatten(), theirs[0].flatten()
+    if a @ b < .5*a.norm()*b.norm(): return "its first layer is not the pretrained one: leave pretrained as it is"
+    return "its body has been trained too: leave it frozen, as vision_learner gives it to you"
+
 @exercise('first_transfer', 1)
-def _half_width(f):
-    "`f(p, n)`: half-width of the 95 % interval of an accuracy `p` on `n` images"
-    if h := _calls(f, 'half_width'): return h
-    rng = np.random.default_rng()
-    for p,n in (.9, 100), (.5, 500), (.993, 797), (rng.uniform(.6, .98), int(rng.integers(50, 2000))):
-        want, got = 1.96*np.sqrt(p*(1-p)/n), _number(f(p, n))
-        if got is None: return _no_number
-        if abs(got - want) < 2e-3*want + 1e-9 or abs(got - want/1.96*2) < 1e-6: continue
-        if abs(got - want/1.96) < 1e-6: return "that is one standard error; an interval of 95 % reaches 1.96 of them to each side"
-        if abs(got - 2*want) < 1e-6: return "that is the whole width; the half-width is asked for"
-        if abs(got - 1.96*p*(1-p)/n) < 1e-6: return "the variance is p(1-p)/n; take its square root"
-        if abs(got - 100*want) < 1e-4: return "that is in points; give it as a fraction, as p is"
-        return f"for p={p:.3g}, n={n} it gives {got:.4g}; compare with the spread of n coin tosses"
+def _head_only(learn):
+    "A Learner on `digits` with 5 labels per class: a pretrained body, frozen, and a trained head"
+    from fastai.learner import Learner
+    if not isinstance(learn, Learner): return "give the Learner itself, trained"
+    if h := _as_pretrained(learn): return h
+    n, classes = len(learn.dls.train.dataset), len(learn.dls.vocab)
+    if (n, classes) != (50, 10): return f"it has {n} training pictures of {classes} classes; five of each digit are 50 of 10"
+    with learn.no_bar(), learn.no_logging(): right = learn.validate()[-1]
+    if not 0 <= right <= 1: return "its last metric is no accuracy: say metrics=accuracy"
+    if right < .8: return f"it names {right:.2f} of the validation pictures correctly: train longer, or in larger steps"
 
 # %% ../nbs/tools/04_exercises.ipynb #5e2bd26d
+_two_bodies = 'feature-extraction', 'random-features'
+
+def _comparison(c, shots=None):
+    "A hint where `c` is no comparison of a pretrained and a random body at some size, or at `shots`"
+    from tlcourse.comparison import Comparison
+    if not isinstance(c, Comparison): return "give what `compare` returns"
+    sizes = {k for _,k in c.correct} if shots is None else {shots}
+    if any((s, k) not in c.correct for s in _two_bodies for k in sizes):
+        return f"it lacks a row: compare {' and '.join(_two_bodies)}" + f" at {shots} labels per class"*bool(shots)
+
 @exercise('first_transfer', 2)
-def _gain(f):
-    "`f(a, b)`: paired gain of each seed, (m, n) correctness matrices to (m,)"
-    if h := _calls(f, 'gain'): return h
-    rng = np.random.default_rng()
-    for m,n in (3, 40), (5, 7):
-        a,b = rng.random((m, n)) < .8, rng.random((m, n)) < .6
-        want, got = a.mean(1) - b.mean(1), np.asarray(f(a, b), dtype=float)
-        if got.shape == (): return "that is one number for all seeds; give one difference for each seed"
-        if got.shape == (n,): return "that is one number for each image: average over images (axis 1), not over seeds"
-        if got.shape != want.shape: return f"for {m} seeds and {n} images the result has shape {got.shape}, not ({m},)"
-        if np.allclose(got, -want): return "the sign is turned: how much better is a than b?"
-        if np.allclose(got, 100*want): return "that is in points; give fractions"
-        if not np.allclose(got, want): return "right shape, other values: the difference of the two accuracies, seed by seed"
+def _control20(c):
+    "A `Comparison` on digits at 20 labels per class, in which the pretrained body is ahead of the random one"
+    from tlcourse.stats import paired_ci
+    if h := _comparison(c, 20): return h
+    if c.name != 'digits': return f"that is a comparison on {c.name}: digits are asked for"
+    gap = paired_ci(*(c.correct[s, 20] for s in _two_bodies))
+    if gap.low <= 0: return f"pretrained less random body is {gap}, which is no lead: are the weights pretrained?"
 
 # %% ../nbs/tools/04_exercises.ipynb #34196864
 @exercise('first_transfer', 3)
-def _letters(s):
-    "A Score of feature extraction on `letters` with 5 labels per class"
-    from tlcourse.data import Score
-    if not isinstance(s, Score): return "give the Score that `target.score(learn)` returns"
-    if s.n != 1000: return f"a Score on {s.n} images: the letters target has 1000 test images, is it that one?"
-    if s.accuracy < .9: return f"{s.accuracy:.3f} is lower than a linear head on glyphnet's features reaches; is it pretrained, and is it the score of feature extraction?"
+def _own_folder(c):
+    "A `Comparison` on a folder of the reader's own; what came out does not matter"
+    if h := _comparison(c): return h
+    if c.target is None or c.target.train.paths is None:
+        return f"{c.name} is one of the course's targets: give compare the path of a folder of yours"
 
 # %% ../nbs/tools/04_exercises.ipynb #cdc73690
 @exercise('first_transfer', 4)
@@ -282,30 +295,43 @@ def _mine(learn):
     if len(p) != len(classes) or not np.isclose(float(p.sum()), 1, atol=1e-3): return "it gives no probability for each class"
 
 # %% ../nbs/tools/04_exercises.ipynb #ex020001
+def _people(backbone, seeds=range(20)):
+    "What a random split of the digits adds, for heads on a backbone: the experiment of the lesson"
+    import torch
+    from tlcourse.data import Part, kshot, target
+    from tlcourse.features import extract
+    from tlcourse.probes import fit_probes
+    from tlcourse.stats import paired_ci
+    d = target('digits')
+    x,y = (torch.cat([getattr(p, o) for p in (d.train, d.valid)]) for o in 'xy')
+    z,i,n = extract(backbone, Part('pool', x, y, d.classes)),np.arange(len(y)),len(y)
+    def right(fifth, seed):
+        others = [i[fifth != j] for j in range(5)]
+        heads = fit_probes(z, [o[kshot(z.y[o], 20, seed)] for o in others], wds=.01)
+        return heads.predict(z)[fifth,0,i] == z.y
+    mixed = [right(np.random.RandomState(s).permutation(i*5//n), s) for s in seeds]
+    return paired_ci(mixed, [right(np.roll(i*5//n, s*n//100), s) for s in seeds])
+
 @exercise('honest_data', 1)
-def _sampler(f):
-    "`f(y, k, seed)`: k places of each class, nested in k"
-    if h := _calls(f, 'sampler'): return h
-    rng = np.random.default_rng()
-    for ns in (5, 9, 6), (30, 8, 12, 8):
-        y = rng.permutation(np.repeat(np.arange(len(ns)), ns))
-        def places(k, seed): return np.asarray(f(y.copy(), k, seed))
-        def of(k, seed): return set(places(k, seed).tolist())
-        for k in 1, 2, 5:
-            got = places(k, 3)
-            if got.ndim != 1 or got.dtype.kind not in 'iu': return "give the places in y as a list or array of whole numbers"
-            if len(set(got.tolist())) < len(got): return "a place comes twice: draw without replacement"
-            if got.size and (got.min() < 0 or got.max() >= len(y)): return "a place that y does not have: give places in y, not within the class"
-            have = np.bincount(y[got], minlength=len(ns)).tolist() if got.size else []
-            if have != [k]*len(ns): return f"for k={k} the classes have {have} pictures, not {k} each: draw from each class in turn"
-        if of(5, 3) != of(5, 3): return "the same seed gives other pictures when asked again: take every random number from the seed"
-        if not all(of(a, s) <= of(b, s) for s in range(4) for a,b in ((1, 2), (2, 5))):
-            return "the five of a class do not hold its two: shuffle the class once by the seed, and take the first k"
-        if len({frozenset(of(2, s)) for s in range(8)}) == 1: return "every seed gives the same pictures"
+def _leak(got):
+    "The Interval of a paired difference, as an untrained glyphnet has it"
+    from tlcourse.backbones import arch
+    from tlcourse.stats import Interval
+    if not isinstance(got, Interval): return "give what `paired_ci` returns: an interval, not a number"
+    if got.unit != 'points': return "that is one accuracy: the difference of the two splits is asked for"
+    if got.mean < 0: return "the sign is turned: what does the random split add?"
+    want = _people(arch('glyphnet', 'random'))
+    if want.low <= got.mean <= want.high: return None
+    if abs(got.mean - (trained := _people('glyphnet')).mean) < trained.half:
+        return "that is what the trained network gives: extract with arch('glyphnet', 'random')"
+    return "another difference: with 20 labels per class and 20 seeds, as on the page?"
 
 # %% ../nbs/tools/04_exercises.ipynb #ex020002
 def _few_pictures(rng, n, size=16): # Coarse patterns, no two alike
     return np.kron(rng.integers(40, 180, (n, size//4, size//4)), np.ones((4, 4))).astype(np.uint8)
+
+_missed = dict(same="it misses copies that are the same pixel by pixel",
+               noise="a copy that was saved again differs by a few levels in each pixel: allow for it")
 
 @exercise('honest_data', 2)
 def _copies(f):
@@ -322,152 +348,167 @@ def _copies(f):
         if how == 'dark': new = new*.5 + 10
         test[where], want[where] = new.clip(0, 255).astype(np.uint8), at
         got = np.asarray(f(train.copy(), test.copy()))
-        if got.shape == (30,): return "one answer for each training picture: for each *test* picture its copy in train is asked for"
+        if got.shape == (30,): return "that is an answer for each training picture; give one for each *test* picture"
         if got.shape != (12,): return f"for 12 test pictures the result has shape {got.shape}, not (12,)"
         if (got == want).all(): continue
         if how == 'same' and (got == -1).all(): return "it finds no copy, though some are the same pixel by pixel"
-        if (got[want < 0] >= 0).any(): return "it names copies of pictures that have none: how alike must two pictures be? (uint8 minus uint8 runs over: use floats)"
-        return {'same': "it misses copies that are the same pixel by pixel", 'noise': "a copy that was saved again differs by a few levels in each pixel: allow for it"}.get(how,
-               "a brighter or darker copy is a copy too: take the mean off and divide by the spread before you compare")
+        if (got[want < 0] >= 0).any():
+            return ("it names copies of pictures that have none: how alike must two pictures be? "
+                    "(uint8 minus uint8 runs over: use floats)")
+        return _missed.get(how, "a brighter or darker copy is a copy too: take the mean off and divide by the spread "
+                                "before you compare")
 
 # %% ../nbs/tools/04_exercises.ipynb #ex020003
+def _people_folder(d, rng, n=3):
+    "A folder for each of five people, with n pictures of each class in it; the class stands in the file's name"
+    from PIL import Image
+    classes = sorted(f'class {o}' for o in rng.choice(100, 2, replace=False))
+    for p in 'ann', 'bo', 'cy', 'di', f'person{rng.integers(100)}':
+        (Path(d)/p).mkdir()
+        for c in classes:
+            for i in range(n):
+                x = rng.integers(0, 256, (70, 80, 3), dtype=np.uint8)
+                Image.fromarray(x).save(Path(d)/p/f'{c}-{i}.png')
+    return classes
+
 @exercise('honest_data', 3)
-def _optimism(f):
-    "`f(m, n, p)`: by how much the highest of m equal models reads above p on n pictures"
-    from scipy.stats import binom
-    if h := _calls(f, 'optimism_of'): return h
-    rng = np.random.default_rng()
-    for m,n,p in (1, 100, .9), (10, 100, .9), (72, 50, float(rng.uniform(.6, .9))), (20, 400, float(rng.uniform(.6, .9))):
-        want, got = (1 - binom.cdf(np.arange(n), n, p)**m).sum()/n - p, _number(f(m, n, p))
-        if got is None: return _no_number
-        if abs(got - want) < .006: continue
-        if abs(got - want - p) < .006: return "that is the reading itself: how far is it above p?"
-        if abs(got - 100*want) < .6: return "that is in points; give a fraction, as p is"
-        if abs(got) < .006: return "that is the mean of the models, which is honest: the highest one is reported"
-        return f"for m={m}, n={n}, p={p:.2f} it gives {got:.3f}: let m models toss n coins each, take the highest share, and the mean of that over many repetitions"
+def _by_person(block):
+    "A DataBlock of people's folders: the label from the file's name, cy and di for validation, 64 pixels"
+    from fastai.data.block import DataBlock
+    from tempfile import TemporaryDirectory
+    if not isinstance(block, DataBlock): return "give the DataBlock itself, before `dataloaders`"
+    with TemporaryDirectory() as d:
+        classes = _people_folder(d, np.random.default_rng())
+        dls = block.dataloaders(d, bs=2, num_workers=0)
+        if list(map(str, dls.vocab)) != classes:
+            return f"its classes are {list(dls.vocab)}: the label is what stands before the hyphen in the file's name"
+        train,valid = (sorted(Path(f).parent.name for f in o.items) for o in (dls.train_ds, dls.valid_ds))
+        if both := {*train} & {*valid}: return f"pictures of {min(both)} are in both parts: people are torn apart"
+        if {*valid} != {'cy', 'di'}: return f"for validation it keeps {', '.join(sorted({*valid}))}, not cy and di"
+        if (len(train), len(valid)) != (18, 12): return f"of 18 and 12 pictures it takes {len(train)} and {len(valid)}"
+        x = dls.valid.one_batch()[0]
+    if x.shape[1:] != (3, 64, 64): return f"a picture comes out as {tuple(x.shape[1:])}, not (3, 64, 64)"
 
 # %% ../nbs/tools/04_exercises.ipynb #ex020004
 @exercise('honest_data', 4)
-def _to_unit(f):
-    "`f(mean, std)` of pixels 0..255 to those of pixels 0..1"
-    if h := _calls(f, 'to_unit'): return h
-    rng = np.random.default_rng()
-    for mean,std in ((127.5, 63.75), (123.7, 58.4), tuple(rng.uniform((50, 20), (200, 90)))):
-        got = f(mean, std)
-        try: a,b = (float(o) for o in got)
-        except (TypeError, ValueError): return "give two numbers, the mean and the standard deviation"
-        x = rng.integers(0, 256, 50)
-        if not b: return "a standard deviation of 0 cannot be divided by"
-        if np.allclose((x/255 - a)/b, (x - mean)/std): continue
-        if np.isclose(a, mean) and np.isclose(b, std): return "these are the statistics for pixels of 0 to 255; yours go from 0 to 1"
-        if np.isclose(a, mean/255): return "the mean is right; what does dividing all pixels by 255 do to their spread?"
-        return f"for ({mean:.1f}, {std:.1f}) the network is given other numbers than it was trained on: (x/255 - a)/b must equal (x - mean)/std"
+def _mine_grouped(t):
+    "A Target of the reader's folder, split by groups; what is in it does not matter"
+    from tlcourse.data import Target
+    if not isinstance(t, Target): return "give what `target(folder, groups=...)` returns"
+    if not t.train.paths: return f"{t.name} comes with the course: take a folder of your own"
+    r = t.report
+    if not any(' by ' in o and 'of a group stay in one part' in o for o in r.notes):
+        return "nothing keeps pictures together: give groups=, a column of your table or a pattern of the file names"
+    if torn := [o for o in r.notes if 'in more than one part' in o]: return f"{torn[0]}: split the folder anew"
+    if r.conflicts: return f"{r.conflicts[0][0]} is also {r.conflicts[0][2]}, under another label: which one is right?"
+    if len(r.copies) > r.dropped:
+        return f"{r.copies[0][0]} lies in two parts: drop_duplicates=True, or one group for it and its copy"
+    if t.openings: return "its test has been opened: make the target anew, and leave its test sealed"
 
-# %% ../nbs/tools/04_exercises.ipynb #0c9396d6
-def _conv_bn_params(ni, nf, k, groups): return nf*(ni//groups)*k*k + 2*nf
-
+# %% ../nbs/tools/04_exercises.ipynb #inex0001
 @exercise('inside', 1)
-def _block_params(f):
-    "`f(ni, nf, k, groups)`: parameters of a convolution without bias and the BatchNorm behind it"
-    if h := _calls(f, 'block_params'): return h
-    w = int(np.random.default_rng().integers(2, 30))*8
-    for ni,nf,k,g in (3, 24, 3, 1), (w, 2*w, 1, 1), (w, w, 5, 1), (w, w, 3, w), (w, 2*w, 3, 8):
-        want, got = _conv_bn_params(ni, nf, k, g), _number(f(ni, nf, k, g))
-        if got is None: return _no_number
-        if got == want: continue
-        if got == want - 2*nf: return "that is the convolution alone; BatchNorm adds a factor and a shift for each channel"
-        if got == want + nf: return "there is no bias in front of a BatchNorm, whose shift does the same"
-        if got in (want + 2*nf, want + 2*nf + 1): return "BatchNorm's mean and variance are buffers, not parameters"
-        if g > 1 and got == _conv_bn_params(ni, nf, k, 1): return "with groups, each output channel sees only `ni/groups` of the input channels"
-        if g > 1: return f"right without groups; for ({ni}, {nf}, {k}, {g}) it gives {got:g}. How many input channels does one output channel see?"
-        return f"for ({ni}, {nf}, {k}, {g}) it gives {got:g}: each of the {nf} kernels has {ni} x {k} x {k} weights"
+def _colours(shares):
+    "How often the nearest drawn picture shares the colour, at each stage of `glyphnet_multi`"
+    got = np.asarray(shares, dtype=float)
+    if got.shape != (5,): return f"its shape is {got.shape}: give five shares, one for each stage"
+    if not ((got >= 0) & (got <= 1)).all(): return "a share lies between 0 and 1"
+    if got[4] > .7: return "at the last stage that is more than colour reaches: did you compare another label?"
+    if got[1] > .45: return "at stage1 that is what the texture reaches: compare the colour"
+    if got[3] > .4 and got[4] > .25: return None
+    if got[0] > got[3] and got[0] > .2:
+        return "from the stem on it falls, as in a network with random weights: is it the pretrained one?"
+    return "that is near chance, as in glyphnet, which had no use for colour: take arch('glyphnet_multi'), in eval mode"
 
-# %% ../nbs/tools/04_exercises.ipynb #ex030004
-def _field(convs, dilated=True, product=True):
-    r,step = 1,1
-    for k,s,d in convs: r,step = r + (k-1)*step*(d if dilated else 1), step*s if product else s
-    return r
-
+# %% ../nbs/tools/04_exercises.ipynb #inex0002
 @exercise('inside', 2)
-def _receptive(f):
-    "`f(convs)`: receptive field of one output, in pixels a side, for (kernel, stride, dilation) in turn"
-    if h := _calls(f, 'field'): return h
-    rng = np.random.default_rng()
-    some = [tuple(int(o) for o in (rng.choice([1, 3, 5, 7]), rng.integers(1, 3), rng.integers(1, 5))) for _ in range(6)]
-    for convs in ([(3,1,1)], [(3,2,1), (3,1,1), (3,1,1)], [(7,2,1), (3,2,1), (3,2,1), (1,1,1)], [(3,1,2)], [(3,2,1), (3,1,4)], some):
-        want, got = _field(convs), _number(f(list(convs)))
-        if got is None: return _no_number
-        if got == want: continue
-        if got == _field(convs, dilated=False): return "dilation pulls the kernel's taps apart: its `kernel - 1` steps are `dilation` times as long"
-        if got == _field(convs, product=False): return "the step is the product of all strides so far, not the last one"
-        if got == want - 1: return "one short: even without a layer an output sees one pixel"
-        return f"for {convs} it gives {got:g}, not {want}"
-
-# %% ../nbs/tools/04_exercises.ipynb #ex030006
-@exercise('inside', 3)
-def _group_of(f):
-    "`f(groups, p)`: the index of the layer group that holds the parameter `p`, None if none does"
-    if h := _calls(f, 'group_of'): return h
-    import torch
-    par = lambda n: torch.nn.Parameter(torch.ones(n))
-    groups = [[par(3), par(3)], [par(3), par(2)], [par(3)]]
-    for i,g in enumerate(groups):
-        for p in g:
-            got = f(groups, p)
-            if isinstance(got, bool) or not isinstance(got, (int, np.integer)): return f"for a parameter of group {i} it gives {got!r}, not a number: is there a `return`?"
-            if got != i and got == i - len(groups): return "count from the front: 0 is the early body"
-            if got != i: return f"a parameter of group {i} is said to be in group {got}: two parameters may hold the same values and not be the same (use `is`)"
-    if (got := f(groups, par(3))) is not None: return f"a parameter that is in no group gives {got!r}, not None: are values compared, or the parameters themselves?"
-
-# %% ../nbs/tools/04_exercises.ipynb #ex030008
-@exercise('inside', 4)
-def _shows_learning(answer):
-    "Which findings show that pretraining put something into a network, as a set of letters"
-    why = dict(b="b: patches that look alike are found in random networks, too",
-               c="c: on this page the curve of random networks rises as well: wider stages make more features to read from",
-               d="d: shuffled labels show that a probe does not invent; a random network passes that test")
-    return _choice(answer, {'a', 'e'}, why, "which findings set the pretrained network beside one that learned nothing?")
-
-# %% ../nbs/tools/04_exercises.ipynb #ex040001
-@exercise('freezing', 1)
-def _running(f):
-    "`f(old, x, momentum)`: the running mean after a batch in training mode"
-    import torch
-    if h := _calls(f, 'running'): return h
-    for n,d,m in (6, 3, .1), (17, 2, .3), (4, 5, float(np.random.default_rng().uniform(.01, .4))):
-        old,x = torch.randn(d), torch.randn(n, d)*3 + 5
-        want,got = (1-m)*old + m*x.mean(0), f(old.clone(), x.clone(), m)
-        if got is None: return "the function returns nothing: is there a `return`?"
-        got = torch.as_tensor(got, dtype=torch.float)
-        if got.shape != want.shape: return f"for {d} channels the result has shape {tuple(got.shape)}, not ({d},): average over the batch (dimension 0)"
-        if torch.allclose(got, want, atol=1e-4): continue
-        if torch.allclose(got, m*old + (1-m)*x.mean(0), atol=1e-4): return "the shares are swapped: PyTorch's momentum is the share of the new batch"
-        if torch.allclose(got, x.mean(0), atol=1e-4): return "that is the batch's own mean; only a part of it is mixed in"
-        if torch.allclose(got, old + m*x.mean(0), atol=1e-4): return "the old value gives up the share that the new one gets"
-        return f"with momentum {m}, the mean moves {m:.0%} of the way from the old one to the batch's"
-
-# %% ../nbs/tools/04_exercises.ipynb #ex040002
-@exercise('freezing', 2)
-def _drifted(f):
-    "`f(before, after)`: names of the BatchNorm buffers that changed"
+def _shapes(f):
+    "`f(body, x)`: the shapes of what the convolutions inside a body give, with no hook left"
+    if h := _calls(f, 'shapes'): return h
     import torch
     from torch import nn
-    if h := _calls(f, 'drifted'): return h
-    def state(m): return {k: v.clone() for k,v in m.state_dict().items()}
-    m = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 2)), nn.BatchNorm1d(2))
-    a = state(m)
-    if (got := f(a, state(m))) is None: return "the function returns nothing: is there a `return`?"
-    if set(got): return f"nothing changed, and it names {sorted(got)[0]!r}"
-    norms = {'1': m[1], '2.0': m[2][0], '3': m[3]}
-    still = np.random.default_rng().choice(list(norms))
-    norms[still].eval()
-    m(torch.randn(8, 3) + 1)
-    with torch.no_grad(): m[0].weight.add_(1)
-    want,got = {f'{n}.{k}' for n in norms if n != still for k in ('running_mean', 'running_var', 'num_batches_tracked')}, set(f(a, state(m)))
-    if '0.weight' in got: return "a weight that was trained is no statistic: only BatchNorm's buffers are asked for"
-    if got - want: return f"{sorted(got - want)[0]!r} did not change"
-    if any('num_batches' in k for k in want - got): return "`num_batches_tracked` is a buffer too"
-    if want - got: return f"{sorted(want - got)[0]!r} changed, and is not named"
+    for n,side in (2, 16), (3, 9):
+        a,b = map(int, np.random.default_rng().integers(2, 9, 2))
+        inner = nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.Conv2d(b, a, 3, 2))
+        body = nn.Sequential(nn.Conv2d(3, a, 3, 2, 1), inner, nn.ReLU(), nn.AdaptiveAvgPool2d(1)).eval()
+        x = torch.randn(n, 3, side, side)
+        first,last = body[0](x),body[:2](x)
+        want = [tuple(o.shape) for o in (first, inner[0](first), last)]
+        if (got := f(body, x)) is None: return "the function returns nothing: is there a `return`?"
+        if any(m._forward_hooks for m in body.modules()):
+            return "its hooks are still there and run at every later pass: use `with hook_outputs(...)`"
+        if not all(isinstance(o, (tuple, list)) for o in got): return "give a list with one tuple for each convolution"
+        if (got := [tuple(o) for o in got]) == want: continue
+        if len(got) == len(body): return "those are the children of the body; `body.modules()` goes inside them as well"
+        if len(got) > len(want): return f"{len(got)} shapes for {len(want)} convolutions: leave the other modules out"
+        return f"for a body whose convolutions give {want} it returns {got}"
+
+# %% ../nbs/tools/04_exercises.ipynb #inex0003
+@exercise('inside', 3)
+def _twins(pairs):
+    "Pairs of picture files: each validation picture, and its nearest training picture"
+    from PIL import Image
+    pairs = [tuple(map(Path, p)) for p in pairs]
+    if any(len(p) != 2 for p in pairs): return "give pairs: (validation picture, training picture)"
+    if len(pairs) < 5: return f"{len(pairs)} pairs: take a folder with five validation pictures or more"
+    new,old = ({p[i] for p in pairs} for i in (0, 1))
+    if len(new) < len(pairs): return "a picture stands first in two pairs: the validation picture comes first, once"
+    if new & old: return f"{min(new & old).name} stands on both sides: search among training pictures only"
+    if len(old) == 1: return "one picture is the nearest to all of them: is the body pretrained, and in eval mode?"
+    for p in new | old:
+        if not p.is_file(): return f"{p.name} is no file"
+        with Image.open(p) as im: im.verify()
+
+# %% ../nbs/tools/04_exercises.ipynb #ex040001
+def _source_after(momentum):
+    "Source accuracy in %, as the page measures it, after a fit with `train_bn=False` and this momentum of BatchNorm"
+    import torch
+    from fastai.torch_core import set_seed
+    from tlcourse.backbones import glyphnet, learner
+    from tlcourse.data import target
+    from tlcourse.world import SourceDrawer
+    set_seed(0, reproducible=True)
+    learn = learner(target('digits').dls(shots=20, bs=32), 'glyphnet', train_bn=False)
+    for m in learn.model[0].modules():
+        if hasattr(m, 'momentum'): m.momentum = momentum
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(5, 1e-2)
+    net,(x,y) = glyphnet(pretrained=True),SourceDrawer('glyph').check(500)
+    model = torch.nn.Sequential(learn.model[0].cpu(), net.pool, net.flatten, net.fc).eval()
+    with torch.no_grad(): return 100*(model((x - .5)/.25).argmax(1) == y).float().mean().item()
+
+@exercise('freezing', 1)
+def _slower(answer):
+    "The source accuracy after a fit in which BatchNorm mixes in a hundredth of each batch, in %"
+    if (got := _number(answer)) is None: return "give the accuracy as one number, in %"
+    if 0 <= got <= 1: return "give it in %, so between 0 and 100"
+    want = _source_after(.01)
+    if abs(got - want) <= 1: return None
+    if abs(got - _source_after(.1)) <= 1: return "that is the accuracy with the usual momentum: set it in the body, before the fit"
+    if abs(got - _source_after(.99)) <= 1: return "PyTorch's momentum is the share of the new batch: .01 keeps most of the old statistics"
+    return "another number comes out here; is the rest as in `after('train_bn=False')`, the seed among it?"
+
+# %% ../nbs/tools/04_exercises.ipynb #ex040002
+def _changes(learn):
+    "Names of what one epoch changes in the body"
+    before = {k: v.clone() for k,v in learn.model[0].state_dict().items()}
+    with learn.no_bar(), learn.no_logging(): learn.fit(1)
+    return [k for k,v in learn.model[0].state_dict().items() if not v.to(before[k].device).equal(before[k])]
+
+def _is_body(learn, net):
+    "Has the body of `learn` the shapes of the network `net`, its head left out?"
+    got,want = ([tuple(p.shape) for p in m.parameters()] for m in (learn.model[0], net))
+    return got == want[:len(got)] and len(want) - len(got) <= 2
+
+@exercise('freezing', 2)
+def _still(learn):
+    "A `vision_learner` whose body one epoch leaves as it was, by fastai's own switches"
+    from tlcourse.backbones import glyphnet
+    if h := _learner(learn, "before any fit"): return h
+    if not _is_body(learn, glyphnet()): return "is its body glyphnet's?"
+    if any(cb.name == 'true_freeze' for cb in learn.cbs): return "this time without `true_freeze`: fastai has two switches"
+    if not any(p.requires_grad for p in learn.model[1].parameters()): return "the head is to train"
+    moved = _changes(learn)
+    if any('running' in k or 'num_' in k for k in moved): return "after an epoch its running statistics have moved"
+    if moved: return f"an epoch trains {moved[0]!r} of the body"
 
 # %% ../nbs/tools/04_exercises.ipynb #ex040003
 @exercise('freezing', 3)
@@ -495,17 +536,18 @@ def _keep_still(f):
 
 # %% ../nbs/tools/04_exercises.ipynb #ex040004
 @exercise('freezing', 4)
-def _half(learn):
-    "A learner whose stem and first three stages are truly frozen"
-    from tlcourse.layers import freeze_audit
-    if not hasattr(learn, 'dls') or not hasattr(learn, 'model'): return "hand over the learner itself, as `true_freeze` returns it"
-    a,p = freeze_audit(learn), dict(learn.model.named_parameters())
-    if sum(o.numel() for n,o in p.items() if n.startswith('0.')) != 737720: return "is its body glyphnet's?"
-    if a.moving: return f"a fit would still change {len(a.moving)} tensors of what is frozen, {a.moving[0]!r} first: `true_freeze` would not"
-    trains = {n.split('.')[1] for n,o in p.items() if o.requires_grad and n.startswith('0.')}
-    if not trains: return "the whole body is frozen; the last stage is to train. Which n does `true_freeze` take?"
-    if trains != {'4'}: return f"stages that train: {', '.join(sorted(trains))} (0 is the stem); only 4 should. How many groups does it take?"
-    if not all(o.requires_grad for n,o in p.items() if n.startswith(('0.4.', '1.'))): return "not all of the last stage and the head trains"
+def _own_frozen(learn):
+    "A trained Learner for the reader's classes, on a body of lite0 that is as pip brought it"
+    from tlcourse.audit import freeze_audit
+    from tlcourse.backbones import tf_efficientnet_lite0
+    if h := _learner(learn, "after its fit"): return h
+    net = tf_efficientnet_lite0(pretrained=True)
+    if not _is_body(learn, net): return "is its body tf_efficientnet_lite0's?"
+    if len(learn.dls.vocab) < 2: return "it knows one class: two or more are needed to tell anything apart"
+    if a := freeze_audit(learn).moving: return f"a fit changes {len(a)} tensors of what is frozen: `true_freeze` would not let it"
+    same = [v.cpu().equal(w) for v,w in zip(learn.model[0].state_dict().values(), net.state_dict().values())]
+    if not all(same): return f"{same.count(False)} tensors of its body are not what they were: freeze it before the first fit"
+    if not learn.opt or not any('step' in s for s in learn.opt.state.values()): return "the head was not trained yet"
 
 # %% ../nbs/tools/04_exercises.ipynb #53aafc59
 @exercise('freezing', 5)

@@ -19,7 +19,8 @@ from torch.nn import functional as F
 from .backbones import _own_dl, _Vectors, arch, learner, linear_head
 from .base import Bar, BadInput, pick_device
 from .data import BatchAugment, Part, Score, SealBroken, Target, _check_shifts, _hashed, _shifted, check_augments
-from .layers import _eval_frozen, true_freeze
+from .audit import eval_frozen
+from .layers import true_freeze
 from .store import Store
 from .training import _autocast, pick_precision
 
@@ -350,6 +351,7 @@ def _look(self:_Job):
     got, notes, todo = {}, {}, {}
     for i,k in keys.items():
         x, card, wrong = _store.find(k)
+        if x is not None and (x.ndim, len(x)) != (2, self.views*len(self.ids)): x, wrong = None, 'it is of another shape'
         if x is not None and not _same(card.get('witness'), witness[i]): x, wrong = None, 'the body computes something else now'
         if x is None: todo[i] = k, witness[i]
         else: got[i] = x
@@ -451,7 +453,7 @@ def _frozen_part(learn):
     body, k = learn.model[0], 0
     if any(cb.name == 'true_freeze' for cb in learn.cbs):
         modes = [(m, m.training) for m in body.modules()]
-        _eval_frozen(body.train())
+        eval_frozen(body.train())
         k = next((i for i,c in enumerate(body) if c.training or any(p.requires_grad for p in c.parameters())), len(body))
         for m,t in modes: m.training = t
     if not k: raise BadInput("no stage of this Learner is truly frozen, so there is nothing to store: true_freeze(learn) first")

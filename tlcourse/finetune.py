@@ -30,7 +30,8 @@ from types import SimpleNamespace
 from .backbones import learner
 from .base import BadInput, unknown, watched
 from .features import _adapt, _norms, _varied, pooled, stored_activations
-from .layers import depth_split, true_freeze
+from .audit import depth_split
+from .layers import true_freeze
 from .probes import fit_probes
 from .training import _autocast, Bf16, fused_adam, NoSync, pick_precision
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np, pandas as pd
-from .base import _s, BadInput
+from .base import _s, BadInput, user_path
 
 # %% ../nbs/core/01_folders.ipynb #fo000010
 _endings = set('.jpg .jpeg .jpe .jfif .mpo .png .apng .gif .bmp .dib .tif .tiff .webp '
@@ -336,12 +336,12 @@ def list_folder(
     min_class:int|None=None # Classes with fewer pictures are left out; None: all stay
 ) -> tuple: # (list of `Row`, list of notes); raises `BadInput`
     "The pictures of a folder, their classes and their parts; nothing is opened yet."
-    try: return _list(Path(path).expanduser(), groups, min_class)
+    try: return _list(user_path(path), groups, min_class)
     except OSError as e: raise BadInput(f"{e.filename or path} cannot be read: {e.strerror}") from None
 
 def _list(root, groups, min_class):
     notes,others = [],Counter()
-    if not root.exists(): raise BadInput(f"there is no folder {str(root)!r}: check the spelling")
+    if not os.path.exists(root): raise BadInput(f"there is no folder {str(root)!r}: check the spelling")
     if not root.is_dir():
         raise BadInput(f"{str(root)!r} is a file: give the folder that holds the pictures (unpack archives first)")
     while not _tables(root) and not _named_train(root) and (inner := _inner(root)):

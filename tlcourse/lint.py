@@ -32,7 +32,8 @@ from .base import BadInput, _Code, _esc, html_block, html_table, lesson_number, 
 from .pictures import Prints, find_copies, fit_picture, read_picture
 from .data import BatchAugment, PicDL, Target
 from .backbones import Arch, _own_dl, arch
-from .layers import TrueFreeze, freeze_audit
+from .audit import freeze_audit
+from .layers import TrueFreeze
 
 # %% ../nbs/tools/05_lint.ipynb #547077e7
 @dataclass

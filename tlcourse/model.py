@@ -9,7 +9,7 @@ __all__ = ['VERSION', 'NONE', 'Model', 'load', 'save', 'Prediction', 'Prediction
 
 # %% ../nbs/tools/04_model.ipynb #mo000010
 import tlcourse.base
-import json, os, shutil, warnings
+import glob, json, math, os, shutil, warnings
 import numpy as np, pandas as pd, torch
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
@@ -25,31 +25,49 @@ from PIL import Image
 from safetensors.torch import save as tensor_bytes
 from torch import nn
 from .backbones import _cols, _read_weights, _row, arch, heads, linear_head
-from .base import (BadInput, html_block, html_table, pick_device, sha256, unknown, user_path, versions,
+from .base import (BadInput, check_regular, html_block, html_table, pick_device, sha256, unknown, user_path, versions,
                            writable_folder)
 from .compare import _inside, _root, _source_hash, _strategy, compare, default_out
 from .comparison import Comparison, _at, pct
 from .data import Part, PicImage, _store, _whole
 from .finetune import STRATEGIES
-from .folders import _class_files, _said
-from .pictures import Unreadable, _array, _seen_lines, _threads, _try
+from .folders import _class_files, _said, _some
+from .pictures import FITS, Unreadable, _array, _seen_lines, _threads, _try
 from .records import Records
 from .runs import CODE, _glyphs, steps_for, task
+from .store import gone
 
 # %% ../nbs/tools/04_model.ipynb #mo000014
-VERSION = 1 # Of `card.json`; a card of another version is refused
+VERSION = 2 # Of `card.json`; a card of another version is refused
 _kind = 'tlcourse model'
 _files = _card_file, _weights_file = 'card.json', 'model.safetensors'
-_needed = 'classes', 'fit', 'range', 'size', 'backbone', 'head', 'statistics', 'weights'
 _again = 'copy the folder again, or train again'
 
-def _check(card): return sha256(json.dumps([card.get(k) for k in _needed], sort_keys=True).encode())
+def _check(card):
+    "A hash of all that the card says, as it is read again"
+    plain = json.loads(json.dumps({k: v for k,v in card.items() if k != 'check'}))
+    return sha256(json.dumps(plain, sort_keys=True).encode())
 
 def _parsed(f):
     "The card in a file, or None where it is none of ours"
-    try: card = json.loads(f.read_text(encoding='utf-8'))
+    try:
+        check_regular(f)
+        card = json.loads(f.read_text(encoding='utf-8'))
     except (ValueError, RecursionError): return None
     return card if isinstance(card, dict) and card.get('kind') == _kind else None
+
+# %% ../nbs/tools/04_model.ipynb #f7card01
+def _numbers(xs, n): return len(xs) == n and all(isinstance(x, (int, float)) and math.isfinite(x) for x in xs)
+
+def _usable(card):
+    "Does a card hold what predictions depend on, each of its kind?"
+    try:
+        stats, size = card['statistics'], card['size']
+        return (len(card['classes']) > 0 and all(isinstance(c, str) for c in card['classes']) and card['fit'] in FITS
+                and type(size) is int and 0 < size <= 1024 and _numbers(card['range'], 2) and card['head'] in heads.values()
+                and _numbers(stats['mean'], 3) and _numbers(stats['std'], 3) and min(stats['std']) > 0
+                and isinstance(card['backbone'], str) and isinstance(card['weights']['sha256'], str))
+    except (KeyError, TypeError, AttributeError): return False
 
 # %% ../nbs/tools/04_model.ipynb #mo000015
 def _read_card(folder):
@@ -67,16 +85,17 @@ def _read_card(folder):
     if (v := card.get('version')) != VERSION:
         raise BadInput(f"the card in {name} has version {v!r}, and this tlcourse reads {VERSION}: "
                        "upgrade tlcourse, or train again")
-    if card.get('check') != _check(card):
+    if card.get('check') != _check(card) or not _usable(card):
         raise BadInput(f"the {_card_file} in {name} is damaged or was changed by hand: {_again}")
     return card
 
 # %% ../nbs/tools/04_model.ipynb #mo000018
-def _net(card):
+def _net(card, shapes): # shapes: of the weights that will go into it, or of their like
     "The network that a card describes, with random weights; the caller's random numbers stay as they are"
-    a, n = arch(card['backbone'], 'random'), len(card['classes'])
-    # The tokens of a Vision Transformer are as many as its one size of pictures asks for
-    fixed = dict(image_size=card['size']) if a.kind == 'torchvision' and a.name.startswith('vit_') else {}
+    a, n, fixed = arch(card['backbone'], 'random'), len(card['classes']), {}
+    # A Vision Transformer of torchvision's has as many places as its weights were made for
+    if (place := shapes.get('0.0.net.encoder.pos_embedding')) and a.kind == 'torchvision':
+        fixed = dict(image_size=a().patch_size*math.isqrt(place[1] - 1))
     with torch.random.fork_rng(devices=[]):
         head = linear_head(a.nf, n) if card['head'] == heads['linear'] else create_head(a.nf, n)
         return nn.Sequential(a.cut(a(**fixed)), head)
@@ -109,6 +128,8 @@ class Model:
             return self.net(x).float().cpu()
 
 # %% ../nbs/tools/04_model.ipynb #mo000022
+def _shapes(o): return {k: tuple(v.shape) for k,v in o.items()}
+
 def load(dir, # A folder that `save` or `train` made
          device:str='auto' # As in `pick_device`
         ) -> Model: # Raises `BadInput` for a folder that is none, damaged, or of another version
@@ -121,8 +142,9 @@ def load(dir, # A folder that `save` or `train` made
     if found != card['weights']['sha256']:
         raise BadInput(f"{_weights_file} in {name} is not the file that its card was written for (damaged, cut short or "
                        f"another): {_again}")
-    net = _net(card)
-    try: net.load_state_dict(_read_weights(f))
+    state = _read_weights(f)
+    net = _net(card, _shapes(state))
+    try: net.load_state_dict(state)
     except RuntimeError:
         raise BadInput(f"the weights in {name} do not fit {card['backbone']} as it is made here (another version of timm "
                        f"or torchvision?): see the card's versions, or train again") from None
@@ -150,9 +172,19 @@ def _put(f, data): # On the disk before the folder is renamed
         o.flush()
         os.fsync(o.fileno())
 
+def _tidy(place):
+    "What killed processes left beside a model's place; a model that one of them had moved out of the way comes back"
+    for k in 'old', 'new':
+        for o in place.parent.glob(f'.{glob.escape(place.name)}.{k}-*'):
+            pid = o.name.rpartition('-')[2]
+            if not pid.isdecimal() or not gone(int(pid)): continue
+            if k == 'old' and not place.exists() and _parsed(o/_card_file): os.replace(o, place)
+            else: shutil.rmtree(o, ignore_errors=True)
+
 @contextmanager
 def _whole_folder(place):
     "A folder to write into, which then takes its place whole; after an error what was there is there"
+    _tidy(place)
     new, old = (place.with_name(f'.{place.name}.{k}-{os.getpid()}') for k in ('new', 'old'))
     try:
         shutil.rmtree(new, ignore_errors=True)
@@ -181,8 +213,6 @@ def _reading(learn):
     mean, std = (flat(norms[0].mean), flat(norms[0].std)) if norms else ([0.]*3, [1.]*3)
     return dict(size=fs[0].size, fit=fs[0].fit, range=[0, fs[0].top], statistics=dict(mean=mean, std=std))
 
-def _shapes(o): return {k: tuple(v.shape) for k,v in o.items()}
-
 def _described(learn):
     "The fields of a card that predictions depend on, but for the weights"
     a = arch(learn.arch) if hasattr(learn, 'arch') else None
@@ -191,7 +221,7 @@ def _described(learn):
                backbone=f'timm/{a.name}' if a.kind == 'timm' else a.name)
     have = _shapes(learn.model.state_dict())
     for head in heads.values():
-        if _shapes(_net(res | dict(head=head)).state_dict()) == have: return res | dict(head=head)
+        if _shapes(_net(res | dict(head=head), have).state_dict()) == have: return res | dict(head=head)
     raise BadInput(f"this learner's network is not {a.name} with one of the heads that a card can name "
                    f"({', '.join(heads.values())}): make it with learner(dls, name, head='linear' or 'fastai')")
 
@@ -244,7 +274,8 @@ def save(learn, # A trained Learner on a `Target`'s loaders, its backbone one th
     card['weights'] = dict(file=_weights_file, sha256=sha256(data), pretrained=getattr(learn, 'weights_id', None))
     notes = [*about.pop('notes', []), *([] if about.get('accuracy') else [_unknown_accuracy])]
     card |= dict.fromkeys(_about) | dict(licences={}) | about
-    card |= dict(notes=notes, versions=versions(), check=_check(card))
+    card |= dict(notes=notes, versions=versions())
+    card['check'] = _check(card)
     with _whole_folder(place) as new:
         _put(new/_weights_file, data)
         _put(new/_card_file, (json.dumps(card, indent=1) + '\n').encode())
@@ -312,6 +343,10 @@ def _found(o, others):
         return fs or [(str(o), Unreadable('a folder without pictures'))]
     except (OSError, ValueError) as e: return [(str(o), Unreadable(getattr(e, 'strerror', None) or str(e)))]
 
+def _beyond(names):
+    "Which pictures do not have the range of values that the training had"
+    return [f"read with the range of the training all the same: {_some(names, 5)}"]*bool(names)
+
 def _decode(o, size, **how):
     "uint8 (3,size,size), or the reason why there are none"
     if isinstance(o, Unreadable): return str(o)
@@ -332,19 +367,23 @@ def predict(self:Model,
     if at_least is not None and not 0 <= at_least <= 1:
         raise BadInput(f"at_least={at_least}: give a probability of 0 to 1")
     one = isinstance(items, (str, os.PathLike, bytes, Image.Image)) or getattr(items, 'ndim', 4) < 4
-    others, seen = Counter(), []
-    how = dict(fit=self.card['fit'], top=self.card['range'][1], seen=seen)
+    others, high = Counter(), self.card['range'][1]
+    how = dict(fit=self.card['fit'], top=high)
     todo = [f for o in ([items] if one else items) for f in _found(o, others)]
+    seen = [[] for _ in todo]
     res, bs, ahead = Predictions(), 256 if self.size <= 64 else 64, deque()
     with ThreadPoolExecutor(workers or _threads()) as ex, warnings.catch_warnings():
         warnings.simplefilter('ignore') # Pillow warns about odd tags; what matters is whether the pixels come out
         for i in range(0, len(todo) + 2*bs, bs): # Two batches are decoded while one goes through the network
-            ahead.append([(name, ex.submit(_decode, o, self.size, **how)) for name,o in todo[i:i+bs]])
+            new = zip(todo[i:i+bs], seen[i:i+bs])
+            ahead.append([(name, ex.submit(_decode, o, self.size, seen=s, **how)) for (name,o),s in new])
             if len(ahead) <= 2: continue
             for p in self._batch([(name, f.result()) for name,f in ahead.popleft()], top, at_least):
                 res.append(p)
                 if on_done: on_done(p)
-    res.notes = [*_seen_lines(seen), *[f"left alone: {_said(others)}"]*bool(others)]
+    res.notes = [*_seen_lines([k for s in seen for k in s], (high, 0, 0, ())),
+                 *_beyond([name for (name,_),s in zip(todo, seen) if name and {'above', 'deep'} & set(s)]),
+                 *[f"left alone: {_said(others)}"]*bool(others)]
     return res
 
 @patch
@@ -517,7 +556,7 @@ def train(target, # A target's name, a folder of pictures, or a `Target`
     c = _stored_study(job.target.pixel_hash, study, say or _silent, **which)
     if c is None and strategy == 'auto': c = _new_study(target, job, device, say) # Says what was read
     else:
-        for line in job.target.lines(): (say or _silent)(line)
+        for line in [*job.target.lines(), *filter(None, [job.arch.notice])]: (say or _silent)(line)
     arms = {'auto', *(r['strategy'] for r in c.rates)} if c else ()
     if strategy in arms and not given: job = replace(job, arch=_arch_of(c))
     return _train(job, *_plan(c, job.target, strategy), c, place, seed, say or _silent)

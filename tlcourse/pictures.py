@@ -6,7 +6,7 @@ Docs: https://tlcourse.github.io/tlcourse/core/pictures.html.md"""
 
 # %% auto #0
 __all__ = ['FITS', 'Unreadable', 'read_picture', 'value_range', 'fit_picture', 'read_pictures', 'Prints', 'find_copies',
-           'group_copies', 'find_conflicts', 'carve', 'Intake']
+           'group_copies', 'odd_looking', 'find_conflicts', 'carve', 'Intake']
 
 # %% ../nbs/core/01_pictures.ipynb #42d4cc6f
 import hashlib, io, os, sys, warnings
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
-from .base import _s, BadInput, sha256
+from .base import _s, BadInput, check_regular, sha256
 
 # %% ../nbs/core/01_pictures.ipynb #5b8c0a5c
 _formats = 'JPEG MPO PNG GIF BMP DIB TIFF WEBP PPM AVIF JPEG2000'.split()
@@ -26,6 +26,23 @@ _max_px = 100_000_000
 
 class Unreadable(BadInput):
     "This picture cannot be used; the message is the reason."
+
+# %% ../nbs/core/01_pictures.ipynb #f14bnd01
+def _webp_size(h): # The first 30 bytes of a file
+    "Width and height that a WebP promises, else (0, 0): Pillow makes room for them before it says how many they are"
+    def bits(i, n): return int.from_bytes(h[i:i+n], 'little')
+    kind = h[12:16] if h[:4] == b'RIFF' and h[8:12] == b'WEBP' else b''
+    if kind == b'VP8X': return bits(24, 3) + 1,bits(27, 3) + 1
+    if kind == b'VP8L': return (bits(21, 4) & 0x3fff) + 1,(bits(21, 4) >> 14 & 0x3fff) + 1
+    if kind == b'VP8 ': return bits(26, 2) & 0x3fff,bits(28, 2) & 0x3fff
+    return 0,0
+
+def _check_scans(src, im):
+    "A progressive JPEG is decoded whole for each of its scans. Encoders make ten or so; a file may hold thousands"
+    if im.format not in ('JPEG', 'MPO') or not im.info.get('progressive'): return
+    n = (src.getvalue() if isinstance(src, io.BytesIO) else Path(src).read_bytes()).count(b'\xff\xda')
+    if n > 32 and n*im.width*im.height > 5e8:
+        raise Unreadable(f'a JPEG of {n:,} scans, which would take very long: save it anew')
 
 # %% ../nbs/core/01_pictures.ipynb #da93472b
 def _bands_of(src):
@@ -43,20 +60,37 @@ def _open(src, draft=None):
     "Header only: nothing is decoded yet."
     if isinstance(src, bytes): src = io.BytesIO(src)
     Image.init()
-    try: im = Image.open(src, formats=[o for o in _formats if o in Image.OPEN])
+    try:
+        if isinstance(src, (str, Path)): check_regular(src)
+        with (io.BytesIO(src.getvalue()) if isinstance(src, io.BytesIO) else open(src, 'rb')) as f: head = f.read(30)
+        w,h = _webp_size(head)
+        if w*h > _max_px: raise Unreadable(f'over {_max_px//10**6} megapixels ({w} x {h})')
+        im = Image.open(src, formats=[o for o in _formats if o in Image.OPEN])
+    except Unreadable: raise
     except Image.DecompressionBombError: raise Unreadable(f'over {_max_px//10**6} megapixels') from None
     except UnidentifiedImageError: raise Unreadable(_bands_of(src) or 'not a picture that can be read') from None
     except OSError as e: raise Unreadable(e.strerror or 'cannot be opened') from None
     except Exception as e: raise Unreadable(f'damaged header ({e})') from None
     if im.width*im.height > _max_px: raise Unreadable(f'over {_max_px//10**6} megapixels ({im.width} x {im.height})')
+    _check_scans(src, im)
     if draft and im.format in ('JPEG', 'MPO'): im.draft(None, draft)
     return im
 
 # %% ../nbs/core/01_pictures.ipynb #1e42dce4
-def _down(v, top):
+def _bright(v):
+    "The brightest value, but for the one pixel in a thousand that may be a hot one"
+    v = v.ravel()
+    i = len(v) - 1 - min(len(v) - 1, max(1, len(v)//1000))
+    return int(np.partition(v, i)[i])
+
+def _down(v, top, seen):
     "uint8 of values of more than 8 bits, of which `top` is the brightest"
+    most = _bright(v) if v.max() > max(255, top) else 0
+    over = most > max(255, top)
+    if over and top > 255: seen.append('above')
+    if over and top < 256 and most < 2**15: seen.append('deep')
     # Where no picture told a range, values above 255 can only be those of the whole 16 bits
-    bits = 16 if top < 256 and v.max() >= 256 else max(8, top.bit_length())
+    bits = 16 if over and top < 256 else max(8, top.bit_length())
     return np.minimum(v >> (bits-8), 255).astype(np.uint8)
 
 def _grey(im):
@@ -79,12 +113,11 @@ def _on_white(im, seen):
 
 def _rgb(im, top, seen):
     "8-bit RGB from any mode of Pillow."
-    if im.mode.startswith('I'): return Image.fromarray(_down(_grey(im), top)).convert('RGB')
+    if im.mode.startswith('I'): return Image.fromarray(_down(_grey(im), top, seen)).convert('RGB')
     if im.mode == 'F': raise Unreadable('floating-point pixels: save it with 8 or 16 bits')
     if 'transparency' in im.info or im.mode in ('RGBA', 'LA', 'PA', 'RGBa', 'La'):
         return _on_white(im.convert('RGBA'), seen)
     return im.convert('RGB')
-
 
 # %% ../nbs/core/01_pictures.ipynb #pi000002
 _other = {f'{m};16{a}': f'{m};16{b}' for m in ('RGB','RGBA','RGBX')
@@ -109,10 +142,10 @@ def _wide(high, low):
     return a*256 + b
 
 # %% ../nbs/core/01_pictures.ipynb #b7a7b738
-def _scaled(src, im, top):
+def _scaled(src, im, top, seen):
     "A picture of 16-bit colours, upright, scaled by `top`; its transparency stays"
     high = ImageOps.exif_transpose(im)
-    v = _down(_wide(high, _lower(src)), top)
+    v = _down(_wide(high, _lower(src)), top, seen)
     if high.mode == 'RGBA': return Image.fromarray(np.concatenate([v, np.asarray(high)[...,3:]], 2))
     return Image.fromarray(v)
 
@@ -120,7 +153,8 @@ def _read(src, draft=None, top=255, seen=None):
     im = src if isinstance(src, Image.Image) else _open(src, draft)
     try:
         deep = im is not src and _colours(im) and top < 2**15 # Else the upper bytes are all that counts
-        return _rgb(_scaled(src, im, top) if deep else ImageOps.exif_transpose(im), top, [] if seen is None else seen)
+        seen = [] if seen is None else seen
+        return _rgb(_scaled(src, im, top, seen) if deep else ImageOps.exif_transpose(im), top, seen)
     except Unreadable: raise
     # Decoders raise whatever they like (OSError, SyntaxError, struct.error, zlib.error, ...): any of it means this file
     except Exception as e: raise Unreadable(f"{'truncated' if 'truncated' in str(e) else 'damaged'} ({e})") from None
@@ -150,26 +184,44 @@ def _blocks(n, size):
 
 # %% ../nbs/core/01_pictures.ipynb #pi000005
 def _brightest(f):
-    "The brightest value of a file with more than 8 bits; None: it has 8, or cannot be read"
+    "The brightest value of a file with more than 8 bits, without and with hot pixels; None: 8 bits, or unreadable"
     try:
+        check_regular(f)
         with open(f, 'rb') as o: head = o.read(26)
         if head[:4] == b'\x89PNG' and head[24:25] != b'\x10': return None # Its bit depth
         if head[:2] in (b'\xff\xd8', b'BM') or head[:4] in (b'GIF8', b'RIFF'): return None
         im = _open(f)
-        if im.mode.startswith('I'): return int(_grey(im).max())
-        return int(_wide(im, _lower(f)).max()) if _colours(im) else None
+        v = _grey(im) if im.mode.startswith('I') else _wide(im, _lower(f)) if _colours(im) else None
+        return None if v is None else (_bright(v), int(v.max()))
     except Exception: return None # Decoding says what is wrong with it
+
+def _top(v): return 2**max(8, v.bit_length()) - 1
 
 def value_range(
     paths, # Picture files
     workers:int|None=None # Threads that look; default: as many as decode
-) -> tuple: # (brightest value of the range, 2**bits - 1; files with more than 8 bits; the brightest value in them)
-    "The range that the pictures with more than 8 bits use together; (255, 0, 0) where there are none."
+) -> tuple: # (end of the range, 2**bits - 1; files with more than 8 bits; the brightest value in them; sentences)
+    "The range that the pictures with more than 8 bits use together; (255, 0, 0, []) where there are none."
     with ThreadPoolExecutor(workers or _threads()) as ex, warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        vs = [v for i in range(0, len(paths), 256) for v in ex.map(_brightest, paths[i:i+256]) if v is not None]
-    most = max(vs, default=0)
-    return (2**max(8, most.bit_length()) - 1, len(vs), most)
+        found = [o for i in range(0, len(paths), 256) for o in ex.map(_brightest, paths[i:i+256])]
+    vs = {p: o for p,o in zip(paths, found) if o}
+    most = max((v for v,_ in vs.values()), default=0)
+    return (_top(most), len(vs), most, [*_range_lines(vs, _top(most))])
+
+def _range_lines(vs, top): # File -> its brightest value, without and with hot pixels
+    "What is to be said of a range"
+    hot = {p: m for p,(_,m) in vs.items() if m > top}
+    if hot:
+        p,m = next(iter(hot.items()))
+        yield (f"single pixels of {len(hot):,} picture{_s(len(hot))}, such as {Path(p).name} ({m:,}), are brighter "
+               f"than {top:,} and became 255")
+    need = [p for p,(v,_) in vs.items() if _top(v) == top]
+    rest = _top(max((v for p,(v,_) in vs.items() if _top(v) < top), default=top))
+    if rest < top and len(need) <= len(vs)/20:
+        use = 'picture alone uses' if len(need) == 1 else 'pictures alone use'
+        yield (f"{len(need):,} {use} this range, such as {Path(need[0]).name}; the others end at {rest:,} and come out "
+               f"dark: look whether {'it belongs' if len(need) == 1 else 'they belong'} to the set")
 
 # %% ../nbs/core/01_pictures.ipynb #32f8fc6d
 FITS = 'crop','squish','pad'
@@ -191,8 +243,7 @@ def fit_picture(
 def _array(src, size, fit='crop', top=255, seen=None):
     "uint8 (3,size,size)"
     im = _read(src, (2*size,2*size), top, seen)
-    # A little more than a third: a photo of 3 to 2 loses a third
-    if seen is not None and fit == 'crop' and min(im.size) < .66*max(im.size): seen.append('crop')
+    if seen is not None and fit == 'crop': seen.append(1 - min(im.size)/max(im.size))
     return np.ascontiguousarray(np.asarray(fit_picture(im, size, fit)).transpose(2,0,1))
 
 # %% ../nbs/core/01_pictures.ipynb #78638047
@@ -212,6 +263,7 @@ def _file_hashes(
 def _try(f, size, was=None, **how):
     if f.suffix.lower() in _foreign: return f'{f.suffix[1:].upper()} cannot be read here: save it as JPEG'
     try:
+        check_regular(f)
         if f.stat().st_size == 0: return 'empty file'
         res = _array(f, size, **how)
     except Unreadable as e: res = str(e)
@@ -230,7 +282,7 @@ def read_pictures(
     progress=None, # Called with (done, total) as decoding goes on
     fit:str='crop', # As in `fit_picture`
     top:int=255, # As in `read_picture`
-    seen:list|None=None # Gets 'black' for each picture laid on black, 'crop' for each that loses more than a third
+    seen:list|None=None # Gets the share that is cut off each picture, and 'black', 'deep' or 'above': see `_seen_lines`
 ) -> tuple: # x uint8 (n,3,size,size) of those read, None with `take`; int64 (n,) their places; skipped, place -> reason
     "Decode many pictures; one that cannot be used is left out, with the reason."
     paths,kept,skipped = [Path(p) for p in paths],[],{}
@@ -249,12 +301,28 @@ def read_pictures(
             elif new: x[len(kept)-len(new):len(kept)] = new
     return x if take else x[:len(kept)],np.array(kept, dtype=np.int64),skipped
 
-def _seen_lines(seen, values=(255,0,0)): # What `read_pictures` put there; of `value_range`
+def _cut_off(seen):
+    "Of the shares that the crop took away: the mean, the largest, and how many pictures lost more than a third"
+    cut = [o for o in seen if isinstance(o, float)]
+    # A little more than a third: a photo of 3 to 2 loses a third
+    return (sum(cut)/max(1, len(cut)), max(cut, default=0.), sum(o > .34 for o in cut))
+
+def _seen_lines(seen, values=(255,0,0,())): # What `read_pictures` put there; of `value_range`
     "What reading had to decide about pictures, in sentences"
-    (top,n,most),black,cut = values,seen.count('black'),seen.count('crop')
+    top,n,most,more = values
+    black,deep,above,cut = *(seen.count(o) for o in ('black', 'deep', 'above')),_cut_off(seen)[2]
     if n:
         has = 'picture has' if n == 1 else 'pictures have'
         yield f"{n:,} {has} more than 8 bits, with values up to {most:,}: 0 to {top:,} became 0 to 255"
+    yield from more
+    if above:
+        has = 'picture has' if above == 1 else 'pictures have'
+        yield (f"{above:,} {has} values above {top:,}, where the range ends that the pictures of the training use: "
+               "all above it became white")
+    if deep and not n:
+        use = 'picture uses' if deep == 1 else 'pictures use'
+        yield (f"{deep:,} {use} a part of 16 bits, and those of the training had 8: 0 to 65,535 became 0 to 255, so "
+               f"{'it' if deep == 1 else 'they'} came out dark")
     if black: yield f"{black:,} transparent picture{_s(black)} laid on black, for on white there would be nothing to see"
     if cut:
         yield (f"the square that is cut out leaves more than a third of {cut:,} long picture{_s(cut)} away: if what matters "
@@ -400,6 +468,29 @@ def group_copies(
         _join(res, i[m], j[m])
     return res
 
+# %% ../nbs/core/01_pictures.ipynb #pi000021
+_odd = 'almost black', 'almost white', 'almost no contrast'
+
+def odd_looking(
+    x # uint8 (3,H,W)
+) -> str|None: # One of `_odd`, or None
+    "What is wrong with the brightness of a picture, one pixel in a hundred at each end left out of account."
+    def tails(c): return np.searchsorted(np.bincount(c.ravel(), minlength=256).cumsum(), (c.size*.01, c.size*.99))
+    ends = [tails(c) for c in np.asarray(x)]
+    low,high = min(a for a,_ in ends),max(b for _,b in ends)
+    if high < 32: return _odd[0]
+    if low > 223: return _odd[1]
+    # In each colour: a picture of one red has no contrast either
+    return _odd[2] if max(b - a for a,b in ends) < 16 else None
+
+def _odd_lines(odd): # (name, kind)
+    "A sentence for each kind"
+    for kind in dict.fromkeys(k for _,k in odd):
+        names = [p for p,k in odd if k == kind]
+        are = ('has' if len(names) == 1 else 'have') if kind == _odd[2] else 'is' if len(names) == 1 else 'are'
+        yield (f"{len(names):,} picture{_s(len(names))} {are} {kind}, such as {names[0]}: "
+               f"look at {'it' if len(names) == 1 else 'them'}")
+
 # %% ../nbs/core/01_pictures.ipynb #pi000010
 def find_conflicts(
     prints:Prints, # Of n pictures
@@ -538,6 +629,10 @@ class Intake:
     conflicts:list=field(default_factory=list) # (path, label, path, label, 'same' or 'near'): one picture under two labels
     range:tuple=(0,255) # Of values that were scaled to 0..255
     fit:str='crop' # As in `fit_picture`
+    odd:list=field(default_factory=list, repr=False) # (path, part, kind), as in `odd_looking`
+    alike:list=field(default_factory=list, repr=False) # (how many, [(path, part) of five]): copies in a class
+    cut:tuple=field(default=(0.,0.,0), repr=False) # Mean and largest share cropped away; pictures over a third
+    groups:int|None=field(default=None, repr=False) # Groups that stay in one part; None: none were asked for
 
     def lines(self, n=10): # Names shown of each kind
         "The report as a list of lines; empty if there is nothing to say."
@@ -560,15 +655,22 @@ class Intake:
     def to_dict(self):
         "As `--json` writes it, but for the notes."
         def named(keys, rows): return [dict(zip(keys.split(), o)) for o in rows]
-        return dict(range=list(self.range), fit=self.fit, skipped=named('file reason', self.skipped),
+        alike = [dict(count=k, files=named('file part', o)) for k,o in self.alike]
+        cut = dict(zip(('mean', 'most', 'over_a_third'), self.cut))
+        return dict(range=list(self.range), fit=self.fit, cut=cut, groups=self.groups,
+                    skipped=named('file reason', self.skipped),
                     conflicts=named('file label other other_label kind', self.conflicts),
-                    copies=named('file part copy copy_part kind', self.copies), dropped=self.dropped)
+                    copies=named('file part copy copy_part kind', self.copies), dropped=self.dropped, alike=alike,
+                    odd=named('file part kind', self.odd))
 
     def _summary(self):
         what = Counter((k,a,b) for _,a,_,b,k in self.copies)
         said = [f"{c} {a} picture{_s(c)} {'is' if c == 1 else 'are'} {'also' if k == 'same' else 'nearly'} in {b}"
                 for (k,a,b),c in what.items()]
         todo = f'{self.dropped} of them dropped' if self.dropped else 'drop_duplicates removes the copies of test pictures'
+        if any(o[4] == 'near' for o in self.copies):
+            todo += ("; if they come from one burst, film or patient, say which pictures belong together with groups "
+                     "(--groups in the command line), and split the folder by them")
         return f"{'; '.join(said)}: {todo}"
 
     def _pair(self, p, a, q, b, k): return f"  {p} ({a}) = {q} ({b}){'' if k == 'same' else ', nearly'}"

@@ -9,15 +9,15 @@ __all__ = ['PRETRAIN_STEPS', 'source_loss', 'one_cycle', 'source_accuracy', 'Wei
 
 # %% ../nbs/core/04_pretrain.ipynb #417c44c5
 from .base import (Bar, BadInput, html_block, html_table, package_assets, pick_device, sha256, unknown,
-                           versions)
-import io, json, math, os, time
+                           versions, writable_folder)
+import io, json, math, time
 from importlib import metadata
 from pathlib import Path
 
 import torch, torch.nn.functional as F
 from safetensors.torch import save
-from .backbones import _lite0_file, _lite0_pip, _lite0_stats, GlyphNet, tf_efficientnet_lite0
-from .store import write_bytes, write_text
+from .backbones import _compressed, _odd, _lite0_file, _lite0_pip, _lite0_stats, GlyphNet, tf_efficientnet_lite0
+from .store import read_sealed, write_bytes, write_sealed, write_text
 from .world import SourceDrawer, kept_out
 
 # %% ../nbs/core/04_pretrain.ipynb #4ef34fef
@@ -145,13 +145,54 @@ def weights_card(name:str='glyphnet', # 'glyphnet', 'glyphnet_multi' or 'tf_effi
 
 # %% ../nbs/core/04_pretrain.ipynb #5b95166b
 def _load_checkpoint(f, settings):
-    try: ck = torch.load(f, map_location='cpu', weights_only=True)
-    except Exception as e: # torch raises many kinds for a damaged file
-        raise BadInput(f"the checkpoint {f} cannot be read: delete it, or start over with resume=False") from e
-    diff = [f'{k} {ck["settings"].get(k)} there, {v} here' for k,v in settings.items() if ck['settings'].get(k) != v]
+    "What `pretrain` wrote there with the same settings; `BadInput` for anything else"
+    fix = 'delete it, or start over with resume=False'
+    try: data = read_sealed(f)
+    except BadInput as e: raise BadInput(f"the checkpoint {e}: {fix}") from None
+    try:
+        if _compressed(io.BytesIO(data)): raise ValueError('compressed')
+        ck = torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
+        was = dict(ck['settings'])
+    except Exception as e: # torch raises many kinds for what it did not write
+        raise BadInput(f"the checkpoint {f} cannot be read: {fix}") from e
+    diff = [f'{k} {was.get(k)} there, {v} here' for k,v in settings.items() if was.get(k) != v]
     if diff:
         raise BadInput(f"the checkpoint {f} is of another run ({'; '.join(diff)}): another folder, or resume=False")
     return ck
+
+# %% ../nbs/core/04_pretrain.ipynb #f2ck0000
+def _number(x): return isinstance(x, float) and math.isfinite(x)
+
+def _same_tensors(a, own): # dicts of tensors
+    "Has `a` the names, shapes and types of `own`, and sound numbers?"
+    return (isinstance(a, dict) and a.keys() == own.keys() and not any(_odd(k, v) for k,v in a.items())
+            and all((a[k].shape, a[k].dtype) == (v.shape, v.dtype) for k,v in own.items()))
+
+def _good_opt(opt, own, ps, step): # `own`: state of a fresh optimiser of the parameters `ps`
+    "Is this the state of such an optimiser after `step` steps?"
+    names = {'step', 'exp_avg', 'exp_avg_sq'}
+    groups = [[{k: v for k,v in g.items() if k != 'lr'} for g in o['param_groups']] for o in (opt, own)]
+    if groups[0] != groups[1] or opt['state'].keys() != set(range(len(ps))): return False
+    for i,p in enumerate(ps):
+        s = opt['state'][i]
+        want = {k: torch.tensor(0.) if k == 'step' else p for k in names}
+        if not _same_tensors(s, want) or s['step'] != step or (s['exp_avg_sq'] < 0).any(): return False
+    return True
+
+def _good_checkpoint(ck, model, opt, steps, span):
+    "Could `pretrain` have written this, for this network and so many steps?"
+    step,curve,acc = ck['step'], ck['curve'], ck['acc']
+    ps = [p for g in opt.param_groups for p in g['params']]
+    return (type(step) is int and 0 < step < steps and len(curve) == step//span and len(acc) == step % span
+            and all(type(i) is int and _number(v) for i,v in curve) and all(map(_number, acc))
+            and ck['seconds'].keys() == {'wall', 'cpu'} and all(_number(v) and v >= 0 for v in ck['seconds'].values())
+            and _same_tensors(ck['model'], model.state_dict()) and _good_opt(ck['opt'], opt.state_dict(), ps, step))
+
+def _check_checkpoint(ck, f, *args):
+    try: good = _good_checkpoint(ck, *args)
+    except Exception: good = False # It may hold anything in any place
+    if not good:
+        raise BadInput(f"the checkpoint {f} holds what pretrain does not write: delete it, or start over with resume=False")
 
 # %% ../nbs/core/04_pretrain.ipynb #d6e3ef70
 class _Clock:
@@ -185,12 +226,12 @@ def pretrain(kind:str='glyph', # The source task: 'glyph', or 'multi' for glyph,
     if kind not in PRETRAIN_STEPS: raise unknown('source', kind, PRETRAIN_STEPS)
     if steps is None: steps = PRETRAIN_STEPS[kind]
     if steps < 1 or bs < 2: raise BadInput(f"steps={steps}, bs={bs}: at least 1 step and 2 pictures a batch are needed")
-    dev,out = pick_device(device), Path(out)
+    for what,v,top in ('steps', steps, 10**7), ('bs', bs, 10**5), ('seed', seed, 2**63 - 1):
+        if not 0 <= v <= top: raise BadInput(f"{what}={v}: give a whole number from 0 to {top:,}")
+    dev = pick_device(device)
     drawer = SourceDrawer(kind, seed, n_glyphs)
     name = 'glyphnet' if kind=='glyph' else 'glyphnet_multi'
-    try: out.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise BadInput(f"cannot write to {out} ({e.strerror}): choose another folder") from e
-    if not os.access(out, os.W_OK): raise BadInput(f"cannot write to {out}: choose another folder")
+    out = writable_folder(out)
     ck_file = out/f'{name}.checkpoint'
     settings = dict(kind=kind, steps=steps, seed=seed, bs=bs, lr=lr, glyphs=sha256(''.join(drawer.classes).encode()))
     ck = _load_checkpoint(ck_file, settings) if resume and ck_file.exists() else None
@@ -200,7 +241,9 @@ def pretrain(kind:str='glyph', # The source task: 'glyph', or 'multi' for glyph,
         model = GlyphNet(sum(drawer.n_outs)).to(dev, memory_format=torch.channels_last)
     opt = torch.optim.AdamW(_decay_groups(model, .02), lr=lr)
     clock,curve,acc = _Clock(), [], []
+    span = max(1, steps//50) # The card's curve has about 50 points
     if ck:
+        _check_checkpoint(ck, ck_file, model, opt, steps, span)
         model.load_state_dict(ck['model']); opt.load_state_dict(ck['opt'])
         clock,curve,acc,drawer.i = _Clock(**ck['seconds']), ck['curve'], ck['acc'], ck['step']
 
@@ -209,9 +252,8 @@ def pretrain(kind:str='glyph', # The source task: 'glyph', or 'multi' for glyph,
                   seconds=clock.now())
         buf = io.BytesIO() # Into memory first: torch's own errors of writing are no OSErrors
         torch.save(ck, buf)
-        write_bytes(ck_file, buf.getvalue())
+        write_sealed(ck_file, buf.getvalue())
     model.train()
-    span = max(1, steps//50) # The card's curve has about 50 points
     for i in Bar(steps-drawer.i, 'steps', progress).over(range(drawer.i, steps)):
         for g in opt.param_groups: g['lr'] = one_cycle(i, steps, lr)
         x,y = drawer.batch(bs)

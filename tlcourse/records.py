@@ -8,13 +8,13 @@ Docs: https://tlcourse.github.io/tlcourse/core/records.html.md"""
 __all__ = ['spec_hash', 'Run', 'Records', 'lesson_records']
 
 # %% ../nbs/core/06_records.ipynb #e5196a54
-import hashlib, json, math, os, socket, sqlite3, threading, time, warnings, zlib
+import hashlib, json, math, os, shutil, socket, sqlite3, tempfile, threading, time, warnings, zlib
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
-from .base import BadInput, lesson_name, lesson_number, package_assets
+from .base import _s, BadInput, lesson_name, lesson_number, package_assets, sha256, user_path
 from .store import writing
 
 # %% ../nbs/core/06_records.ipynb #688fca14
@@ -75,22 +75,27 @@ def _short(spec): # A spec in one line: the keys that a reader knows it by, else
 
 # %% ../nbs/core/06_records.ipynb #79a36382
 _app = 0x746c6372 # 'tlcr', in the file's header
-_format = 1 # Version of the tables
+_format = 2 # Version of the tables; in format 1, which the first lessons ship, rows have no hash
 _wait = 60 # Seconds to wait for another process
 _schema = '''
-create table runs(key text primary key, spec text not null, result text not null, at text not null);
+create table runs(key text primary key, spec text not null, result text not null, at text not null, hash text);
 create table arrays(key text not null, name text not null, dtype text not null, shape text not null,
   data blob not null, primary key(key, name));
 create table openings(key text primary key, pixel_hash text, at text not null);
 create table labels(pixel_hash text primary key, dtype text not null, shape text not null,
-  data blob not null, info text not null);
+  data blob not null, info text not null, hash text);
 create table claims(key text primary key, owner text not null, at text not null)'''
 
 def _now(): return time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())
 def _me(): return f'{socket.gethostname()}:{os.getpid()}'
 
-def _blob(a): # dtype, shape, bytes: little-endian, C order
+# %% ../nbs/core/06_records.ipynb #f3arr001
+class _Wrong(Exception): pass
+_most = 2**26 # Bytes of one array: a few kilobytes of zlib can promise a gigabyte
+
+def _blob(a, name): # dtype, shape, bytes: little-endian, C order
     a = np.asarray(a)
+    if a.nbytes > _most: raise BadInput(f"{name!r} has {a.nbytes:,} bytes: an array of a result has {_most:,} at most")
     a = np.ascontiguousarray(a, dtype=a.dtype.newbyteorder('<')).reshape(a.shape)
     raw = a.tobytes()
     small = zlib.compress(raw, 9)
@@ -98,11 +103,33 @@ def _blob(a): # dtype, shape, bytes: little-endian, C order
     return a.dtype.str, json.dumps(a.shape), raw
 
 def _array(dtype, shape, data):
-    how, _, dtype = dtype.rpartition(' ')
-    return np.frombuffer(zlib.decompress(data) if how else data, dtype=np.dtype(dtype)).reshape(json.loads(shape)).copy()
+    "The array that `_blob` wrote; `_Wrong` for what it cannot have written"
+    try:
+        how, _, dtype = dtype.rpartition(' ')
+        dtype, shape = np.dtype(dtype), json.loads(shape)
+        n = math.prod(shape)*dtype.itemsize
+        if dtype.hasobject or any(type(o) is not int or o < 0 for o in shape) or n > _most: raise _Wrong('an odd array')
+        if how: data = zlib.decompressobj().decompress(data, n + 1) # No further than it may go
+        return np.frombuffer(data, dtype=dtype).reshape(shape).copy()
+    except (TypeError, ValueError, AttributeError, SyntaxError, OverflowError, RecursionError, zlib.error):
+        raise _Wrong('an array is damaged') from None
+
+# %% ../nbs/core/06_records.ipynb #f3seal01
+def _hash_of(*parts): # Text, bytes, numbers; in this order
+    h = hashlib.sha256()
+    for o in parts:
+        data = o if isinstance(o, bytes) else str(o).encode('utf-8', 'surrogatepass')
+        h.update(f'{type(o).__name__} {len(data)} '.encode()) # So that nothing can move from one part to the next
+        h.update(data)
+    return h.hexdigest()
+
+def _run_hash(key, spec, result, at, opened, arrays): # arrays: (name, dtype, shape, data)
+    return _hash_of(key, spec, result, at, bool(opened), *(x for a in arrays for x in a))
 
 # %% ../nbs/core/06_records.ipynb #d930596e
 _kept = [] # Connections of a parent process: a forked child must neither use nor close them
+
+def _text(b): return b.decode('utf-8', 'replace') # Of a damaged row; its hash says so
 
 class Records:
     "The store of runs: one SQLite file."
@@ -110,9 +137,11 @@ class Records:
                  path:str|Path, # The file; made, with its folder, if it is not there
                  readonly:bool=False # Only read, leave nothing beside it: works in a read-only folder
                 ):
-        self.path,self.readonly = Path(path).expanduser().absolute(), readonly
-        self.notice = None # What was wrong with the file, if it was damaged
-        self._con_,self._pid,self._lock = None, None, threading.RLock()
+        self.path,self.readonly = user_path(path).absolute(), readonly
+        self.notice = None # What was wrong with the file, or with some of its rows
+        self._con_,self._pid,self._lock,self._format,self._bad = None, None, threading.RLock(), _format, set()
+        if self.path.exists() and not self.path.is_file() and not self.path.is_dir():
+            raise BadInput(f"{self.path} is no regular file: name another place for the records")
         if readonly: self._check_readonly()
         else: self._prepare()
 
@@ -126,6 +155,8 @@ class Records:
     def _open(self):
         where = self.path.as_uri() + ('?immutable=1' if self.readonly else '')
         c = sqlite3.connect(where, uri=True, timeout=_wait, isolation_level=None, check_same_thread=False)
+        c.text_factory = _text
+        c.execute('pragma trusted_schema=off')
         if not self.readonly: c.execute('pragma synchronous=full')
         return c
 
@@ -149,6 +180,8 @@ def _said(self:Records, e): # A `BadInput` for an error of SQLite
                         "file")
     if 'malformed' in msg or 'not a database' in msg:
         return BadInput(f"{self.path} is damaged ({msg}): start again, and it is kept aside")
+    if isinstance(e, sqlite3.DatabaseError) and not isinstance(e, sqlite3.ProgrammingError):
+        return BadInput(f"{self.path} cannot be used as records ({msg}): start again, or use another file")
     return None
 
 @patch
@@ -180,72 +213,165 @@ def _cut_short(path):
     page = int.from_bytes(h[16:18], 'big') # https://www.sqlite.org/fileformat.html: 1 stands for 65,536
     return size < int.from_bytes(h[28:32], 'big') * (65536 if page == 1 else page)
 
+def _layout(c):
+    rows = c.execute('select type, name, sql from sqlite_master')
+    return {(kind, name, ' '.join((sql or '').split()).lower()) for kind,name,sql in rows}
+
+def _tables(version):
+    "What `sqlite_master` says of a file of this format"
+    c = sqlite3.connect(':memory:')
+    for s in _schema.split(';'): c.execute(s if version > 1 else s.replace(', hash text', ''))
+    try: return _layout(c)
+    finally: c.close()
+
+@patch
+def _versions(self:Records, c):
+    return tuple(c.execute(f'pragma {o}').fetchone()[0] for o in ('application_id', 'user_version'))
+
+@patch
+def _header(self:Records, c):
+    "What is wrong with the tables, '' for a new file or a sound one; before all else, for a trigger may run for ever"
+    (app, ver), there = self._versions(c), _layout(c)
+    if not there: return ''
+    fits = [v for v in range(1, _format + 1) if there == _tables(v)]
+    if not fits and app != _app: raise BadInput(f"{self.path} is a database of another program: use another file")
+    if not fits and ver > _format:
+        raise BadInput(f"{self.path} was written by a newer tlcourse: upgrade, or use another file")
+    if not fits: return 'it has other tables than tlcourse makes'
+    self._format = ver
+    return '' if app == _app and ver in fits else 'its header was changed'
+
 @patch
 def _why_damaged(self:Records): # '' where the file is sound
     try:
         if _cut_short(self.path): return 'it is cut short'
         c = self._open()
-        try: res = c.execute('pragma quick_check(1)').fetchone()[0]
+        try:
+            if why := self._header(c): return why
+            res = c.execute('pragma integrity_check(1)').fetchone()[0]
         finally: c.close()
     except sqlite3.DatabaseError as e:
-        if 'malformed' in str(e) or 'not a database' in str(e): return str(e)
+        said = 'malformed', 'not a database', 'unsupported file format', 'logic error'
+        if any(o in str(e) for o in said): return str(e)
         raise
     return '' if res == 'ok' else ' '.join(res.split())
 
 @patch
 def _set_aside(self:Records, why, ino):
+    "Rename the file; where it is now, or None where another process has just done it"
     t = time.strftime('%Y%m%d-%H%M%S')
     names = (f'{self.path.name}.damaged-{t}' + (f'-{i}' if i else '') for i in range(1000))
     aside = next(p for o in names if not (p := self.path.with_name(o)).exists())
-    if self.path.stat().st_ino != ino: return # Another process has just done it
+    if self.path.stat().st_ino != ino: return None
     self.path.rename(aside)
     wal, shm = (self.path.with_name(self.path.name + s) for s in ('-wal', '-shm'))
     if wal.exists() and wal.stat().st_size: wal.rename(aside.with_name(aside.name + '-wal'))
     # An empty `-wal` is the check's; `-shm` is an index of `-wal` that SQLite makes again
     for p in wal, shm: p.unlink(missing_ok=True)
-    self.notice = f"{self.path} is damaged ({why}): it is kept as {aside.name}, and a fresh one is begun"
-    warnings.warn(self.notice, stacklevel=4)
+    return aside
+
+# %% ../nbs/core/06_records.ipynb #f3save01
+def _with_first_page(aside, d):
+    "A copy of a damaged file that SQLite opens if it can be opened at all"
+    new, wal = Path(d)/'copy.db', aside.with_name(aside.name + '-wal')
+    shutil.copyfile(aside, new)
+    if wal.exists(): shutil.copyfile(wal, new.with_name('copy.db-wal'))
+    c = sqlite3.connect(Path(d)/'fresh.db')
+    for s in ('pragma page_size=4096', *_schema.split(';')): c.execute(s)
+    c.close()
+    page = bytearray((Path(d)/'fresh.db').read_bytes()[:4096])
+    page[18:20] = b'\2\2' if wal.exists() else b'\1\1'
+    page[28:32] = (new.stat().st_size//4096).to_bytes(4, 'big')
+    with open(new, 'r+b') as f: f.write(page)
+    return new
+
+def _scan(c, table, most):
+    "The rows of a table that can be read"
+    try: most = min(most, c.execute(f'select max(rowid) from {table}').fetchone()[0] or 0)
+    except sqlite3.Error: pass
+    for i in range(1, most + 1):
+        try: row = c.execute(f'select * from {table} where rowid=?', (i,)).fetchone()
+        except (sqlite3.Error, OverflowError): continue
+        if row: yield row
+
+# %% ../nbs/core/06_records.ipynb #f3save02
+@patch
+def _carry_over(self:Records, aside):
+    "Copy the sound rows of a file that was kept aside into this one; how many runs"
+    with tempfile.TemporaryDirectory(dir=self.path.parent) as d, suppress(sqlite3.Error):
+        c, n = sqlite3.connect(_with_first_page(aside, d)), 0
+        c.text_factory = _text
+        c.execute('pragma trusted_schema=off')
+        try:
+            most = aside.stat().st_size//16 # Rows that a file of this size can hold
+            runs, labels = ([*_scan(c, o, most)] for o in ('runs', 'labels'))
+            opened = {o[0]: o for o in _scan(c, 'openings', most)}
+            arrays = {}
+            for a in _scan(c, 'arrays', most): arrays.setdefault(a[0], []).append(a)
+        finally: c.close()
+        with self._writing() as to:
+            for r in runs:
+                own = sorted(arrays.get(r[0], []), key=lambda a: str(a[1]))
+                if r[4] != _run_hash(*r[:4], r[0] in opened, [a[1:] for a in own]): continue
+                n += to.execute('insert or ignore into runs values (?,?,?,?,?)', r).rowcount
+                to.executemany('insert or ignore into arrays values (?,?,?,?,?)', own)
+                if r[0] in opened: to.execute('insert or ignore into openings values (?,?,?)', opened[r[0]])
+            good = [o for o in labels if o[5] == _hash_of(*o[:5])]
+            to.executemany('insert or ignore into labels values (?,?,?,?,?,?)', good)
+        return n
+    return 0
 
 # %% ../nbs/core/06_records.ipynb #72ce0dfa
 @patch
 def _prepare(self:Records):
     if self.path.is_dir():
         raise BadInput(f"{self.path} is a folder: name a file in it, as {self.path.name}/records.db")
+    why, aside = '', None
     try:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
             ino = self.path.stat().st_ino
-            if why := self._why_damaged(): self._set_aside(why, ino)
+            if why := self._why_damaged(): aside = self._set_aside(why, ino)
         end = time.monotonic() + _wait
         # Where two processes begin the same file, SQLite does not wait by itself for a change of the journal mode
         while True:
-            try: return self._begin()
+            try: self._begin(); break
             except sqlite3.OperationalError as e:
                 if 'locked' not in str(e) or time.monotonic() > end: raise
                 time.sleep(.05)
+        if aside:
+            n = self._carry_over(aside)
+            self._tell(f"{self.path} is damaged ({why}): it is kept as {aside.name}, and a fresh one is begun with the "
+                       f"{n:,} runs that are whole")
+        else: self._check_rows()
     except (sqlite3.Error, OSError) as e:
         self.close()
         raise self._said(e) or e
 
 @patch
+def _tell(self:Records, notice):
+    self.notice = notice
+    warnings.warn(notice, stacklevel=5)
+
+@patch
 def _begin(self:Records):
     c = self._con
-    app, ver = (c.execute(f'pragma {o}').fetchone()[0] for o in ('application_id', 'user_version'))
-    if app != _app and c.execute('select count(*) from sqlite_master').fetchone()[0]:
-        raise BadInput(f"{self.path} is a database of another program: use another file")
-    if ver > _format: raise BadInput(f"{self.path} was written by a newer tlcourse: upgrade, or use another file")
+    ver = self._versions(c)[1]
     if c.execute('pragma journal_mode').fetchone()[0] != 'wal': c.execute('pragma journal_mode=wal')
     # It writes in any case: a file that cannot be written is found now, not after an hour of training
     c.execute('begin immediate')
     try:
-        if c.execute('pragma user_version').fetchone()[0] < _format:
+        ver = c.execute('pragma user_version').fetchone()[0]
+        if ver < 1:
             for s in _schema.split(';'): c.execute(s)
             c.execute(f'pragma application_id={_app}')
+        elif ver < _format: _give_hashes(c)
         c.execute(f'pragma user_version={_format}')
         c.execute('commit')
     except BaseException:
         with suppress(sqlite3.Error): c.execute('rollback')
         raise
+    self._format = _format
 
 @patch
 def _check_readonly(self:Records):
@@ -253,9 +379,75 @@ def _check_readonly(self:Records):
     wal = self.path.with_name(self.path.name + '-wal')
     if wal.exists() and wal.stat().st_size:
         raise BadInput(f"{self.path} is in use or was not closed: open it without readonly=True")
-    if why := self._why_damaged(): raise BadInput(f"{self.path} is damaged ({why}): get it again from where it came")
-    app = self._con.execute('pragma application_id').fetchone()[0]
-    if app != _app: raise BadInput(f"{self.path} is a database of another program: use another file")
+    try: why = self._why_damaged()
+    except (sqlite3.Error, OSError) as e: raise self._said(e) or e
+    if why: raise BadInput(f"{self.path} is damaged ({why}): get it again from where it came")
+    if self._versions(self._con)[0] != _app:
+        raise BadInput(f"{self.path} is a database of another program: use another file")
+
+# %% ../nbs/core/06_records.ipynb #f3read01
+def _belongings(c, key): # Arrays of a run, and did it open the test set?
+    arrays = c.execute('select name, dtype, shape, data from arrays where key=? order by name', (key,)).fetchall()
+    return arrays, c.execute('select 1 from openings where key=?', (key,)).fetchone() is not None
+
+def _keyed(key, spec): # Is the key the hash of this text?
+    return isinstance(spec, str) and sha256(spec.encode('utf-8', 'surrogatepass')) == key
+
+def _give_hashes(c):
+    "From format 1 to 2; a row that can be seen to be damaged gets no hash"
+    for t in 'runs', 'labels': c.execute(f'alter table {t} add column hash text')
+    for key,*row in c.execute('select key, spec, result, at from runs').fetchall():
+        if not _keyed(key, row[0]): continue
+        arrays, opened = _belongings(c, key)
+        with suppress(_Wrong):
+            for _,*a in arrays: _array(*a)
+            c.execute('update runs set hash=? where key=?', (_run_hash(key, *row, opened, arrays), key))
+    for o in c.execute('select pixel_hash, dtype, shape, data, info from labels').fetchall():
+        c.execute('update labels set hash=? where pixel_hash=?', (_hash_of(*o), o[0]))
+
+@patch
+def _columns(self:Records): return f"key, spec, result, at, {'hash' if self._format > 1 else 'null'}"
+
+@patch
+def _fits_hash(self:Records, c, key, spec, result, at, hash):
+    if self._format == 1: return _keyed(key, spec)
+    arrays, opened = _belongings(c, key)
+    return hash == _run_hash(key, spec, result, at, opened, arrays)
+
+@patch
+def _whole(self:Records, c, key, spec, result, at, hash):
+    "(spec, result, at, opened) of a row, or None and a notice where it is damaged"
+    try:
+        if not self._fits_hash(c, key, spec, result, at, hash): raise _Wrong('its hash does not fit')
+        arrays, opened = _belongings(c, key)
+        spec, res = json.loads(spec), json.loads(result)
+        if not isinstance(spec, dict) or not isinstance(res, dict): raise _Wrong('it is no run')
+        for name,*a in arrays: res[name] = _array(*a)
+        return spec, res, at, opened
+    except (_Wrong, ValueError, RecursionError):
+        self._missed(key)
+        return None
+
+@patch
+def _missed(self:Records, key):
+    if key in self._bad: return
+    self._bad.add(key)
+    self._tell(f"a row of {self.path} is damaged and counts as absent: what it held is run again when it is asked for")
+
+@patch
+def _check_rows(self:Records):
+    "All rows, when the file is opened: what is damaged can be said before the work"
+    with self._reading() as c:
+        every = c.execute(f'select {self._columns()} from runs').fetchall()
+        bad = [r[0] for r in every if not self._fits_hash(c, *r)]
+        labels = c.execute('select pixel_hash, dtype, shape, data, info, hash from labels').fetchall()
+    bad_labels = [o[0] for o in labels if o[5] != _hash_of(*o[:5])]
+    self._bad.update(bad + bad_labels)
+    if bad_labels:
+        self._tell(f"{len(bad_labels):,} of {len(labels):,} sets of labels in {self.path} are damaged and count as absent")
+    if bad:
+        self._tell(f"{len(bad):,} of {len(every):,} runs in {self.path} are damaged and count as absent: each is run again "
+                   "when it is asked for")
 
 # %% ../nbs/core/06_records.ipynb #3dee8a84
 def _split(result): # Arrays apart from what JSON can hold
@@ -270,6 +462,12 @@ def _split(result): # Arrays apart from what JSON can hold
 
 # %% ../nbs/core/06_records.ipynb #81a36fe2
 @patch
+def _row(self:Records, c, key):
+    "What `_whole` says of the run with this key; None where there is none"
+    row = c.execute(f'select {self._columns()} from runs where key=?', (key,)).fetchone()
+    return None if row is None else self._whole(c, *row)
+
+@patch
 def add(self:Records,
         spec:dict, # What was asked
         result:dict, # Numbers, strings, lists, and numpy arrays of any shape and dtype
@@ -280,17 +478,39 @@ def add(self:Records,
     text = _canon(spec)
     key, (arrays, rest) = spec_hash(spec), _split(result)
     if opened is None: opened = 'pred' in result
+    blobs = sorted((k, *_blob(v, k)) for k,v in arrays.items())
     if again and (opened or arrays): raise BadInput("a run is stored once: its result is not to be replaced")
     with self._writing() as c:
-        if again: c.execute('delete from runs where key=?', (key,))
-        new = c.execute('insert or ignore into runs values (?,?,?,?)', (key, text, rest, _now())).rowcount == 1
+        new = again or self._row(c, key) is None
         if new:
-            c.executemany('insert into arrays values (?,?,?,?,?)', [(key, k, *_blob(v)) for k,v in arrays.items()])
+            # What was there is replaced where that was asked for, or damaged; that the test set was opened stays true
+            opened = opened or _belongings(c, key)[1]
+            for t in 'runs', 'arrays': c.execute(f'delete from {t} where key=?', (key,))
+            row = key, text, rest, _now()
+            c.execute('insert into runs values (?,?,?,?,?)', (*row, _run_hash(*row, opened, blobs)))
+            c.executemany('insert into arrays values (?,?,?,?,?)', [(key, *a) for a in blobs])
             if opened: c.execute('insert or ignore into openings values (?,?,?)', (key, spec.get('pixel_hash'), _now()))
+            self._bad.discard(key)
         c.execute('delete from claims where key=?', (key,))
     return new
 
 # %% ../nbs/core/06_records.ipynb #4899c6cb
+@patch
+def _labels_row(self:Records, c, pixel_hash):
+    "(labels, info) of a target, or None: there are none, or they are damaged"
+    hashed = self._format > 1
+    columns = f"pixel_hash, dtype, shape, data, info, {'hash' if hashed else 'null'}"
+    row = c.execute(f'select {columns} from labels where pixel_hash=?', (pixel_hash,)).fetchone()
+    if row is None: return None
+    try:
+        if hashed and row[5] != _hash_of(*row[:5]): raise _Wrong('its hash does not fit')
+        y, info = _array(*row[1:4]), json.loads(row[4])
+        if y.ndim != 1 or y.dtype.kind not in 'iu' or not isinstance(info, dict): raise _Wrong('these are no labels')
+        return y, info
+    except (_Wrong, ValueError, RecursionError):
+        self._missed(pixel_hash)
+        return None
+
 @patch
 def put_labels(self:Records,
                pixel_hash:str, # Of the target, as in the spec
@@ -302,10 +522,12 @@ def put_labels(self:Records,
     if y.ndim != 1 or y.dtype.kind not in 'iu':
         raise BadInput(f"labels are a vector of integers, not {y.dtype} of shape {y.shape}")
     with self._writing() as c:
-        row = c.execute('select dtype, shape, data from labels where pixel_hash=?', (pixel_hash,)).fetchone()
-        if row is None:
-            c.execute('insert into labels values (?,?,?,?,?)', (pixel_hash, *_blob(y), json.dumps(info or {})))
-        elif not np.array_equal(_array(*row), y):
+        there = self._labels_row(c, pixel_hash)
+        if there is None:
+            row = pixel_hash, *_blob(y, 'labels'), json.dumps(info or {})
+            c.execute('insert or replace into labels values (?,?,?,?,?,?)', (*row, _hash_of(*row)))
+            self._bad.discard(pixel_hash)
+        elif not np.array_equal(there[0], y):
             raise BadInput(f"other labels are stored for pixels {pixel_hash[:12]}: use another file")
 
 @patch
@@ -313,28 +535,24 @@ def labels(self:Records,
            pixel_hash:str # Of the target
           ) -> np.ndarray|None: # (n,), or None where none are stored
     "The stored test labels of a target."
-    with self._reading() as c:
-        row = c.execute('select dtype, shape, data from labels where pixel_hash=?', (pixel_hash,)).fetchone()
-    return None if row is None else _array(*row)
+    with self._reading() as c: there = self._labels_row(c, pixel_hash)
+    return there and there[0]
 
 @patch
 def info(self:Records,
          pixel_hash:str # Of the target
         ) -> dict: # Empty where none is stored
     "What was kept beside the labels of a target."
-    with self._reading() as c: row = c.execute('select info from labels where pixel_hash=?', (pixel_hash,)).fetchone()
-    return {} if row is None else json.loads(row[0])
+    with self._reading() as c: there = self._labels_row(c, pixel_hash)
+    return there[1] if there else {}
 
 # %% ../nbs/core/06_records.ipynb #a7fe438f
 @patch
-def _run(self:Records, c, key, spec, result, at, ys=None): # `ys`: labels read so far, by pixel hash
-    res = json.loads(result)
-    for name,*a in c.execute('select name, dtype, shape, data from arrays where key=?', (key,)): res[name] = _array(*a)
-    opened = c.execute('select 1 from openings where key=?', (key,)).fetchone() is not None
-    spec, ys = json.loads(spec), {} if ys is None else ys
+def _run(self:Records, whole, ys=None): # `whole`: of `_whole`; `ys`: labels read so far, by pixel hash
+    spec, ys = whole[0], {} if ys is None else ys
     h = spec.get('pixel_hash')
     if h not in ys: ys[h] = self.labels(h)
-    return Run(spec, res, at, opened, ys[h])
+    return Run(*whole, ys[h])
 
 @patch
 def run(self:Records,
@@ -342,30 +560,29 @@ def run(self:Records,
        ) -> Run|None:
     "The stored run of a spec, or None."
     with self._reading() as c:
-        row = c.execute('select key, spec, result, at from runs where key=?', (spec_hash(spec),)).fetchone()
-        return None if row is None else self._run(c, *row)
+        whole = self._row(c, spec_hash(spec))
+        return None if whole is None else self._run(whole)
 
 @patch
 def get(self:Records,
         spec:dict # What was asked
        ) -> dict|None:
     "The stored result of a spec, or None."
-    return None if (r := self.run(spec)) is None else r.result
+    with self._reading() as c: whole = self._row(c, spec_hash(spec))
+    return None if whole is None else whole[1]
 
 @patch
 def has(self:Records,
         spec:dict # What was asked
        ) -> bool:
     "Is there a result for this spec?"
-    with self._reading() as c:
-        return c.execute('select 1 from runs where key=?', (spec_hash(spec),)).fetchone() is not None
+    return self.get(spec) is not None
 
 @patch
 def __contains__(self:Records, spec): return self.has(spec)
 
 @patch
-def __len__(self:Records):
-    with self._reading() as c: return c.execute('select count(*) from runs').fetchone()[0]
+def __len__(self:Records): return len(self._fitting({}))
 
 # %% ../nbs/core/06_records.ipynb #a456a421
 def _order(spec): # Comparable: numbers by size, before everything else
@@ -377,23 +594,31 @@ def _fits(spec, filters):
     return all(k in spec and among(spec[k], v) for k,v in filters.items())
 
 @patch
+def _fitting(self:Records, filters):
+    "What `_whole` gives for the runs whose specs fit"
+    def asked(key, spec): # A damaged spec may be any: its row is looked at, and told
+        if not filters or not _keyed(key, spec): return True
+        try: return _fits(json.loads(spec), filters)
+        except (ValueError, TypeError, RecursionError): return True
+    with self._reading() as c:
+        every = [r for r in c.execute(f'select {self._columns()} from runs').fetchall() if asked(*r[:2])]
+        whole = [w for r in every if (w := self._whole(c, *r)) is not None]
+    return [w for w in whole if _fits(w[0], filters)]
+
+@patch
 def rows(self:Records,
          **filters # Value, or list of values, that a key of the spec must have
         ) -> list: # Of `Run`, ordered by spec
     "The stored runs that fit."
-    with self._reading() as c:
-        every = c.execute('select key, spec, result, at from runs').fetchall()
-        found = [o for o in every if _fits(json.loads(o[1]), filters)]
-        ys = {}
-        return sorted((self._run(c, *o, ys) for o in found), key=lambda r: _order(r.spec))
+    ys = {}
+    return sorted((self._run(w, ys) for w in self._fitting(filters)), key=lambda r: _order(r.spec))
 
 @patch
 def openings(self:Records,
              **filters # As for `rows`
             ) -> int:
     "How many stored runs looked at the test set; it stands beside every reported accuracy."
-    with self._reading() as c:
-        return sum(_fits(json.loads(s), filters) for s, in c.execute('select spec from runs join openings using (key)'))
+    return sum(w[3] for w in self._fitting(filters))
 
 # %% ../nbs/core/06_records.ipynb #4ed5fd33
 @patch
@@ -421,7 +646,7 @@ def claim(self:Records,
         stored, first = [], None
         owners = dict(c.execute('select key, owner from claims'))
         for k in keys:
-            if c.execute('select 1 from runs where key=?', (k,)).fetchone(): stored.append(k)
+            if self._row(c, k) is not None: stored.append(k)
             elif owners.get(k, _me()) == _me():
                 first = k
                 break
@@ -451,7 +676,11 @@ def export(self:Records,
 # %% ../nbs/core/06_records.ipynb #fa9353d4
 def lesson_records(lesson:str|int # Name of its page, such as 'freezing', or its number
                   ) -> Records: # Read only
-    "The stored grid of a lesson, as it ships with the package."
+    "The stored grid of a lesson, as it ships with the package; `BadInput` where there is none, or it is damaged."
     p = package_assets()/f'{lesson_name(lesson)}.db'
     if not p.is_file(): raise BadInput(f"lesson {lesson_number(lesson)}, {p.stem}, has no stored grid")
-    return Records(p, readonly=True)
+    r = Records(p, readonly=True)
+    # Rows of format 1 have no hash: the file has one, on a list beside it
+    if r._format == 1 and sha256(p) != json.loads((p.parent/'records.json').read_text(encoding='utf-8')).get(p.name):
+        raise BadInput(f"{p} is damaged (it is not the file that was shipped): install tlcourse again")
+    return r

@@ -14,9 +14,9 @@ from collections import Counter
 from matplotlib.figure import Figure
 from PIL import Image
 from fastcore.basics import patch
-from .base import _esc, html_table, sha256, writable_folder
+from .base import _esc, BadInput, html_table, sha256, writable_folder
 from .comparison import (
-    _at, _beside, _control_text, _curve_table, _forecast_text, _marked, _missing_text, _pairs_table, _size, _so_far, Comparison, labels)
+    _at, _beside, _no_study, _number, _control_text, _curve_table, _forecast_text, _marked, _missing_text, _pairs_table, _size, _so_far, Comparison, labels)
 from .plots import _order, style
 from .store import write_bytes, write_text
 
@@ -130,8 +130,8 @@ def _chosen_by(c):
     "What the pictures that chose the rates cost, as part of a sentence"
     s = c.settings
     if s['tune'] != 'valid': return ''
-    if not c.staged: return f"; {s['V']} more per class chose the learning rates"
-    return f"; {s['V']} validation pictures more per class chose the rates, with all labels the whole validation part"
+    if not c.staged: return f"; {_esc(s['V'])} more per class chose the learning rates"
+    return f"; {_esc(s['V'])} validation pictures more per class chose the rates, with all labels the whole validation part"
 
 def _curve_figure(c):
     wide = 4.9 if len({x['strategy'] for x in c.cells}) > 4 else 3.9 # The legend stands beside many lines
@@ -272,7 +272,7 @@ def _rates(c):
         row['at the edge'] = _edge_text[r['edge']]
     df = pd.DataFrame(rows).rename(columns={'learning rate': 'chosen'})
     return ("<p>Each strategy had the same number of tries at each number of labels, three times apart, on seeds that are not "
-            f"reported. The rate with the highest accuracy on {s['V']} validation pictures per class was taken; these pictures "
+            f"reported. The rate with the highest accuracy on {_esc(s['V'])} validation pictures per class was taken; these pictures "
             "are labels too, so a cell costs both counts. A tie goes to the rate nearest "
             "the one in the table of tlcourse.finetune. Where the winner was the lowest or highest rate tried, every strategy "
             "got more tries; what still is at the edge is named.</p>\n" + html_table(df, 'Learning rates tried and chosen', 2))
@@ -302,7 +302,7 @@ def _rates_staged(c):
         row['at the edge'] = '' if r['fixed'] else _edge_text[r['edge']]
     return ("<p>What trains a body has a learning rate, the head of a frozen body a weight decay; one rule chooses both. Each strategy "
             "has values of its own, three times apart, and their mean loss on validation pictures decides, over seeds that are not "
-            f"reported: {s['V']} pictures per class, another draw for each seed, and with all labels the whole validation part, one seed. "
+            f"reported: {_esc(s['V'])} pictures per class, another draw for each seed, and with all labels the whole validation part, one seed. "
             "These pictures are labels too, so a cell costs both counts. Among the values whose loss lies within one standard error of "
             "the smallest (of the paired difference; starred) the one nearest the table of tlcourse.finetune is taken. While a starred "
             "value is the lowest or highest tried, more are tried, up to nine; what still is at the edge makes its differences "
@@ -321,9 +321,11 @@ def _tuning(c, cell):
     if not values: return []
     spec, knob = c.specs[cell][0], r.get('knob', 'lr')
     rows = c.records.rows(kind='tune', pixel_hash=spec['pixel_hash'], shots=spec['shots'], **{knob: values})
-    if c.staged: return [o.result['seconds'] for o in rows if _same_cell(spec, o.spec)]
     key = {k: v for k,v in spec.items() if k not in ('kind', 'lr', 'seed', 'shifts')} # The last two are of report runs alone
-    return [o.result['seconds'] for o in rows if all(k in o.spec and o.spec[k] == v for k,v in key.items())]
+    def own(o): return _same_cell(spec, o) if c.staged else all(k in o and o[k] == v for k,v in key.items())
+    seconds = [o.result.get('seconds') for o in rows if own(o.spec)]
+    if not all(map(_number, seconds)): raise _no_study(c.records)
+    return seconds
 
 def _cost(c):
     rows, total = [], 0
@@ -426,6 +428,7 @@ tbody{border-bottom:1px solid var(--line)}
 .strip{display:grid;grid-template-columns:repeat(auto-fill,minmax(8rem,1fr));gap:1rem .8rem;list-style:none;padding:0}
 .strip figure{margin:0}.strip img{display:block;width:8rem;max-width:100%;height:auto}
 .strip figcaption{margin-top:.3rem;line-height:1.35}
+.pairs{grid-template-columns:repeat(auto-fill,minmax(16rem,1fr))}.pairs img{width:16rem}
 .pixels{image-rendering:pixelated}.more{list-style:none;margin-left:1rem;font-size:.9rem}
 .formula{text-align:center;font-size:1.1rem}
 @media(min-width:42rem){tbody th{white-space:nowrap}}
@@ -438,6 +441,7 @@ _page = '''<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>{title}</title>
@@ -448,7 +452,7 @@ _page = '''<!doctype html>
 <h1>{title}</h1>
 <p class="sub">{sub}</p>
 <p class="answer">{answer}</p>
-<nav aria-label="Parts of the report"><ul>{nav}</ul></nav>
+<nav aria-label="Parts of the page"><ul>{nav}</ul></nav>
 {body}
 </main>
 </body>
@@ -474,14 +478,19 @@ def _mark(c):
     s = c.settings
     return f"study {sha256('|'.join(map(str, (s['pixel_hash'], c.backbone, s['weights']))).encode())[:8]}"
 
-def report_html(comparison # What `compare` measured
-               ) -> str:
-    "The report as one HTML text."
-    c, parts = comparison, _sections(comparison)
-    title = f"{c.name}: which transfer strategy, with {c.backbone}?"
+def _filled(title, sub, answer, parts): # parts: id to (heading, HTML)
+    "A whole page; all but the HTML of its parts is text"
     nav = ''.join(f'<li><a href="#{k}">{_esc(h)}</a></li>' for k,(h,_) in parts.items())
     body = '\n'.join(f'<section aria-labelledby="{k}">\n<h2 id="{k}">{_esc(h)}</h2>\n{text}</section>' for k,(h,text) in parts.items())
-    return _page.format(title=_esc(title), css=_css, sub=_esc(_sub(c)), answer=_esc(c.recommend()), nav=nav, body=body) + f'<!-- {_mark(c)} -->\n'
+    return _page.format(title=_esc(title), css=_css, sub=_esc(sub), answer=_esc(answer), nav=nav, body=body)
+
+def report_html(comparison # What `compare` measured
+               ) -> str: # Raises `BadInput` for a study whose parts do not fit together
+    "The report as one HTML text."
+    c = comparison
+    title = f"{c.name}: which transfer strategy, with {c.backbone}?"
+    try: return _filled(title, _sub(c), c.recommend(), _sections(c)) + f'<!-- {_mark(c)} -->\n'
+    except (KeyError, IndexError, TypeError) as e: raise _no_study(c.records) from e
 
 # %% ../nbs/tools/02_report.ipynb #bbd59450
 def write_report(comparison, # What `compare` measured

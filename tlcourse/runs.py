@@ -38,26 +38,27 @@ class Task:
 
 def task(name, # A target's name, a folder, or a `Target`
          backbone=None, # A name, or an `Arch`; None: the target's own
-         size:int|None=None, # As in `target`
+         size:int|None=None, # As in `target`; None: the target's, or that of a backbone which was made for one size
          weights=None, # File of pretrained weights; None: the backbone's own
          device:str='auto', # As in `pick_device`
          shifts=(), # Names in `SHIFTS` are left out; others are targets of the same size
          **kwargs # For `target`: valid_pct, test_pct, seed, drop_duplicates, groups, fit, min_class
         ) -> Task: # Raises `BadInput` as `target`, `arch` and `pick_device` do
     "The pictures read and the weights found: made once, handed to every worker."
+    if isinstance(backbone, Arch) and weights is not None:
+        raise BadInput("weights: this backbone has its own already; give them to arch() instead")
+    net = None if backbone is None else arch(backbone, weights)
     if isinstance(name, Target):
         given = [k for k,v in dict(size=size, **kwargs).items() if v is not None and v is not False]
         if given: raise BadInput(f"{', '.join(given)}: this target is made already; give these to target() instead")
         t = name
     else:
+        if net and size is None: size = net.own_size
         given = [k for k in ('valid_pct', 'test_pct') if kwargs.get(k) is not None]
         if given and isinstance(name, str) and name in offline_targets():
             raise BadInput(f"{', '.join(given)}: {name} comes with its parts; leave it out, or give a folder")
         t = target(name, size=size, **{k: v for k,v in kwargs.items() if v is not None})
-    if isinstance(backbone, Arch):
-        if weights is not None: raise BadInput("weights: this backbone has its own already; give them to arch() instead")
-        net = backbone
-    else: net = arch(backbone or t.backbone, weights)
+    if net is None: net = arch(t.backbone, weights)
     others = {n: target(n, size=t.size) for n in shifts if n not in SHIFTS}
     return Task(t, net, str(pick_device(device)), others)
 

@@ -50,10 +50,13 @@ def _work(conn, run, others):
     if 'threadpoolctl' in sys.modules or 'numpy' in sys.modules:
         from threadpoolctl import threadpool_limits
         threadpool_limits(1)
-    while (spec := conn.recv()) is not None:
-        res = _try(run, spec)
-        try: conn.send(res)
-        except Exception as e: conn.send((False, _cannot(e))) # A result that cannot be pickled
+    try:
+        while (spec := conn.recv()) is not None:
+            res = _try(run, spec)
+            try: conn.send(res)
+            except OSError: raise
+            except Exception as e: conn.send((False, _cannot(e))) # A result that cannot be pickled
+    except (EOFError, OSError): os._exit(1) # The parent is gone, and nobody is left to be told
 
 # %% ../nbs/core/07_sweep.ipynb #5b975427
 class _Worker:
