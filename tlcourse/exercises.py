@@ -286,17 +286,11 @@ def _padded(block):
             return f"of 20 pictures it keeps {len(dls.valid_ds)} for validation; three tenths are 6"
         x = dls.valid.one_batch()[0][0].cpu().numpy()
     if x.shape != (3, 64, 64): return f"a picture comes out as {tuple(x.shape)}, not (3, 64, 64)"
-<<<<<<< OURS
     def more(row, col, k):
         return x[k, row, col] - np.delete(x[:, row, col], k).mean() > .5 # of colour k than of the others
     if not (more(32, 3, 0) and more(32, 60, 2)):
         return "the ends of a wide picture are cut off: another method of Resize"
-    if not more(20, 32, 1): return "nothing is cut off, but a square comes out higher than wide: the picture is bent"
-=======
-    def more(row, col, k): return x[k, row, col] - np.delete(x[:, row, col], k).mean() > .5 # of colour k than of the others
-    if not (more(32, 3, 0) and more(32, 60, 2)): return "the ends of a wide picture are cut off: another method of Resize"
     if not more(20, 32, 1): return "nothing is cut off, but a square comes out higher than wide: the picture is squashed"
->>>>>>> THEIRS
 
 # %% ../nbs/tools/04_exercises.ipynb #yopex005
 @exercise('your_own_pictures', 3)
