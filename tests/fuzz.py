@@ -1,7 +1,8 @@
 """Inputs at random, from a fixed seed, for what reads what others have written.
 
-Each kind is a function of a random number generator that makes one input and hands it over. Allowed is a result, or `BadInput`;
-anything else is a fault, and so are five seconds. `tests/test_faults.py` runs a few; by hand, for 200,000 of them:
+Each kind is a function of a random number generator that makes one input and hands it over. Allowed is a result, or
+`BadInput`; anything else is a fault, and so are five seconds. `tests/test_faults.py` runs a few; by hand, for 200,000
+of them:
 
     TLCOURSE_FUZZ=200000 python -m pytest tests/test_faults.py -m slow -n0 -s -k fuzz
 """
@@ -11,10 +12,14 @@ from pathlib import Path
 import numpy as np
 from tlcourse.base import BadInput
 
-ODD = ['', ' ', '\0', '\n', '..', '/', '~', '~root', 'nan', 'inf', '-1', '1e400', '0', '5', 'all', 'None', 'a\x1b[31m', '\udcff', '猫', 'x'*300, '🦆', '<b>', '"', "'", ',', ';', '%s', '{x}', '../../x', 'digits',
-       'train', 'valid', 'test', 'label', 'path', 'split', 'True', '9'*40, '-0', '0x10', '1_0', '٣', '(', '[a-', '(?P<a', '*', '.*(', r'\1', 'cuda:99', 'cpu', 'meta', 'glyphnet', 'fine-tuning', 'scratch+aug+aug']
+ODD = ['', ' ', '\0', '\n', '..', '/', '~', '~root', 'nan', 'inf', '-1', '1e400', '0', '5', 'all', 'None', 'a\x1b[31m',
+       '\udcff', '猫', 'x'*300, '🦆', '<b>', '"', "'", ',', ';', '%s', '{x}', '../../x', 'digits',
+       'train', 'valid', 'test', 'label', 'path', 'split', 'True', '9'*40, '-0', '0x10', '1_0', '٣', '(', '[a-',
+       '(?P<a', '*', '.*(', r'\1', 'cuda:99', 'cpu', 'meta', 'glyphnet', 'fine-tuning', 'scratch+aug+aug']
 
-def text(r): return r.choice(ODD) if r.random() < .6 else ''.join(r.choice(string.printable + 'é猫\udcff\x9b') for _ in range(r.randrange(12)))
+def text(r):
+    return r.choice(ODD) if r.random() < .6 else ''.join(r.choice(string.printable + 'é猫\udcff\x9b')
+                                                         for _ in range(r.randrange(12)))
 
 def value(r, depth=0):
     "Anything that JSON can hold"
@@ -34,7 +39,9 @@ def mutated(r, data):
         if how < 3 and data: data[min(i, len(data)-1)] ^= 1 << r.randrange(8)
         elif how == 3: del data[i:min(j, i + r.choice([1, 4, 10**6]))]
         elif how == 4: data[i:i] = data[i:min(j, i + 64)]
-        else: data[i:i+4] = r.choice([b'\0\0\0\0', b'\xff\xff\xff\xff', b'\x7f\xff\xff\xff', bytes(r.randrange(256) for _ in range(4))])
+        else:
+            data[i:i+4] = r.choice([b'\0\0\0\0', b'\xff\xff\xff\xff', b'\x7f\xff\xff\xff',
+                                    bytes(r.randrange(256) for _ in range(4))])
     return bytes(data)
 
 def changed(r, x):
@@ -66,13 +73,16 @@ def pictures(d):
     from tlcourse.pictures import read_picture
     im = Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 20, 3)).astype(np.uint8))
     made = []
-    for kind,how in ('PNG', {}), ('JPEG', {}), ('JPEG', dict(progressive=True)), ('GIF', {}), ('BMP', {}), ('TIFF', {}), ('TIFF', dict(compression='tiff_lzw')), ('WEBP', {}), ('WEBP', dict(lossless=True)), ('PPM', {}):
+    for kind,how in [('PNG', {}), ('JPEG', {}), ('JPEG', dict(progressive=True)), ('GIF', {}), ('BMP', {}),
+                     ('TIFF', {}), ('TIFF', dict(compression='tiff_lzw')), ('WEBP', {}), ('WEBP', dict(lossless=True)),
+                     ('PPM', {})]:
         buf = io.BytesIO()
         im.save(buf, kind, **how)
         made.append(buf.getvalue())
     for mode in 'I;16', 'L', 'CMYK', 'RGBA', 'P', '1', 'LA':
         buf = io.BytesIO()
-        (Image.fromarray(np.full((9, 9), 900, np.uint16)) if mode == 'I;16' else im.convert(mode)).save(buf, 'TIFF' if mode == 'CMYK' else 'PNG')
+        (Image.fromarray(np.full((9, 9), 900, np.uint16)) if mode == 'I;16'
+         else im.convert(mode)).save(buf, 'TIFF' if mode == 'CMYK' else 'PNG')
         made.append(buf.getvalue())
     def one(r): read_picture(mutated(r, r.choice(made)), top=r.choice([255, 4095, 65535]))
     return one
@@ -84,7 +94,8 @@ def tables(d):
     def one(r):
         sep = r.choice(',;\t')
         head = [r.choice(['path', 'label', 'split', 'id', 'file', text(r)]) for _ in range(r.randrange(1, 5))]
-        rows = [[r.choice([f'{i % 6}.png', f'{i % 6}', './1.png', 'cat', 'dog', 'train', 'test', '0', '1', text(r)]) for _ in head] for i in range(r.randrange(9))]
+        rows = [[r.choice([f'{i % 6}.png', f'{i % 6}', './1.png', 'cat', 'dog', 'train', 'test', '0', '1', text(r)])
+                 for _ in head] for i in range(r.randrange(9))]
         data = '\n'.join(sep.join(o) for o in [head, *rows]).encode('utf-8', 'surrogateescape')
         (d/'split.csv').write_bytes(mutated(r, data) if r.random() < .3 else data)
         list_folder(d, groups=r.choice([None, None, text(r)]), min_class=r.choice([None, None, 2]))
@@ -98,7 +109,8 @@ def trees(d):
         shutil.rmtree(d/'t', ignore_errors=True)
         (d/'t').mkdir()
         for i in range(r.randrange(8)):
-            p = d/'t'/Path(*r.choices(parts, k=r.randrange(4)))/r.choice([f'{i}.png', f'{i}.JPG', 'notes.txt', '.x.png', 'labels.csv', f'{i}'])
+            inside = Path(*r.choices(parts, k=r.randrange(4)))
+            p = d/'t'/inside/r.choice([f'{i}.png', f'{i}.JPG', 'notes.txt', '.x.png', 'labels.csv', f'{i}'])
             if any(o.is_file() for o in p.parents): continue
             p.parent.mkdir(parents=True, exist_ok=True)
             how = r.randrange(12)
@@ -130,7 +142,8 @@ def weights(d):
 
 def model_cards(d):
     from tlcourse.model import VERSION, _check, _read_card
-    card = dict(kind='tlcourse model', version=VERSION, classes=['a', 'b'], fit='crop', range=[0, 255], size=32, backbone='glyphnet', head='pool-flatten-linear', statistics=dict(mean=[.5]*3, std=[.25]*3),
+    card = dict(kind='tlcourse model', version=VERSION, classes=['a', 'b'], fit='crop', range=[0, 255], size=32,
+                backbone='glyphnet', head='pool-flatten-linear', statistics=dict(mean=[.5]*3, std=[.25]*3),
                 weights=dict(file='model.safetensors', sha256='0'*64), accuracy=None, notes=[], versions={})
     (d/'card.json').write_text(json.dumps({**card, 'check': _check(card)}))
     _read_card(d)
@@ -147,10 +160,14 @@ def model_cards(d):
 def arrays(d):
     from tlcourse.records import _array, _blob, _Wrong
     def one(r):
-        a = np.random.default_rng(r.randrange(99)).integers(0, 9, r.choice([0, 1, 40])).astype(r.choice(['u1', 'f2', 'i8', 'U3', '?']))
+        a = np.random.default_rng(r.randrange(99)).integers(0, 9, r.choice([0, 1, 40]))
+        a = a.astype(r.choice(['u1', 'f2', 'i8', 'U3', '?']))
         row = list(_blob(a, 'a'))
         i = r.randrange(3)
-        row[i] = r.choice([text(r), value(r), mutated(r, row[i] if isinstance(row[i], bytes) else row[i].encode('utf-8', 'surrogatepass')), json.dumps(value(r))])
+        row[i] = r.choice([text(r), value(r),
+                           mutated(r, row[i] if isinstance(row[i],
+                                                           bytes) else row[i].encode('utf-8', 'surrogatepass')),
+                                                           json.dumps(value(r))])
         if i < 2 and isinstance(row[i], bytes): row[i] = row[i].decode('latin1')
         try: _array(*row)
         except _Wrong: pass
@@ -187,8 +204,9 @@ def words(d):
     from tlcourse.finetune import STRATEGIES
     from tlcourse.store import prune, writable_file
     t = type('T', (), dict(backbone='glyphnet'))()
-    ways = [pick_device, _looks, lambda s: _names(s, STRATEGIES, 'strategy'), lambda s: _whole(s, 'shots'), lambda s: _budget(s, t, 'cpu'), user_path, lambda s: writable_file(s if '/' in s else f'w{s}'), lambda s: lessons([s]),
-            lesson_number, lambda s: lessons(s.split(','))]
+    ways = [pick_device, _looks, lambda s: _names(s, STRATEGIES, 'strategy'), lambda s: _whole(s, 'shots'),
+            lambda s: _budget(s, t, 'cpu'), user_path, lambda s: writable_file(s if '/' in s else f'w{s}'),
+            lambda s: lessons([s]), lesson_number, lambda s: lessons(s.split(','))]
     def one(r): r.choice(ways)(text(r))
     return one
 
@@ -196,9 +214,12 @@ def command_lines(d):
     "Whole command lines whose target is not there"
     from contextlib import redirect_stderr, redirect_stdout
     from tlcourse import cli
-    options = ['--backbone', '--weights', '--strategies', '--shots', '--seeds', '--steps', '--tune', '--size', '--budget', '--device', '--workers', '--out', '--json', '--fit', '--min-class', '--groups', '--study', '-o', '--top', '--at-least', '--csv', '--days', '--gb', '--prune']
+    options = ['--backbone', '--weights', '--strategies', '--shots', '--seeds', '--steps', '--tune', '--size',
+               '--budget', '--device', '--workers', '--out', '--json', '--fit', '--min-class', '--groups', '--study',
+               '-o', '--top', '--at-least', '--csv', '--days', '--gb', '--prune']
     def one(r):
-        a = [r.choice(['scores', 'compare', 'train', 'predict', 'look', 'cache', text(r)]), r.choice(['./nothing', text(r).replace('digits', 'digit').replace('/', '') + 'nothing'])]
+        a = [r.choice(['scores', 'compare', 'train', 'predict', 'look', 'cache', text(r)]),
+             r.choice(['./nothing', text(r).replace('digits', 'digit').replace('/', '') + 'nothing'])]
         for _ in range(r.randrange(4)): a += [r.choice(options), text(r)]
         a = [o.replace('\0', '') for o in a]
         out, err = io.StringIO(), io.StringIO()
@@ -207,11 +228,13 @@ def command_lines(d):
             except SystemExit as e: code = e.code
         assert code in (0, 1, 2), (a, code)
         if not any('\n' in o for o in a): # argparse quotes its own arguments as they are
-            assert all(l.startswith(('tlcourse', 'usage:', ' ')) for l in err.getvalue().split('\n')[:-1]), (a, err.getvalue())
+            assert all(l.startswith(('tlcourse', 'usage:', ' ')) for l in err.getvalue().split('\n')[:-1]), (
+                (a, err.getvalue()))
         assert not set('\x1b\x9b\udcff') & set(out.getvalue()), (a, out.getvalue())
     return one
 
-KINDS = {cards: 20, pictures: 40, tables: 8, trees: 8, weights: 25, model_cards: 25, arrays: 30, studies: 2, specs: 20, words: 15, command_lines: 7}
+KINDS = {cards: 20, pictures: 40, tables: 8, trees: 8, weights: 25, model_cards: 25, arrays: 30, studies: 2, specs: 20,
+         words: 15, command_lines: 7}
 
 class Slow(Exception): pass
 

@@ -14,7 +14,8 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert main(['doctor', '--json', str(tmp_path/'d.json')]) == 0
     said, found = capsys.readouterr().out, json.loads((tmp_path/'d.json').read_text())['found']
     assert not (tmp_path/'cache').exists() and not [o for o in found if 'cannot be looked at' in o['found']]
-    assert {'versions', 'device', 'threads', 'decoded pictures and features', 'weights of glyphnet', 'target pets', 'downloads of timm'} <= {o['what'] for o in found}
+    assert {'versions', 'device', 'threads', 'decoded pictures and features', 'weights of glyphnet', 'target pets',
+            'downloads of timm'} <= {o['what'] for o in found}
     assert all(f"{o['what']}: {o['found']}" in said and o['advice'] in said for o in found)
 
 def test_what_is_missing_has_advice(tmp_path, monkeypatch):
@@ -33,5 +34,6 @@ def test_a_broken_installation_is_told(gone, tmp_path):
     r = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, cwd=tmp_path)
     assert r.returncode == 0 and 'Traceback' not in r.stderr, r.stderr
     lines = r.stdout.splitlines()
-    assert lines[0].startswith('versions: Python') and lines[-2].startswith('photos of the lessons') or lines[-1].startswith('photos of the lessons')
+    assert (lines[0].startswith('versions: Python')
+            and lines[-2].startswith('photos of the lessons') or lines[-1].startswith('photos of the lessons'))
     assert any('cannot be looked at (ModuleNotFoundError' in o and gone in o for o in lines)

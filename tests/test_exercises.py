@@ -92,14 +92,16 @@ def test_hints_of_first_transfer(monkeypatch):
     from tlcourse.data import target
     from tlcourse.records import lesson_records
     digits = target('digits')
-    def learn(shots=5, **kwargs): return vision_learner(digits.dls(shots=shots, bs=10), glyphnet, metrics=accuracy, **kwargs)
+    def learn(shots=5, **kwargs):
+        return vision_learner(digits.dls(shots=shots, bs=10), glyphnet, metrics=accuracy, **kwargs)
     def said(n, answer): return check('first_transfer', n, answer).hint
     assert 'train longer' in said(1, learn()) and 'not the pretrained one' in said(1, learn(pretrained=False))
     assert 'it has 10 training pictures' in said(1, learn(shots=1))
     moved = learn()
     with torch.no_grad(): next(p for p in moved.model[0].parameters() if p.dim() > 1).mul_(1.01)
     assert 'trained too' in said(1, moved)
-    c, heads = stored_comparison(lesson_records('first_transfer'), tune='none'), ('feature-extraction', 'random-features')
+    c, heads = (stored_comparison(lesson_records('first_transfer'), tune='none'),
+                ('feature-extraction', 'random-features'))
     assert said(2, c) == '' and "the course's targets" in said(3, c)
     monkeypatch.setattr(c, 'correct', {**c.correct, (heads[0], 20): c.correct[heads[1], 20]})
     assert 'no lead' in said(2, c)

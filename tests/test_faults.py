@@ -1,7 +1,8 @@
-"""Damaged files, crafted files, odd places: what is read is what was written, or it is said in a sentence that it cannot be.
+"""Damaged files, crafted files, odd places: what is read is what was written, or it is said in a sentence that it
+cannot be.
 
-What was tried first stands in the reviews as F1 to F14; the tests name them. Bits are turned at random from a fixed seed: a few here, 300 of
-each kind in `.ci/run` (`-m slow`), and as many as TLCOURSE_FLIPS says by hand, as in
+What was tried first stands in the reviews as F1 to F14; the tests name them. Bits are turned at random from a fixed
+seed: a few here, 300 of each kind in `.ci/run` (`-m slow`), and as many as TLCOURSE_FLIPS says by hand, as in
 
     TLCOURSE_FLIPS=4000 python -m pytest tests/test_faults.py -m slow -n0 -k bits
 """
@@ -37,7 +38,8 @@ def quiet():
 def spec(i): return dict(kind='report', target='toy', pixel_hash='p', seed=i)
 def result(i, n=400):
     rng = np.random.default_rng(i)
-    return dict(pred=rng.integers(0, 9, n).astype(np.uint16), prob=rng.random(n).astype(np.float16), loss=i/7, note=f'run {i}')
+    return dict(pred=rng.integers(0, 9, n).astype(np.uint16), prob=rng.random(n).astype(np.float16), loss=i/7,
+                note=f'run {i}')
 Y = np.random.default_rng(99).integers(0, 9, 400).astype(np.uint16)
 
 def same(a, b): return a.keys() == b.keys() and all(type(a[k]) is type(b[k]) and np.array_equal(a[k], b[k]) for k in a)
@@ -109,8 +111,10 @@ def test_no_row_of_labels(tmp_path, quiet):
 
 def test_what_belongs_to_a_run(tmp_path, quiet):
     "An array taken away, an opening forgotten, a date changed, one run's array given to another"
-    for s in ("delete from arrays where name='prob'", 'delete from openings', "update runs set at='2020-01-01 00:00:00'", "update arrays set name='pred blur' where name='prob'",
-              "update arrays set data=(select data from arrays a where a.name='prob' limit 1 offset 3) where name='prob'"):
+    for s in ("delete from arrays where name='prob'", 'delete from openings',
+              "update runs set at='2020-01-01 00:00:00'", "update arrays set name='pred blur' where name='prob'",
+              "update arrays set data=(select data from arrays a where a.name='prob' limit 1 "
+              "offset 3) where name='prob'"):
         w = Records(fill(tmp_path/'a.db', 5))
         with w._writing() as c: c.execute(s)
         assert sound(w) <= 1 and w.notice
@@ -170,9 +174,12 @@ def test_shipped_stores(tmp_path, monkeypatch):
 # --- F7: crafted stores
 
 CRAFTED = {
-    'a trigger that never ends': "create trigger t after insert on runs begin insert into claims with recursive n(i) as (select 1 union all select i+1 from n) select i, i, i from n; end",
-    'a view in place of a table': 'drop table runs; create view runs as select 1 as key, 2 as spec, 3 as result, 4 as at, 5 as hash',
-    'a table less': 'drop table openings', 'a column less': 'alter table labels drop column info', 'one table more': 'create table more(x)',
+    'a trigger that never ends': "create trigger t after insert on runs begin insert into claims with recursive "
+                                 "n(i) as (select 1 union all select i+1 from n) select i, i, i from n; end",
+    'a view in place of a table': 'drop table runs; create view runs as select 1 as key, 2 as spec, '
+                                  '3 as result, 4 as at, 5 as hash',
+    'a table less': 'drop table openings',
+    'a column less': 'alter table labels drop column info', 'one table more': 'create table more(x)',
     'an index that computes': 'create index i on runs(length(hex(zeroblob(200000000))))'}
 
 @pytest.mark.parametrize('what', CRAFTED)
@@ -182,7 +189,8 @@ def test_crafted_tables(what, tmp_path, quiet):
     if 'computes' not in what: c.executescript(CRAFTED[what])
     else:
         c.execute('pragma writable_schema=on')
-        c.execute("insert into sqlite_master values ('index', 'i', 'runs', 2, 'create index i on runs(length(hex(zeroblob(200000000))))')")
+        c.execute("insert into sqlite_master values ('index', 'i', 'runs', 2, 'create index i on "
+                  "runs(length(hex(zeroblob(200000000))))')")
     c.execute('pragma journal_mode=delete')
     c.close()
     with pytest.raises(BadInput, match='damaged'): Records(f, readonly=True)
@@ -223,11 +231,16 @@ def forged(path, **row):
             c.executemany('insert into arrays values (?,?,?,?,?)', [(key, *a) for a in arrays])
     return w
 
-FORGED = {'no JSON': dict(result='{'), 'a list': dict(result='[1]'), 'deep JSON': dict(result='['*100_000), 'a spec that is a number': dict(spec='3'),
-          'a bomb': dict(pred=('zlib |u1', '[1073741824]', zlib.compress(bytes(2**24)))), 'a bomb of a small array': dict(pred=('zlib |u1', '[4]', zlib.compress(bytes(2**24)))),
-          'objects': dict(pred=('|O', '[1]', b'12345678')), 'a shape below 0': dict(pred=('|u1', '[-1, -1]', b'1')), 'a shape of words': dict(pred=('|u1', '["a"]', b'1')),
-          'no type': dict(pred=('what', '[1]', b'1')), 'no zlib': dict(pred=('zlib |u1', '[1]', b'1')), 'text for bytes': dict(pred=('|u1', '[1]', 'a')),
-          'labels of two dimensions': dict(labels=('|u1', '[1, 1]', b'1', '{}')), 'labels that are fractions': dict(labels=('<f4', '[1]', b'1234', '{}')),
+FORGED = {'no JSON': dict(result='{'), 'a list': dict(result='[1]'), 'deep JSON': dict(result='['*100_000),
+          'a spec that is a number': dict(spec='3'),
+          'a bomb': dict(pred=('zlib |u1', '[1073741824]', zlib.compress(bytes(2**24)))),
+          'a bomb of a small array': dict(pred=('zlib |u1', '[4]', zlib.compress(bytes(2**24)))),
+          'objects': dict(pred=('|O', '[1]', b'12345678')), 'a shape below 0': dict(pred=('|u1', '[-1, -1]', b'1')),
+          'a shape of words': dict(pred=('|u1', '["a"]', b'1')),
+          'no type': dict(pred=('what', '[1]', b'1')), 'no zlib': dict(pred=('zlib |u1', '[1]', b'1')),
+          'text for bytes': dict(pred=('|u1', '[1]', 'a')),
+          'labels of two dimensions': dict(labels=('|u1', '[1, 1]', b'1', '{}')),
+          'labels that are fractions': dict(labels=('<f4', '[1]', b'1234', '{}')),
           'labels without JSON': dict(labels=('|u1', '[1]', b'1', '{'))}
 
 @pytest.mark.parametrize('what', FORGED)
@@ -296,13 +309,23 @@ def without(*keys):
     return f
 def first(d): return next(iter(d))
 
-NO_CHECKPOINTS = {'a step far away': set_('step', to=10**9), 'the last step': set_('step', to=6), 'a step before the first': set_('step', to=-1), 'a step of text': set_('step', to='4'),
-    'half a step': set_('step', to=4.), 'no step': without('step'), 'no curve': without('curve'), 'a curve of text': set_('curve', to='abcd'), 'a short curve': set_('curve', to=[]),
-    'a loss of text': set_('curve', to=[[1, 'x']]*4), 'seconds below 0': set_('seconds', 'wall', to=-1.), 'seconds that never end': set_('seconds', 'cpu', to=float('inf')), 'other seconds': set_('seconds', to={}),
-    'no weights': set_('model', to={}), 'a weight less': without('model', 'fc.weight'), 'other shapes': set_('model', 'fc.bias', to=lambda t: t[:3]), 'other types': set_('model', 'fc.bias', to=lambda t: t.double()),
-    'no numbers': set_('model', 'fc.bias', to=lambda t: t*float('nan')), 'a variance below 0': set_('model', 'stem.1.running_var', to=lambda t: -t-1), 'a sparse weight': set_('model', 'fc.weight', to=lambda t: t.to_sparse()),
-    'no optimiser': set_('opt', to={}), 'an optimiser of another network': set_('opt', 'state', 0, 'exp_avg', to=lambda t: t[:1]), 'another rate of decay': set_('opt', 'param_groups', 0, 'weight_decay', to=9.),
-    'squares below 0': set_('opt', 'state', 0, 'exp_avg_sq', to=lambda t: t-1), 'an optimiser of another step': set_('opt', 'state', 0, 'step', to=lambda t: t+1), 'a list': lambda ck: ck.clear()}
+NO_CHECKPOINTS = {'a step far away': set_('step', to=10**9), 'the last step': set_('step', to=6),
+                  'a step before the first': set_('step', to=-1), 'a step of text': set_('step', to='4'),
+    'half a step': set_('step', to=4.), 'no step': without('step'), 'no curve': without('curve'),
+    'a curve of text': set_('curve', to='abcd'), 'a short curve': set_('curve', to=[]),
+    'a loss of text': set_('curve', to=[[1, 'x']]*4), 'seconds below 0': set_('seconds', 'wall', to=-1.),
+    'seconds that never end': set_('seconds', 'cpu', to=float('inf')), 'other seconds': set_('seconds', to={}),
+    'no weights': set_('model', to={}), 'a weight less': without('model', 'fc.weight'),
+    'other shapes': set_('model', 'fc.bias', to=lambda t: t[:3]),
+    'other types': set_('model', 'fc.bias', to=lambda t: t.double()),
+    'no numbers': set_('model', 'fc.bias', to=lambda t: t*float('nan')),
+    'a variance below 0': set_('model', 'stem.1.running_var', to=lambda t: -t-1),
+    'a sparse weight': set_('model', 'fc.weight', to=lambda t: t.to_sparse()),
+    'no optimiser': set_('opt', to={}),
+    'an optimiser of another network': set_('opt', 'state', 0, 'exp_avg', to=lambda t: t[:1]),
+    'another rate of decay': set_('opt', 'param_groups', 0, 'weight_decay', to=9.),
+    'squares below 0': set_('opt', 'state', 0, 'exp_avg_sq', to=lambda t: t-1),
+    'an optimiser of another step': set_('opt', 'state', 0, 'step', to=lambda t: t+1), 'a list': lambda ck: ck.clear()}
 
 def test_crafted_checkpoints(interrupted, tmp_path):
     "Each with a right hash"
@@ -319,7 +342,8 @@ def test_crafted_checkpoints(interrupted, tmp_path):
     for what,change in NO_CHECKPOINTS.items():
         ck = torch.load(io.BytesIO(data))
         change(ck)
-        with pytest.raises(BadInput, match='glyphnet.checkpoint .*(delete it, or start over|another folder)'): print(what, goes_on(tmp_path, written(ck)))
+        with pytest.raises(BadInput, match='glyphnet.checkpoint .*(delete it, or start over|another folder)'):
+            print(what, goes_on(tmp_path, written(ck)))
 
 @unix
 def test_a_pipe_is_no_checkpoint(tmp_path):
@@ -358,9 +382,11 @@ def of_a_stranger(d, mark=MARK, staged=False):
     if staged:
         def odd(s): return s + mark if s.startswith('fine') else s
         acc, plan = {odd(s): a for s,a in ACC.items()}, {i: [(odd(s), k) for s,k in cs] for i,cs in PLAN.items()}
-        return made_staged(d, acc=acc, arms=[odd(a) for a in ARMS], plan=plan, classes=[c + mark for c in CLASSES], missing=[dict(strategy=odd('fine-tuning+aug'), shots='all', minutes=6.2)],
+        return made_staged(d, acc=acc, arms=[odd(a) for a in ARMS], plan=plan, classes=[c + mark for c in CLASSES],
+                           missing=[dict(strategy=odd('fine-tuning+aug'), shots='all', minutes=6.2)],
                            parts={c + mark: [100, 30, 50] for c in CLASSES})
-    return made_up(d, name=mark, classes=[f'{mark}{i}' for i in range(4)], strategies=('scratch', mark), notes=[mark, f'  {mark}'])
+    return made_up(d, name=mark, classes=[f'{mark}{i}' for i in range(4)], strategies=('scratch', mark),
+                   notes=[mark, f'  {mark}'])
 
 def everywhere(x, change, path=()):
     "Copies of a JSON value, each with one leaf or key changed, and where"
@@ -374,7 +400,8 @@ def everywhere(x, change, path=()):
             yield from ((at, [*x[:i], o, *x[i+1:]]) for at,o in everywhere(x[i], change, (*path, i)))
     else: yield path, change(x)
 
-CHANGES = {'a script': lambda x: MARK, 'a list': lambda x: [x] if isinstance(x, str) else [MARK], 'a large number': lambda x: -10**30, 'nothing': lambda x: None}
+CHANGES = {'a script': lambda x: MARK, 'a list': lambda x: [x] if isinstance(x, str) else [MARK],
+           'a large number': lambda x: -10**30, 'nothing': lambda x: None}
 
 @pytest.mark.parametrize('staged', [False, True], ids=['one table', 'in stages'])
 def test_names_of_a_stranger(staged, tmp_path):
@@ -389,7 +416,8 @@ def test_names_of_a_stranger(staged, tmp_path):
 @pytest.mark.parametrize('how', CHANGES)
 @pytest.mark.parametrize('n', [6, pytest.param(10**6, marks=pytest.mark.slow)])
 def test_every_field_of_a_stranger(how, n, tmp_path, fast, quiet):
-    "Each field of a study, and of a run, by something else under a right hash: a page without a script, or one sentence"
+    """Each field of a study, and of a run, by something else under a right hash:
+    a page without a script, or one sentence"""
     from tlcourse.comparison import Comparison
     from tlcourse.report import report_html
     (tmp_path/'a').mkdir()
@@ -398,7 +426,8 @@ def test_every_field_of_a_stranger(how, n, tmp_path, fast, quiet):
     todo, refused = [], 0
     for c in made:
         row = c.records.rows(kind='study')[0]
-        todo += [(c, at, what, row.result) for at,what in everywhere(row.spec, CHANGES[how]) if all(isinstance(k, str) for k in what)]
+        todo += [(c, at, what, row.result)
+                 for at,what in everywhere(row.spec, CHANGES[how]) if all(isinstance(k, str) for k in what)]
         todo += [(c, at, row.spec, res) for at,res in everywhere(row.result, CHANGES[how])]
     todo = [o for o in todo if o[1] not in (('kind',), ('kind', 'key'), ('pixel_hash',), ('pixel_hash', 'key'))]
     random.Random(0).shuffle(todo)
@@ -417,8 +446,11 @@ def test_every_field_of_a_stranger(how, n, tmp_path, fast, quiet):
             assert '\n' not in str(e) and c.records.path.name in str(e), (at, e)
     print(f'{how}: {len(todo[:n])} fields changed, {refused} refused')
 
-FORGED_RUNS = {'a prediction for each': dict(pred=np.zeros(1, np.uint16)), 'a class that there is not': dict(pred=np.full(60, 99, np.uint16)), 'text': dict(pred=np.full(60, 'x')), 'no predictions': dict(pred=None),
-               'seconds of text': dict(seconds=MARK), 'training of text': dict(train_acc=MARK), 'a probability of another size': dict(prob=np.zeros(3, np.float16))}
+FORGED_RUNS = {'a prediction for each': dict(pred=np.zeros(1, np.uint16)),
+               'a class that there is not': dict(pred=np.full(60, 99, np.uint16)), 'text': dict(pred=np.full(60, 'x')),
+               'no predictions': dict(pred=None),
+               'seconds of text': dict(seconds=MARK), 'training of text': dict(train_acc=MARK),
+               'a probability of another size': dict(prob=np.zeros(3, np.float16))}
 
 @pytest.mark.parametrize('what', FORGED_RUNS)
 def test_runs_of_a_stranger(what, tmp_path, fast, quiet):
@@ -429,7 +461,8 @@ def test_runs_of_a_stranger(what, tmp_path, fast, quiet):
     res = {k: v for k,v in {**c.records.get(sp), **FORGED_RUNS[what]}.items() if v is not None}
     with c.records._writing() as con: con.execute('delete from runs where key=?', (spec_hash(sp),))
     c.records.add(sp, res)
-    with pytest.raises(BadInput, match='is damaged, or not one that tlcourse wrote'): Clean(report_html(Comparison(c.records, row.spec, c.target)))
+    with pytest.raises(BadInput, match='is damaged, or not one that tlcourse wrote'):
+        Clean(report_html(Comparison(c.records, row.spec, c.target)))
 
 @pytest.mark.browser
 def test_no_script_in_a_browser(chrome, tmp_path):
@@ -437,13 +470,15 @@ def test_no_script_in_a_browser(chrome, tmp_path):
     from browser import tab
     from tlcourse.report import report_html
     text = report_html(of_a_stranger(tmp_path, MARK))
-    bad = text.replace('</main>', '<script>window.ran = 1</script><img src="x" onerror="window.ran = 2"><svg onload="window.ran = 3"></svg></main>')
+    bad = text.replace('</main>', '<script>window.ran = 1</script><img src="x" onerror="window.ran = 2"><svg '
+                                  'onload="window.ran = 3"></svg></main>')
     for t,blocked in (text, 0), (bad, 3):
         (tmp_path/'report.html').write_text(t, encoding='utf-8')
         with tab(chrome) as (page, guard):
             page.goto((tmp_path/'report.html').as_uri())
             assert page.evaluate("[window.ran, window.boom, document.scripts.length]") == [None, None, int(blocked > 0)]
-            assert len([e for e in guard.errors if 'Content Security Policy' in e or 'Content-Security-Policy' in e]) >= blocked, guard.errors
+            told = [e for e in guard.errors if 'Content Security Policy' in e or 'Content-Security-Policy' in e]
+            assert len(told) >= blocked, guard.errors
 
 # --- F1, F2, F7: models
 
@@ -453,7 +488,8 @@ def model_folder(tmp_path_factory):
     from tlcourse.data import target
     from tlcourse.model import save
     d = tmp_path_factory.mktemp('model')
-    save(learner(target('digits').dls(shots=1, bs=8), 'glyphnet'), d/'m', accuracy=dict(value=.81, n=500, interval=[.78, .84], of='models', labels=1, seeds=3, steps=9))
+    save(learner(target('digits').dls(shots=1, bs=8), 'glyphnet'), d/'m',
+         accuracy=dict(value=.81, n=500, interval=[.78, .84], of='models', labels=1, seeds=3, steps=9))
     return d/'m'
 
 @counts(12)
@@ -472,8 +508,10 @@ def test_bits_of_a_model(n, model_folder, tmp_path, quiet):
         (tmp_path/'m'/name).write_bytes(whole)
     print(f'{2*n} bits turned in a model: {said} noticed, the others are in blanks of the card')
 
-NO_CARDS = dict(classes=[[], ['a', 3], None, {}], fit=['stretch', None], size=[0, -1, '32', 10**9, 32.], range=[[0], [0, float('nan')], 'ab'], head=['none', None], backbone=[None, 3, '../x'],
-                statistics=[{}, None, dict(mean=[0]*3, std=[0]*3), dict(mean='abc', std=[1]*3)], weights=[{}, None, dict(sha256=3)])
+NO_CARDS = dict(classes=[[], ['a', 3], None, {}], fit=['stretch', None], size=[0, -1, '32', 10**9, 32.],
+                range=[[0], [0, float('nan')], 'ab'], head=['none', None], backbone=[None, 3, '../x'],
+                statistics=[{}, None, dict(mean=[0]*3, std=[0]*3), dict(mean='abc', std=[1]*3)],
+                weights=[{}, None, dict(sha256=3)])
 
 @pytest.mark.parametrize('field', NO_CARDS)
 def test_crafted_cards(field, model_folder, tmp_path):
@@ -494,7 +532,8 @@ def test_a_pipe_is_no_model(model_folder, tmp_path):
         (tmp_path/name/name).unlink()
         os.mkfifo(tmp_path/name/name)
         with pytest.raises(BadInput, match=f'no {name}'): load(tmp_path/name)
-    with pytest.raises(BadInput, match='no regular file'): train('digits', tmp_path/'card.json', strategy='feature-extraction')
+    with pytest.raises(BadInput, match='no regular file'):
+        train('digits', tmp_path/'card.json', strategy='feature-extraction')
 
 @unix
 def test_killed_while_a_model_is_put_in_place(model_folder, tmp_path):
@@ -506,7 +545,8 @@ def test_killed_while_a_model_is_put_in_place(model_folder, tmp_path):
     for o in old, new, live: shutil.copytree(model_folder, o)
     (new/'card.json').unlink()
     with pytest.raises(ZeroDivisionError), _whole_folder(tmp_path/'m'): 1/0
-    assert sorted(os.listdir(tmp_path)) == [live.name, 'm'] and (tmp_path/'m'/'card.json').read_bytes() == (model_folder/'card.json').read_bytes()
+    assert sorted(os.listdir(tmp_path)) == [live.name, 'm']
+    assert (tmp_path/'m'/'card.json').read_bytes() == (model_folder/'card.json').read_bytes()
 
 # --- F5: what is no file
 
@@ -519,7 +559,9 @@ def test_a_pipe_is_no_picture(tmp_path, monkeypatch):
     monkeypatch.setenv('TLCOURSE_CACHE', str(tmp_path/'cache'))
     for j,c in enumerate('ab'):
         (tmp_path/'p'/c).mkdir(parents=True)
-        for i in range(10): Image.fromarray(np.random.default_rng(i + 50*j).integers(0, 255, (40, 40, 3)).astype(np.uint8)).save(tmp_path/'p'/c/f'{i}.png')
+        for i in range(10):
+            x = np.random.default_rng(i + 50*j).integers(0, 255, (40, 40, 3)).astype(np.uint8)
+            Image.fromarray(x).save(tmp_path/'p'/c/f'{i}.png')
     os.mkfifo(tmp_path/'p'/'a'/'x.jpg')
     (tmp_path/'p'/'b'/'z.png').symlink_to('/dev/zero')
     (tmp_path/'p'/'b'/'s.png').symlink_to(tmp_path/'p'/'a'/'0.png') # A link to a file is a file
@@ -534,11 +576,14 @@ def test_a_pipe_is_nothing_to_read(tmp_path, capsys, model_folder):
     f = tmp_path/'x.png'
     os.mkfifo(f)
     assert cli.main(['scores', str(f)]) == 2 and 'no regular file' in capsys.readouterr().err
-    assert cli.main(['predict', str(model_folder), str(f), '--device', 'cpu']) == 1 and 'no regular file' in capsys.readouterr().err
-    assert cli.main(['compare', 'digits', '--weights', str(f), '--device', 'cpu']) == 2 and 'no weights file' in capsys.readouterr().err
+    assert cli.main(['predict', str(model_folder), str(f), '--device', 'cpu']) == 1
+    assert 'no regular file' in capsys.readouterr().err
+    assert cli.main(['compare', 'digits', '--weights', str(f), '--device', 'cpu']) == 2
+    assert 'no weights file' in capsys.readouterr().err
     (tmp_path/'lessons').mkdir()
     os.mkfifo(tmp_path/'lessons'/'05_freezing.ipynb')
-    assert cli.main(['lessons', '5', '--to', str(tmp_path/'lessons')]) == 2 and 'would be written over' in capsys.readouterr().err
+    assert cli.main(['lessons', '5', '--to', str(tmp_path/'lessons')]) == 2
+    assert 'would be written over' in capsys.readouterr().err
 
 # --- F6: names that are not UTF-8
 
@@ -547,7 +592,9 @@ def pictures(root, classes=('a', 'b'), n=10):
     from PIL import Image
     for j,c in enumerate(classes):
         (root/c).mkdir(parents=True)
-        for i in range(n): Image.fromarray((np.random.default_rng(i + 50*j).integers(0, 255, (40, 40, 3))//(1 + 2*j)).astype(np.uint8)).save(root/c/f'{i}.png')
+        for i in range(n):
+            x = np.random.default_rng(i + 50*j).integers(0, 255, (40, 40, 3))//(1 + 2*j)
+            Image.fromarray(x.astype(np.uint8)).save(root/c/f'{i}.png')
     return root
 
 def said(capsys, *args):
@@ -556,7 +603,8 @@ def said(capsys, *args):
     o = capsys.readouterr()
     return code, o.out, o.err
 
-QUICK = ('--strategies', 'feature-extraction', '--seeds', '3', '--shots', '1', '--size', '32', '--backbone', 'glyphnet', '--tune', 'none', '--device', 'cpu')
+QUICK = ('--strategies', 'feature-extraction', '--seeds', '3', '--shots', '1', '--size', '32', '--backbone',
+         'glyphnet', '--tune', 'none', '--device', 'cpu')
 needs_bytes = pytest.mark.skipif(sys.platform != 'linux', reason='elsewhere names of files are text')
 
 @needs_bytes
@@ -573,7 +621,8 @@ def test_names_that_are_no_text(tmp_path, monkeypatch, capsys):
     assert told['classes'] == [odd, 'b'] and f'x{odd}.jpg' in json.dumps(told['skipped'], ensure_ascii=False)
     assert not [o for o in (tmp_path/f'out{odd}').iterdir() if o.name.startswith('.')]
     Clean((tmp_path/f'out{odd}'/'report.html').read_text(encoding='utf-8'))
-    code, out, err = said(capsys, 'train', p, '-o', tmp_path/f'm{odd}', '--strategy', 'feature-extraction', '--size', 32, '--backbone', 'glyphnet', '--device', 'cpu')
+    code, out, err = said(capsys, 'train', p, '-o', tmp_path/f'm{odd}', '--strategy', 'feature-extraction', '--size',
+                          32, '--backbone', 'glyphnet', '--device', 'cpu')
     assert (code, err) == (0, ''), err
     code, out, err = said(capsys, 'predict', tmp_path/f'm{odd}', p, '--csv', tmp_path/f'{odd}.csv', '--device', 'cpu')
     assert code == 0 and out.count('\n') == 21 and 'a\\udcff' in out and (tmp_path/f'{odd}.csv').is_file()
@@ -607,11 +656,14 @@ def test_odd_tensors(tmp_path):
         warnings.simplefilter('ignore')
         for what,sd in odd_tensors():
             torch.save({'good': torch.zeros(3), **sd}, tmp_path/'w.pth')
-            with pytest.raises(BadInput, match='w.pth (holds a tensor|cannot be read)') as e: print(what, _read_weights(tmp_path/'w.pth'))
-            assert '\n' not in str(e.value) and ('cannot be read' in str(e.value) or repr(next(iter(sd))) in str(e.value)), what
+            with pytest.raises(BadInput, match='w.pth (holds a tensor|cannot be read)') as e:
+                print(what, _read_weights(tmp_path/'w.pth'))
+            assert ('\n' not in str(e.value)
+                    and ('cannot be read' in str(e.value) or repr(next(iter(sd))) in str(e.value))), what
     save_file({'bn.running_var': -torch.ones(4)}, tmp_path/'w.safetensors')
     with pytest.raises(BadInput, match='variance below 0'): _read_weights(tmp_path/'w.safetensors')
-    torch.save({'w': torch.zeros(2), 'n': torch.tensor(3), 'b': torch.zeros(3, dtype=torch.bool), 'e': torch.zeros(0), 'h': torch.ones(2).bfloat16(), 't': torch.ones(3, 4).t()}, tmp_path/'good.pth')
+    torch.save({'w': torch.zeros(2), 'n': torch.tensor(3), 'b': torch.zeros(3, dtype=torch.bool), 'e': torch.zeros(0),
+                'h': torch.ones(2).bfloat16(), 't': torch.ones(3, 4).t()}, tmp_path/'good.pth')
     assert len(_read_weights(tmp_path/'good.pth')) == 6
 
 def test_a_bomb_of_weights(tmp_path):
@@ -649,8 +701,11 @@ for every in 1, 100:
 PLACES = """import os, sys
 from tlcourse import cli
 os.chdir(sys.argv[1])
-for a in (['compare', 'digits', '--weights', 'w.pth', '--device', 'cpu'], ['scores', 'a.json'], ['predict', 'm', 'x'], ['train', 'digits', '-o', 'm'], ['train', 'digits', '-o', 'n', '--study', '.', '--device', 'cpu'],
-          ['pretrain', '--out', '.'], ['look', 'p'], ['compare', 'p'], ['compare', 'digits', '--out', 'c'], ['lessons', '--json', 'c/a.json']): print('exit code', cli.main(a), flush=True)"""
+for a in (['compare', 'digits', '--weights', 'w.pth', '--device', 'cpu'], ['scores', 'a.json'], ['predict', 'm', 'x'],
+          ['train', 'digits', '-o', 'm'], ['train', 'digits', '-o', 'n', '--study', '.', '--device', 'cpu'],
+          ['pretrain', '--out', '.'], ['look', 'p'], ['compare', 'p'], ['compare', 'digits', '--out', 'c'],
+          ['lessons', '--json', 'c/a.json']):
+    print('exit code', cli.main(a), flush=True)"""
 
 @unix
 @pytest.mark.slow
@@ -664,7 +719,9 @@ def test_places_that_cannot_be_read(monkeypatch):
         for o in 'w.pth', 'a.json', 'glyphnet.checkpoint', 'records.db', 'm/card.json', 'p': (d/o).chmod(0)
         (d/'c').chmod(0o555)
         plain = ['setpriv', '--bounding-set=-all', '--inh-caps=-all']*(os.getuid() == 0) # Root may read everything
-        try: r = subprocess.run([*plain, sys.executable, '-c', PLACES, str(d)], capture_output=True, text=True, timeout=120)
+        try:
+            r = subprocess.run([*plain, sys.executable, '-c', PLACES, str(d)], capture_output=True, text=True,
+                               timeout=120)
         finally:
             for o in 'c', 'p': (d/o).chmod(0o755)
     assert r.stdout.count('exit code 2\n') == 10 and r.stderr.count('\n') == 10, (r.stdout, r.stderr)
@@ -681,9 +738,11 @@ def test_a_card_less_a_key(tmp_path, monkeypatch, quiet):
     f, = (tmp_path/'cache'/'pictures').iterdir()
     with open(f, 'rb') as o: card, n = tlcourse.store._read_card(o)
     array = f.read_bytes()[:n]
-    odd = [(k, v) for k in card if k not in ('key', 'about', 'code', 'dtype', 'shape', 'sha256') for v in (None, [[1], [2, 3]], 'x')]
+    odd = [(k, v) for k in card if k not in ('key', 'about', 'code', 'dtype', 'shape', 'sha256')
+           for v in (None, [[1], [2, 3]], 'x')]
     for k,v in odd + [('places', card['places'][:-1]), ('places', [10**9]*20), ('counts', [1, 2])]:
-        f.write_bytes(array + tlcourse.store._card_bytes({**card, k: v} if v is not None else {i: o for i,o in card.items() if i != k}))
+        f.write_bytes(array + tlcourse.store._card_bytes({**card, k: v} if v is not None
+                                                         else {i: o for i,o in card.items() if i != k}))
         t = target(p, size=32)
         assert t.pixel_hash == want.pixel_hash or k == 'pixel_hash', k
         assert [str(o) for o in t.train.paths] == [str(o) for o in want.train.paths]
@@ -694,10 +753,13 @@ ROW = dict(name='Ada', lesson='freezing', n=1, kind='exercise', tries=1, right=T
 
 def test_a_hostile_card(tmp_path, capsys):
     "Its commands are shown; a card that is none is a line, and the table of the others is there"
-    for n,name in ('a', 'Ada'), ('b', '\x1b[2J\x1b[31mBo\x07'), ('c', 'Cy \udcff'), ('d', '\u202eDi'): (tmp_path/n).write_text(json.dumps([{**ROW, 'name': name}]))
+    for n,name in ('a', 'Ada'), ('b', '\x1b[2J\x1b[31mBo\x07'), ('c', 'Cy \udcff'), ('d', '\u202eDi'):
+        (tmp_path/n).write_text(json.dumps([{**ROW, 'name': name}]))
     (tmp_path/'bad\x1b[1m').write_text('[1]')
-    code, out, err = said(capsys, 'scores', *(tmp_path/o for o in ('a', 'b', 'bad\x1b[1m', 'c', 'd', 'none')), '--json', tmp_path/'s.json')
-    assert code == 0 and all(o in out for o in ('Ada', '\\x1b[2J\\x1b[31mBo\\x07', 'Cy \\udcff', '\\u202eDi')) and not set('\x1b\x07\u202e\udcff') & set(out + err)
+    code, out, err = said(capsys, 'scores', *(tmp_path/o for o in ('a', 'b', 'bad\x1b[1m', 'c', 'd', 'none')),
+                          '--json', tmp_path/'s.json')
+    assert code == 0 and all(o in out for o in ('Ada', '\\x1b[2J\\x1b[31mBo\\x07', 'Cy \\udcff', '\\u202eDi'))
+    assert not set('\x1b\x07\u202e\udcff') & set(out + err)
     assert err.count('\n') == 2 and 'bad\\x1b[1m is no score card' in err
     told = json.loads((tmp_path/'s.json').read_text())
     assert len(told['scores']) == 4 and [Path(o['file']).name for o in told['unreadable']] == ['bad\x1b[1m', 'none']
@@ -708,20 +770,38 @@ def test_hostile_names(tmp_path, monkeypatch, capsys, model_folder):
     odd = 'a\x1b[31m\x9b2J\n'
     p = pictures(tmp_path/odd, (odd, 'b'))
     (p/odd/f'{odd}.jpg').write_bytes(b'no picture')
-    texts = [said(capsys, 'compare', p, *QUICK, '--out', tmp_path/f'o{odd}', '--json', tmp_path/f'{odd}.json'), said(capsys, 'predict', model_folder, p, '--device', 'cpu'), said(capsys, 'look', p, '-o', tmp_path/f'{odd}.html'),
-             said(capsys, 'compare', tmp_path/f'no{odd}'), said(capsys, 'predict', f'no{odd}', 'x'), said(capsys, 'train', p, '-o', p), said(capsys, 'scores', f'no{odd}'), said(capsys, 'pretrain', '--out', p/odd/f'{odd}.jpg'),
-             said(capsys, 'lessons', '5', '--to', tmp_path/f'l{odd}'), said(capsys, 'compare', 'digits', '--backbone', odd), said(capsys, 'compare', 'digits', '--strategies', odd), said(capsys, 'compare', 'digits', '--device', odd)]
+    texts = [said(capsys, 'compare', p, *QUICK, '--out', tmp_path/f'o{odd}', '--json', tmp_path/f'{odd}.json'),
+             said(capsys, 'predict', model_folder, p, '--device', 'cpu'),
+             said(capsys, 'look', p, '-o', tmp_path/f'{odd}.html'),
+             said(capsys, 'compare', tmp_path/f'no{odd}'), said(capsys, 'predict', f'no{odd}', 'x'),
+             said(capsys, 'train', p, '-o', p), said(capsys, 'scores', f'no{odd}'),
+             said(capsys, 'pretrain', '--out', p/odd/f'{odd}.jpg'),
+             said(capsys, 'lessons', '5', '--to', tmp_path/f'l{odd}'),
+             said(capsys, 'compare', 'digits', '--backbone', odd),
+             said(capsys, 'compare', 'digits', '--strategies', odd), said(capsys, 'compare', 'digits', '--device', odd)]
     assert [t[0] for t in texts] == [0, 0, 0] + [2]*5 + [0] + [2]*3
-    for code,out,err in texts: assert not set('\x1b\x9b') & set(out + err) and (code != 2 or err.count('\n') == 1), (out, err)
+    for code,out,err in texts:
+        assert not set('\x1b\x9b') & set(out + err) and (code != 2 or err.count('\n') == 1), (out, err)
 
 # --- F13: arguments
 
-ARGUMENTS = [('compare', '~nobody-of-this-name/x'), ('compare', '~/nowhere-to-be-found'), ('compare', ''), ('compare', 'x'*300), ('compare', './' + 'x'*300), ('compare', '/'.join(['x'*200]*30)), ('compare', 'a\0b'),
-    *(('compare', 'digits', '--device', o) for o in ('meta', 'xpu', 'hpu', 'vulkan', 'mkldnn', 'ipu', 'privateuseone', 'cuda:-1', '', 'cuda:77')), ('compare', 'digits', '--device', 'cpu', '--seeds', '100000000'),
-    ('compare', 'digits', '--device', 'cpu', '--seeds', '9'*30), ('compare', 'digits', '--device', 'cpu', '--steps', '9'*30), ('compare', 'digits', '--out', ''), ('compare', 'digits', '--json', ''), ('compare', 'digits', '--backbone', ''),
-    ('compare', 'digits', '--out', '~nobody-of-this-name/o'), ('compare', 'digits', '--weights', '~nobody-of-this-name/w.pth'), ('compare', 'digits', '--weights', '~/w.pth'), ('train', 'digits', '-o', ''), ('train', 'digits', '-o', 'm', '--study', '~nobody-of-this-name'),
-    ('train', '', '-o', 'm'), ('predict', '', 'x.png'), ('predict', '~nobody-of-this-name', 'x'), ('lessons', '--to', ''), ('lessons', '--json', ''), ('pretrain', '--out', ''), ('pretrain', '--seed', '9'*30, '--out', 'p'), ('pretrain', '--seed', '-1', '--out', 'p'),
-    ('pretrain', '--steps', '9'*30, '--out', 'p'), ('look', ''), ('look', '~nobody-of-this-name'), ('compare', 'self'), ('compare', './self'), ('predict', 'self', 'self')]
+ARGUMENTS = [('compare', '~nobody-of-this-name/x'), ('compare', '~/nowhere-to-be-found'), ('compare', ''),
+             ('compare', 'x'*300), ('compare', './' + 'x'*300), ('compare', '/'.join(['x'*200]*30)),
+             ('compare', 'a\0b'),
+    *(('compare', 'digits', '--device', o)
+      for o in ('meta', 'xpu', 'hpu', 'vulkan', 'mkldnn', 'ipu', 'privateuseone', 'cuda:-1', '', 'cuda:77')),
+      ('compare', 'digits', '--device', 'cpu', '--seeds', '100000000'),
+    ('compare', 'digits', '--device', 'cpu', '--seeds', '9'*30),
+    ('compare', 'digits', '--device', 'cpu', '--steps', '9'*30), ('compare', 'digits', '--out', ''),
+    ('compare', 'digits', '--json', ''), ('compare', 'digits', '--backbone', ''),
+    ('compare', 'digits', '--out', '~nobody-of-this-name/o'),
+    ('compare', 'digits', '--weights', '~nobody-of-this-name/w.pth'), ('compare', 'digits', '--weights', '~/w.pth'),
+    ('train', 'digits', '-o', ''), ('train', 'digits', '-o', 'm', '--study', '~nobody-of-this-name'),
+    ('train', '', '-o', 'm'), ('predict', '', 'x.png'), ('predict', '~nobody-of-this-name', 'x'),
+    ('lessons', '--to', ''), ('lessons', '--json', ''), ('pretrain', '--out', ''),
+    ('pretrain', '--seed', '9'*30, '--out', 'p'), ('pretrain', '--seed', '-1', '--out', 'p'),
+    ('pretrain', '--steps', '9'*30, '--out', 'p'), ('look', ''), ('look', '~nobody-of-this-name'), ('compare', 'self'),
+    ('compare', './self'), ('predict', 'self', 'self')]
 
 @unix
 def test_arguments(tmp_path, monkeypatch, capsys):
@@ -751,7 +831,8 @@ def test_equal_files_are_two_places(tmp_path):
 def test_killed_in_mid_write(tmp_path):
     "What a killed process began beside a report goes when the next one is written; nothing else with such a name does"
     from tlcourse.store import _temporary, write_text
-    code = "import os, signal, sys; from tlcourse.store import writing\nwith writing(sys.argv[1]) as p:\n    p.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
+    code = ("import os, signal, sys; from tlcourse.store import writing\nwith writing(sys.argv[1]) as p:\n"
+            "    p.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)")
     assert subprocess.run([sys.executable, '-c', code, str(tmp_path/'report.html')]).returncode == -9
     left, = tmp_path.iterdir()
     mine = [tmp_path/o for o in ('.git', '.bashrc', '.tlcourse-notes', '.tlcourse-abcdefgh-1-2')]
@@ -774,12 +855,14 @@ def test_a_closed_pipe(args):
 @unix
 def test_a_full_stdout(tmp_path):
     if not Path('/dev/full').exists(): return
-    with open('/dev/full', 'w') as f: r = subprocess.run([sys.executable, '-c', RUN.format(['lessons'])], stdout=f, stderr=subprocess.PIPE, text=True)
+    with open('/dev/full', 'w') as f:
+        r = subprocess.run([sys.executable, '-c', RUN.format(['lessons'])], stdout=f, stderr=subprocess.PIPE, text=True)
     assert (r.returncode, r.stderr) == (2, 'tlcourse: No space left on device\n')
 
 def test_an_ascii_stdout(tmp_path):
     (tmp_path/'a').write_text(json.dumps([{**ROW, 'name': 'Möwe 猫'}]))
-    r = subprocess.run([sys.executable, '-c', RUN.format(['scores', str(tmp_path/'a')])], capture_output=True, env={**os.environ, 'PYTHONIOENCODING': 'ascii', 'LC_ALL': 'C'})
+    r = subprocess.run([sys.executable, '-c', RUN.format(['scores', str(tmp_path/'a')])], capture_output=True,
+                       env={**os.environ, 'PYTHONIOENCODING': 'ascii', 'LC_ALL': 'C'})
     assert r.returncode == 0 and b'M\\xf6we \\u732b' in r.stdout and r.stderr == b''
 
 @unix
@@ -792,20 +875,26 @@ def run(spec): time.sleep(.02); return dict(x=spec['i'])
 threading.Timer(.5, lambda: os.kill(os.getpid(), getattr(signal, sys.argv[2]))).start()
 sweep([dict(i=i) for i in range(2000)], Records(sys.argv[1]), run, workers=3, progress=False)"""
     for sig in 'SIGKILL', 'SIGTERM':
-        r = subprocess.run([sys.executable, '-c', code, str(tmp_path/'r.db'), sig], capture_output=True, text=True, timeout=60)
+        r = subprocess.run([sys.executable, '-c', code, str(tmp_path/'r.db'), sig], capture_output=True, text=True,
+                           timeout=60)
         assert r.returncode < 0 and r.stderr == '', r.stderr
 
 def test_pictures_that_would_take_for_ever(tmp_path):
     from PIL import Image
     from tlcourse.pictures import Unreadable, read_picture
-    def riff(kind, body): return b'RIFF' + (len(body) + 12).to_bytes(4, 'little') + b'WEBP' + kind + len(body).to_bytes(4, 'little') + body
+    def riff(kind, body):
+        return (b'RIFF' + (len(body) + 12).to_bytes(4, 'little') + b'WEBP' + kind + len(body).to_bytes(4, 'little')
+                + body)
     wide = (16383 - 1).to_bytes(3, 'little')
-    for kind,body in (b'VP8X', bytes(4) + wide + wide), (b'VP8L', b'\x2f' + (16382 | 16382 << 14).to_bytes(4, 'little')), (b'VP8 ', b'\0\0\0\x9d\x01\x2a' + (16383).to_bytes(2, 'little')*2):
+    lossless, lossy = (16382 | 16382 << 14).to_bytes(4, 'little'), (16383).to_bytes(2, 'little')*2
+    for kind,body in [(b'VP8X', bytes(4) + wide + wide), (b'VP8L', b'\x2f' + lossless),
+                      (b'VP8 ', b'\0\0\0\x9d\x01\x2a' + lossy)]:
         (tmp_path/'w.webp').write_bytes(riff(kind, body + bytes(50)))
         for src in tmp_path/'w.webp', (tmp_path/'w.webp').read_bytes():
             with pytest.raises(Unreadable, match='over 100 megapixels .16383 x 16383'): read_picture(src)
     im = Image.effect_noise((2000, 2000), 20)
-    for kind in 'webp', 'jpg': im.convert('RGB').save(tmp_path/f'good.{kind}', **(dict(progressive=True) if kind == "jpg" else {}))
+    for kind in 'webp', 'jpg':
+        im.convert('RGB').save(tmp_path/f'good.{kind}', **(dict(progressive=True) if kind == "jpg" else {}))
     for kind in 'webp', 'jpg': assert read_picture(tmp_path/f'good.{kind}').size == (2000, 2000)
     data = (tmp_path/'good.jpg').read_bytes()
     last = data.rindex(b'\xff\xda')
@@ -853,7 +942,8 @@ def test_bits_of_a_cache(n, tmp_path, monkeypatch, quiet):
             x, card, wrong = store.find(k)
             assert x is None and card is None and wrong
 
-# --- killed at any moment; 2 of each in `.ci/run`, 10 of each by hand: TLCOURSE_KILLS=10 python -m pytest tests/test_faults.py -m slow -n0 -s -k kills
+# --- killed at any moment; 2 of each in `.ci/run`, 10 of each by hand:
+# TLCOURSE_KILLS=10 python -m pytest tests/test_faults.py -m slow -n0 -s -k kills
 
 def sweeping(d):
     import time
@@ -871,7 +961,8 @@ def extracting(d):
     torch.manual_seed(0)
     body = torch.nn.Sequential(*[torch.nn.Conv2d(3 if i == 0 else 24, 24, 3, padding=1) for i in range(3)]).eval()
     x = torch.randint(0, 256, (1500, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    f = extract(body, Part('train', x, torch.arange(1500) % 3, list('abc')), stats=([.5]*3, [.25]*3), progress=False, device='cpu')
+    f = extract(body, Part('train', x, torch.arange(1500) % 3, list('abc')), stats=([.5]*3, [.25]*3), progress=False,
+                device='cpu')
     (d/'said').write_text(hashlib.sha256(np.ascontiguousarray(f.x)).hexdigest())
 
 def pretraining(d):
@@ -897,9 +988,11 @@ def telling(d):
 @pytest.mark.slow
 @pytest.mark.parametrize('work', [sweeping, extracting, pretraining, training, telling], ids=lambda f: f.__name__)
 def test_kills(work, tmp_path):
-    "SIGKILL at a random moment, some also in the second start; then it comes to the same end, and nothing is left behind"
+    """SIGKILL at a random moment, some also in the second start; then it comes to the same end,
+    and nothing is left behind"""
     import multiprocessing, signal, time
-    import tlcourse.course, tlcourse.features, tlcourse.model, tlcourse.pretrain, tlcourse.sweep # What a child then need not import
+    # What a child then need not import
+    import tlcourse.course, tlcourse.features, tlcourse.model, tlcourse.pretrain, tlcourse.sweep
     ctx, rng = multiprocessing.get_context('fork'), random.Random(work.__name__)
     def start(d):
         p = ctx.Process(target=work, args=(d,))

@@ -99,11 +99,13 @@ def test_pictures_beyond_the_range_of_the_training_are_named(tmp_path, made): # 
     files = [tmp_path/f for f in ('fits.png', 'hot.png', 'beyond.png')]
     assert m.predict(files[:2]).notes == []
     said = m.predict(files).notes
-    assert said[0].startswith('1 picture has values above 4,095, where the range ends') and said[1].endswith(str(files[2])) and len(said) == 2
+    assert said[0].startswith('1 picture has values above 4,095, where the range ends')
+    assert said[1].endswith(str(files[2])) and len(said) == 2
     assert main(['predict', str(tmp_path/'m'), str(files[2]), '--json', str(tmp_path/'p.json')]) == 0
     assert json.loads((tmp_path/'p.json').read_text())['notes'] == said
     # A model of pictures with 8 bits
-    assert made[3].predict(files[0]).notes[0].startswith('1 picture uses a part of 16 bits, and those of the training had 8')
+    assert made[3].predict(files[0]).notes[0].startswith('1 picture uses a part of 16 bits, '
+                                                         'and those of the training had 8')
     Image.fromarray(a*16).save(tmp_path/'whole.png')
     assert made[3].predict(tmp_path/'whole.png').notes == []
 

@@ -342,7 +342,8 @@ def test_a_hot_pixel_widens_no_range(tmp_path): # I2
     Image.fromarray(a).save(deep/'cat'/'1.png')
     t = target(deep, size=32)
     assert t.report.range == (0, 4095)
-    assert any(o == 'single pixels of 1 picture, such as 1.png (65,535), are brighter than 4,095 and became 255' for o in t.report.notes)
+    assert any(o == 'single pixels of 1 picture, such as 1.png (65,535), are brighter than 4,095 and became 255'
+               for o in t.report.notes)
     x, b = (read_pictures([d/'cat'/'1.png'], 32, top=top)[0][0,0].astype(int) for d,top in ((deep, 4095), (plain, 255)))
     assert x[5,7] == 255 and (x != b).sum() == 1 # All other pixels are what they were
 
@@ -351,7 +352,8 @@ def test_a_few_pictures_that_alone_need_a_range_are_named(tmp_path): # I2
     assert not any('alone' in o for o in target(deep, size=32).report.notes)
     Image.fromarray(pixels(Image.open(deep/'cat'/'1.png'))*16).save(deep/'cat'/'1.png')
     t = target(deep, size=32)
-    assert t.report.range == (0, 65535) and any('1 picture alone uses this range, such as 1.png; the others end at 4,095' in o for o in t.report.notes)
+    assert t.report.range == (0, 65535)
+    assert any('1 picture alone uses this range, such as 1.png; the others end at 4,095' in o for o in t.report.notes)
 
 def test_predict_reads_with_the_range_of_training(tmp_path):
     deep, _ = deep_folder(tmp_path)

@@ -424,10 +424,13 @@ def test_sizes_that_a_small_class_cannot_supply_are_left_out(tmp_path): # I15
     for c,n in ('a', 40), ('b', 40), ('c', 3): pictures(tmp_path/'d', n, ord(c), (c,))
     job = task(tmp_path/'d', 'glyphnet', size=32, device='cpu')
     assert job.target.counts['c'] == [1, 1, 1] and job.target.counts['a'] == [24, 8, 8]
-    st = Study(job, strategies=['scratch', 'fine-tuning'], seeds=3, steps=2, tune='none', out=tmp_path/'o', workers=1, say=None)
+    st = Study(job, strategies=['scratch', 'fine-tuning'], seeds=3, steps=2, tune='none', out=tmp_path/'o', workers=1,
+               say=None)
     assert st.shots == [1, 'all'] and ('fine-tuning', 'all') in [c for s in st.later() for c in s]
-    assert any('holds 1 training picture: sizes stop at' in n and '--min-class leaves small classes out' in n for n in st.notes)
-    with pytest.raises(BadInput, match='5 labels per class asked for, but the smallest class of d has 1'): compare(tmp_path/'d', **{**quick, 'shots': [5]})
+    assert any('holds 1 training picture: sizes stop at' in n and '--min-class leaves small classes out' in n
+               for n in st.notes)
+    with pytest.raises(BadInput, match='5 labels per class asked for, but the smallest class of d has 1'):
+        compare(tmp_path/'d', **{**quick, 'shots': [5]})
 
 def test_output_inside_the_pictures(tmp_path):
     d = pictures(tmp_path/'pics', 12)

@@ -12,7 +12,8 @@ from tlcourse.runs import task
 
 def dls(size=32):
     x = np.random.RandomState(0).randint(0, 255, (12,size,size,3), np.uint8)
-    block = DataBlock((ImageBlock, CategoryBlock), splitter=RandomSplitter(seed=0), get_x=lambda i: x[i], get_y=lambda i: 'ab'[i%2])
+    block = DataBlock((ImageBlock, CategoryBlock), splitter=RandomSplitter(seed=0), get_x=lambda i: x[i],
+                      get_y=lambda i: 'ab'[i%2])
     return block.dataloaders(range(12), bs=4, num_workers=0, device='cpu')
 
 NAMES = 'glyphnet', 'resnet18', 'timm/mobilenetv2_035', 'tf_efficientnet_lite0'
@@ -26,10 +27,13 @@ def state(name, seed=1):
 def under(prefix, sd): return {prefix + k: v for k,v in sd.items()}
 
 WRAPPED = dict(
-    module=lambda sd: under('module.', sd), prefix=lambda sd: under('net.encoder.', sd), compiled=lambda sd: under('_orig_mod.module.', sd),
-    model_state_dict=lambda sd: dict(epoch=3, model_state_dict=sd, optimizer_state_dict=dict(state={}, param_groups=[])),
+    module=lambda sd: under('module.', sd), prefix=lambda sd: under('net.encoder.', sd),
+    compiled=lambda sd: under('_orig_mod.module.', sd),
+    model_state_dict=lambda sd: dict(epoch=3, model_state_dict=sd,
+                                     optimizer_state_dict=dict(state={}, param_groups=[])),
     state_dict=lambda sd: dict(state_dict=under('module.', sd), args=__import__('argparse').Namespace(lr=.1)),
-    twice=lambda sd: dict(model=dict(state_dict=sd)), averaged=lambda sd: dict(n_averaged=torch.tensor(3), **under('module.', sd)),
+    twice=lambda sd: dict(model=dict(state_dict=sd)),
+    averaged=lambda sd: dict(n_averaged=torch.tensor(3), **under('module.', sd)),
     larger=lambda sd: {**under('backbone.', sd), 'projector.0.weight': torch.zeros(3, 3)})
 
 @pytest.mark.parametrize('name', NAMES)
@@ -47,7 +51,8 @@ def test_a_file_of_learn_save(maker, tmp_path): # I4
     "With the optimiser's state, in which fastai keeps its own kind of list and numbers of numpy"
     name = dict(fastai='resnet18').get(maker, maker.replace('timm in fastai', 'timm/mobilenetv2_035'))
     if maker == 'fastai': learn = vision_learner(dls(), resnet18, pretrained=False, path=tmp_path, opt_func=SGD)
-    elif maker == 'timm in fastai': learn = vision_learner(dls(), 'mobilenetv2_035', pretrained=False, path=tmp_path, opt_func=SGD)
+    elif maker == 'timm in fastai':
+        learn = vision_learner(dls(), 'mobilenetv2_035', pretrained=False, path=tmp_path, opt_func=SGD)
     else: learn = learner(dls(), name, pretrained=False, path=tmp_path)
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(1)
     for f in learn.save('w'), learn.save('v', with_opt=False):
@@ -59,8 +64,8 @@ def test_a_file_of_learn_save(maker, tmp_path): # I4
 
 def test_averaged_weights_are_preferred_and_said(tmp_path): # I4
     sd, ema = state('resnet18'), state('resnet18', 2)
-    for i,w in enumerate([dict(state_dict=sd, state_dict_ema=ema), dict(model=sd, model_ema=dict(module=ema), epoch=1), dict(ema=dict(decay=.9), model=ema),
-                          {**under('student.', sd), **under('teacher.', ema)}]):
+    for i,w in enumerate([dict(state_dict=sd, state_dict_ema=ema), dict(model=sd, model_ema=dict(module=ema), epoch=1),
+                          dict(ema=dict(decay=.9), model=ema), {**under('student.', sd), **under('teacher.', ema)}]):
         torch.save(w, tmp_path/f'{i}.pth')
         a = arch('resnet18', tmp_path/f'{i}.pth')
         assert a(pretrained=True).conv1.weight.equal(ema['conv1.weight'])
@@ -73,17 +78,22 @@ def refused(name, sd, f, *words):
 
 def test_what_does_not_fit_is_named(tmp_path): # I4
     sd = state('resnet18')
-    refused('resnet18', under('module.', {k: v for k,v in sd.items() if 'layer4' not in k}), tmp_path/'a.pth', "missing ('layer4.0.conv1.weight'", "begin with 'module.'")
-    refused('resnet18', {**under('one.', sd), **under('two.', sd)}, tmp_path/'b.pth', "2 networks that fit resnet18, under 'one.', 'two.'")
-    refused('resnet18', resnet34().state_dict(), tmp_path/'c.pth', 'are unknown', 'layer1.2.conv1.weight') # All of a ResNet-18 is in it
-    refused('resnet18', under('module.', resnet34().state_dict()), tmp_path/'d.pth', 'are unknown', 'module.layer1.2.conv1.weight')
+    refused('resnet18', under('module.', {k: v for k,v in sd.items() if 'layer4' not in k}), tmp_path/'a.pth',
+            "missing ('layer4.0.conv1.weight'", "begin with 'module.'")
+    refused('resnet18', {**under('one.', sd), **under('two.', sd)}, tmp_path/'b.pth',
+            "2 networks that fit resnet18, under 'one.', 'two.'")
+    # All of a ResNet-18 is in it
+    refused('resnet18', resnet34().state_dict(), tmp_path/'c.pth', 'are unknown', 'layer1.2.conv1.weight')
+    refused('resnet18', under('module.', resnet34().state_dict()), tmp_path/'d.pth', 'are unknown',
+            'module.layer1.2.conv1.weight')
 
 def test_nothing_of_a_checkpoint_is_run(tmp_path): # I4
     import os
     class Evil:
         def __reduce__(self): return os.mkdir, (str(tmp_path/'ran'),)
     from fastcore.foundation import L
-    for i,w in enumerate([dict(model=state('glyphnet'), opt=Evil()), dict(model=state('glyphnet'), opt=L(Evil())), dict(model=state('glyphnet'), opt=L([1]).map(lambda o: Evil()))]):
+    for i,w in enumerate([dict(model=state('glyphnet'), opt=Evil()), dict(model=state('glyphnet'), opt=L(Evil())),
+                          dict(model=state('glyphnet'), opt=L([1]).map(lambda o: Evil()))]):
         torch.save(w, tmp_path/f'{i}.pth')
         with pytest.raises(BadInput, match='would run code'): arch('glyphnet', tmp_path/f'{i}.pth')(pretrained=True)
     assert not (tmp_path/'ran').exists()
@@ -100,7 +110,8 @@ def test_places_are_resampled_as_timm_does(size, tmp_path):
     m = a(pretrained=True)
     want = checkpoint_filter_fn(dict(sd), timm.create_model(VIT, num_classes=0))
     assert all(v.equal(want[k]) for k,v in m.state_dict().items())
-    assert f'{size//16} x {size//16} places in w.pth were resampled' in a.notice and "w.pth are no part of vit_tiny_patch16_224 and were left out ('mask_token')" in a.notice
+    assert f'{size//16} x {size//16} places in w.pth were resampled' in a.notice
+    assert "w.pth are no part of vit_tiny_patch16_224 and were left out ('mask_token')" in a.notice
 
 def test_pictures_of_other_sizes():
     a = arch(VIT, 'random')
@@ -113,7 +124,10 @@ def test_pictures_of_other_sizes():
             if size == 224: net.load_state_dict(m.state_dict())
             x = torch.rand(1, 3, size, size)
             torch.testing.assert_close(body(x).flatten(1), net(x), rtol=1e-5, atol=1e-5)
-    with pytest.raises(BadInput, match=re.escape('multiples of 16 pixels a side, these are 100x100: ask for target(..., size=96), or --size 96 in the command line')): body(torch.rand(1, 3, 100, 100))
+    with pytest.raises(BadInput,
+                       match=re.escape('multiples of 16 pixels a side, these are 100x100: '
+                                       'ask for target(..., size=96), '
+                                       'or --size 96 in the command line')): body(torch.rand(1, 3, 100, 100))
 
 def test_torchvisions_vit_at_other_sizes():
     torch.manual_seed(0)
@@ -133,7 +147,8 @@ def test_own_size_by_default_and_another_on_request(tmp_path, monkeypatch):
     monkeypatch.setenv('TLCOURSE_CACHE', str(tmp_path/'cache'))
     from test_look import pics
     root = pics(tmp_path/'pets')
-    assert task(root, VIT, device='cpu').target.size == 224 and task(root, 'timm/mobilenetv2_035', device='cpu').target.size == 128
+    assert task(root, VIT, device='cpu').target.size == 224
+    assert task(root, 'timm/mobilenetv2_035', device='cpu').target.size == 128
     job = task(root, arch(VIT, 'random'), size=64, device='cpu')
     learn = learner(job.target.dls(bs=4, device='cpu'), job.arch, pretrained=False)
     assert job.target.size == 64 and learn.model(torch.rand(1, 3, 64, 64)).shape == (1, 2)

@@ -1,4 +1,4 @@
-"""`freeze_audit(learn)`: what a fit would change in any Learner, found without running one. `depth_split(k)`: layer groups by depth for any network.
+"""`freeze_audit`: what a fit would change in any Learner, without running one; `depth_split`: layer groups by depth.
 
 Docs: https://tlcourse.github.io/tlcourse/core/audit.html.md"""
 
@@ -37,7 +37,7 @@ def _eval_frozen(m, prev=False):
 
 def eval_frozen(m:nn.Module # A model in training mode
                ):
-    "Put each module whose parameters do not train into evaluation mode; one without parameters goes with the one before it."
+    "Put each module whose parameters do not train into evaluation mode; one without any goes with the one before it."
     _eval_frozen(m)
 
 # %% ../nbs/core/08_audit.ipynb #bd132d8b

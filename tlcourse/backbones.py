@@ -142,7 +142,8 @@ def _odd(k, v): # Name and tensor of a file
     if not isinstance(k, str): return f'whose name {k!r} is no text'
     if v.layout != torch.strided or v.is_quantized or v.is_nested or v.device.type != 'cpu':
         return 'that is not an ordinary dense tensor'
-    if v.dtype not in _dtypes: return f"of type {str(v.dtype).removeprefix('torch.')}, with which no network here computes"
+    if v.dtype not in _dtypes:
+        return f"of type {str(v.dtype).removeprefix('torch.')}, with which no network here computes"
     if v.numel()*v.element_size() > v.untyped_storage().nbytes(): return 'that is larger than what the file holds of it'
     if not v.numel() or not v.is_floating_point(): return ''
     low,high = v.aminmax()

@@ -324,10 +324,11 @@ def _named(name, v):
     elif isinstance(v, dict): v = {f'.{k}': o for k,o in v.items()}
     else:
         try: return {name: round(float(v), 6)}
-        except (TypeError, ValueError): raise BadInput(f"prose: {name} is {v!r}, which is no number, interval or dict of them") from None
+        except (TypeError, ValueError):
+            raise BadInput(f"prose: {name} is {v!r}, which is no number, interval or dict of them") from None
     return {k: o for end,w in v.items() for k,o in _named(name + end, w).items()}
 
-def prose(**values # Name -> a number in the unit of the text, an interval of fractions (name, name.low, name.high in %), or a dict
+def prose(**values # Name -> a number in the unit of the text, an interval of fractions (shown in %), or a dict
          ) -> Prose: # Raises `BadInput` where a value is no number
     "The values that a page's text names."
     return Prose({k: o for name,v in values.items() for k,o in _named(name, v).items()})

@@ -323,8 +323,9 @@ def _cache(a):
 # %% ../nbs/tools/08_cli.ipynb #doccli01
 def _add_doctor(sub):
     p = sub.add_parser('doctor', help='what this installation can do, what it keeps, and what would need the network',
-                       description='Versions, device, threads, caches, weights and data sets, each with a line of advice '
-                                   'where there is some. Nothing is changed, and nothing is asked of the network.')
+                       description='Versions, device, threads, caches, weights and data sets, '
+                                   'each with a line of advice where there is some. Nothing is changed, '
+                                   'and nothing is asked of the network.')
     p.add_argument('--json', metavar='FILE', help='write the machine-readable result there')
     p.set_defaults(func=_doctor)
 

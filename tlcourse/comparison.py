@@ -334,7 +334,8 @@ _asked = dict(target=_text, backbone=_text, weights=_text, tune=_text, pixel_has
 _asked_too = dict(bs=_count, size=_count, code=_count, looks=_each(_count),
                   augment=_each(_text), head=_text, precision=_text, shifts=_under_names(_a_shift))
 
-def _good_spec(o): return _text(o['pixel_hash']) and _maybe(o.get('steps')) and _under_names(_a_shift)(o.get('shifts', {}))
+def _good_spec(o):
+    return _text(o['pixel_hash']) and _maybe(o.get('steps')) and _under_names(_a_shift)(o.get('shifts', {}))
 
 def _good_specs(x):
     s,k,specs = x
@@ -343,7 +344,8 @@ def _good_specs(x):
 def _good_rate(r):
     tried = _each(lambda t: len(t) in (2, 3) and all(x is None or _number(x) for x in t))
     return (_text(r['strategy']) and _a_size(r['shots']) and _number(r.get('rate', r.get('lr')))
-            and r.get('knob', 'lr') in ('lr', 'wd') and r['edge'] in (-1, 0, 1) and tried(r['tried']) and (r.get('at') is None or _a_size(r['at'])))
+            and r.get('knob', 'lr') in ('lr', 'wd') and r['edge'] in (-1, 0, 1) and tried(r['tried'])
+            and (r.get('at') is None or _a_size(r['at'])))
 
 def _good_missing(x): return _text(x['strategy']) and _a_size(x['shots']) and _number(x['minutes'])
 
@@ -355,8 +357,8 @@ _found_too = dict(beside=_each(_text), missing=_each(_good_missing), stage=_coun
 
 # %% ../nbs/tools/01_comparison.ipynb #f4good02
 def _no_study(records):
-    return BadInput(f"the study in {records.path} is damaged, or not one that tlcourse wrote: run the same tlcourse compare "
-                    "again, or take another file")
+    return BadInput(f"the study in {records.path} is damaged, or not one that tlcourse wrote: "
+                    "run the same tlcourse compare again, or take another file")
 
 def _good_study(what, res):
     "Is this what `compare` writes?"
@@ -428,7 +430,8 @@ class Comparison:
         self.cells = [cell for cell,_ in read.values()]
         self.correct = {c: correct for c,(_,correct) in read.items()}
         try: self._stages(what, res)
-        except (KeyError, IndexError, TypeError, ArithmeticError) as e: raise _no_study(records) from e # Its parts do not go together
+        # Its parts do not go together
+        except (KeyError, IndexError, TypeError, ArithmeticError) as e: raise _no_study(records) from e
         runs = sum(map(len, self.specs.values()))
         self.settings = {**{k: v for k,v in what.items() if k not in ('kind', 'code')}, 'classes': len(self.classes),
                          'openings': runs}

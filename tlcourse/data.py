@@ -221,7 +221,7 @@ def dls(self:Target,
     device=None, # As in `pick_device`; None: CUDA if there is one
     valid_shots:int|None=None, # Pictures a class to choose with; None: all
     valid_seed:int|None=None # Of the choice of those; None: `seed`
-) -> DataLoaders: # `.train_ids`: places in `target.train`
+) -> DataLoaders: # `.train_ids`: places in `target.train`; raises `BadInput`
     "fastai `DataLoaders` of some labels: nothing normalised yet, for that is the backbone's business."
     bs = _whole('bs', bs, 2)
     ids = np.arange(len(self.train)) if shots is None else kshot(self.train.y, shots, seed, self.classes)

@@ -94,7 +94,8 @@ _num = (r'(?<![\w.,:/^])(?P<sign>[-+−]?)(?P<val>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\
 _units = (('%', r'\s?(?:%|per ?cent\b)'), ('points', r'[\s-]?(?:percentage )?points?\b'),
           ('x', r'\s?(?:[x×](?![\w])(?!\s?\d)|times\b)'), ('s', r'\s?(?:s|secs?|seconds?)\b'))
 _unit = '|'.join(f'(?P<u{i}>{u})' for i,(_,u) in enumerate(_units))
-_number = re.compile(rf'{_num}(?:{_unit}|(?P<range>\s?(?:[-–—]|to)\s?(?=[\d.])|, (?=[\d.]+\]))|(?P<of> of (?:the |its |all |them )?(?=\d)))?')
+_number = re.compile(rf'{_num}(?:{_unit}|(?P<range>\s?(?:[-–—]|to)\s?(?=[\d.])|, (?=[\d.]+\]))|(?P<of> of (?:the '
+                     r'|its |all |them )?(?=\d)))?')
 _not_prose = re.compile(r'^(```|~~~).*?^\1\s*$|\$\$.*?\$\$|\$[^$\n]+\$|<!--.*?-->|<style.*?</style>'
                         r'|(?<=\])\([^)]*\)|https?://\S+|\b(?:arXiv|doi):\S+', re.S|re.M|re.I)
 _binding = re.compile(r'<!--=([^>]*?)-->')
@@ -111,7 +112,8 @@ def _prose(s):
 def _as_number(m, unit):
     val = m['val'].replace(',', '')
     text = m[0][:len(m[0]) - len(m['range'] or m['of'] or '')].strip()
-    return Number(text, float(val) * (-1 if m['sign'] in ('-', '−') else 1), len(val.partition('.')[2]), unit, m.start())
+    return Number(text, float(val) * (-1 if m['sign'] in ('-', '−') else 1), len(val.partition('.')[2]), unit,
+                  m.start())
 
 # %% ../nbs/tools/09_dev.ipynb #e2be7bfd
 def _numbers(s):
@@ -200,7 +202,8 @@ def unbound(path:str|Path # A notebook with outputs
             res.append(f'{n.text}: {why}: "{_binding.sub("", line).strip()[:120]}"')
         names = [o for b in _binding.finditer(c['source']) for o in b[1].split()]
         res += [f'<!--={o}--> stands behind no number' for o in names if o not in {n.name for n in numbers}]
-    return res + [f'{k}: the prose does not say it' for k in values if k not in said and k.partition('.')[0] not in said]
+    return res + [f'{k}: the prose does not say it'
+                  for k in values if k not in said and k.partition('.')[0] not in said]
 
 # %% ../nbs/tools/09_dev.ipynb #71d64e9a
 # In a process of its own: nbdev takes its settings from the working folder, and exports nothing under IN_TEST.

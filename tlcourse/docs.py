@@ -347,9 +347,13 @@ span[id]:empty { scroll-margin-top: 4rem; }
 @media (max-width: 46em) { a.source { float: none; margin: 0; }
   article table.docutils { font-size: .8rem; }
   article table.docutils td, article table.docutils th { padding: .25rem .4rem; white-space: normal; } }
-@media print { html { font-size: 10px; } .content { padding: 0; } .sidebar-drawer, .toc-drawer, footer { display: none; }
-  .cell_output img { max-width: 70%; } table, .table-wrapper { page-break-inside: auto !important; overflow: visible !important; } tr { break-inside: avoid; }
-  article table.docutils { margin: .2rem 0; } article table.docutils td, article table.docutils th { padding: .1rem .4rem; } }
+@media print { html { font-size: 10px; } .content { padding: 0; }
+  .sidebar-drawer, .toc-drawer, footer { display: none; }
+  .cell_output img { max-width: 70%; }
+  table, .table-wrapper { page-break-inside: auto !important; overflow: visible !important; }
+  tr { break-inside: avoid; }
+  article table.docutils { margin: .2rem 0; }
+  article table.docutils td, article table.docutils th { padding: .1rem .4rem; } }
 '''
 
 def _settings(title):

@@ -1,4 +1,4 @@
-"""What this installation can do, what it keeps, and what would need the network: a line each, with advice where there is some.
+"""What this installation can do, what it keeps, and what would need the network: a line each, with advice.
 
 Docs: https://tlcourse.github.io/tlcourse/tools/doctor.html.md"""
 

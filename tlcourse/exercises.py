@@ -188,7 +188,8 @@ def _head_only(learn):
     if not isinstance(learn, Learner): return "give the Learner itself, trained"
     if h := _as_pretrained(learn): return h
     n, classes = len(learn.dls.train.dataset), len(learn.dls.vocab)
-    if (n, classes) != (50, 10): return f"it has {n} training pictures of {classes} classes; five of each digit are 50 of 10"
+    if (n, classes) != (50, 10):
+        return f"it has {n} training pictures of {classes} classes; five of each digit are 50 of 10"
     with learn.no_bar(), learn.no_logging(): right = learn.validate()[-1]
     if not 0 <= right <= 1: return "its last metric is no accuracy: say metrics=accuracy"
     if right < .8: return f"it names {right:.2f} of the validation pictures correctly: train longer, or in larger steps"
@@ -290,7 +291,8 @@ def _padded(block):
         return x[k, row, col] - np.delete(x[:, row, col], k).mean() > .5 # of colour k than of the others
     if not (more(32, 3, 0) and more(32, 60, 2)):
         return "the ends of a wide picture are cut off: another method of Resize"
-    if not more(20, 32, 1): return "nothing is cut off, but a square comes out higher than wide: the picture is squashed"
+    if not more(20, 32, 1):
+        return "nothing is cut off, but a square comes out higher than wide: the picture is squashed"
 
 # %% ../nbs/tools/04_exercises.ipynb #yopex005
 @exercise('your_own_pictures', 3)
@@ -497,8 +499,10 @@ def _slower(answer):
     if 0 <= got <= 1: return "give it in %, so between 0 and 100"
     want = _source_after(.01)
     if abs(got - want) <= 1: return None
-    if abs(got - _source_after(.1)) <= 1: return "that is the accuracy with the usual momentum: set it in the body, before the fit"
-    if abs(got - _source_after(.99)) <= 1: return "PyTorch's momentum is the share of the new batch: .01 keeps most of the old statistics"
+    if abs(got - _source_after(.1)) <= 1:
+        return "that is the accuracy with the usual momentum: set it in the body, before the fit"
+    if abs(got - _source_after(.99)) <= 1:
+        return "PyTorch's momentum is the share of the new batch: .01 keeps most of the old statistics"
     return "another number comes out here; is the rest as in `after('train_bn=False')`, the seed among it?"
 
 # %% ../nbs/tools/04_exercises.ipynb #ex040002
@@ -519,7 +523,8 @@ def _still(learn):
     from tlcourse.backbones import glyphnet
     if h := _learner(learn, "before any fit"): return h
     if not _is_body(learn, glyphnet()): return "is its body glyphnet's?"
-    if any(cb.name == 'true_freeze' for cb in learn.cbs): return "this time without `true_freeze`: fastai has two switches"
+    if any(cb.name == 'true_freeze' for cb in learn.cbs):
+        return "this time without `true_freeze`: fastai has two switches"
     if not any(p.requires_grad for p in learn.model[1].parameters()): return "the head is to train"
     moved = _changes(learn)
     if any('running' in k or 'num_' in k for k in moved): return "after an epoch its running statistics have moved"
@@ -562,9 +567,11 @@ def _own_frozen(learn):
     net = tf_efficientnet_lite0(pretrained=True)
     if not _is_body(learn, net): return "is its body tf_efficientnet_lite0's?"
     if len(learn.dls.vocab) < 2: return "it knows one class: two or more are needed to tell anything apart"
-    if a := freeze_audit(learn).moving: return f"a fit changes {len(a)} tensors of what is frozen: `true_freeze` would not let it"
+    if a := freeze_audit(learn).moving:
+        return f"a fit changes {len(a)} tensors of what is frozen: `true_freeze` would not let it"
     same = [v.cpu().equal(w) for v,w in zip(learn.model[0].state_dict().values(), net.state_dict().values())]
-    if not all(same): return f"{same.count(False)} tensors of its body are not what they were: freeze it before the first fit"
+    if not all(same):
+        return f"{same.count(False)} tensors of its body are not what they were: freeze it before the first fit"
     if not learn.opt or not any('step' in s for s in learn.opt.state.values()): return "the head was not trained yet"
 
 # %% ../nbs/tools/04_exercises.ipynb #53aafc59

@@ -8,6 +8,7 @@ Docs: https://tlcourse.github.io/tlcourse/tools/findings.html.md"""
 __all__ = ['Finding', 'Findings']
 
 # %% ../nbs/tools/04_findings.ipynb #fi000004
+import tlcourse.base
 import random
 import numpy as np, pandas as pd, torch
 from contextlib import contextmanager

@@ -8,6 +8,7 @@ Docs: https://tlcourse.github.io/tlcourse/tools/lint.html.md"""
 __all__ = ['lint', 'traps']
 
 # %% ../nbs/tools/05_lint.ipynb #5da43c17
+import tlcourse.base
 import os
 import numpy as np, pandas as pd, torch, torchvision
 from dataclasses import dataclass

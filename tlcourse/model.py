@@ -25,8 +25,8 @@ from PIL import Image
 from safetensors.torch import save as tensor_bytes
 from torch import nn
 from .backbones import _cols, _read_weights, _row, arch, heads, linear_head
-from .base import (BadInput, check_regular, html_block, html_table, pick_device, sha256, unknown, user_path, versions,
-                           writable_folder)
+from .base import (BadInput, check_regular, html_block, html_table, pick_device, sha256, unknown, user_path,
+                           versions, writable_folder)
 from .compare import _inside, _root, _source_hash, _strategy, compare, default_out
 from .comparison import Comparison, _at, pct
 from .data import _whole
@@ -66,7 +66,8 @@ def _usable(card):
     try:
         stats, size = card['statistics'], card['size']
         return (len(card['classes']) > 0 and all(isinstance(c, str) for c in card['classes']) and card['fit'] in FITS
-                and type(size) is int and 0 < size <= 1024 and _numbers(card['range'], 2) and card['head'] in heads.values()
+                and type(size) is int and 0 < size <= 1024 and _numbers(card['range'], 2)
+                and card['head'] in heads.values()
                 and _numbers(stats['mean'], 3) and _numbers(stats['std'], 3) and min(stats['std']) > 0
                 and isinstance(card['backbone'], str) and isinstance(card['weights']['sha256'], str))
     except (KeyError, TypeError, AttributeError): return False
@@ -142,8 +143,8 @@ def load(dir, # A folder that `save` or `train` made
     try: found = sha256(f)
     except OSError as e: raise BadInput(f"{_weights_file} in {name} cannot be read: {e.strerror}") from None
     if found != card['weights']['sha256']:
-        raise BadInput(f"{_weights_file} in {name} is not the file that its card was written for (damaged, cut short or "
-                       f"another): {_again}")
+        raise BadInput(f"{_weights_file} in {name} is not the file that its card was written "
+                       f"for (damaged, cut short or another): {_again}")
     state = _read_weights(f)
     net = _net(card, _shapes(state))
     try: net.load_state_dict(state)

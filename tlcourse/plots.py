@@ -168,7 +168,7 @@ def plot_pairs(pairs, # Dicts with shots, a, b, diff, low, high (fractions; diff
     return ax
 
 # %% ../nbs/core/01_plots.ipynb #pldif001
-def plot_differences(rows, # Dicts with row, what (the series), diff (an `Interval`, as of `paired_ci`), clear (is the marker filled?)
+def plot_differences(rows, # Dicts: row, what (the series), diff (an `Interval`, as of `paired_ci`), clear (filled?)
                      ax=None, # Axes to draw on
                      title:str='', # Of the figure
                      xlabel:str='difference, points (95 % interval)', # Under it
@@ -216,7 +216,8 @@ def _stages(body, kind): # The same for a body, stage by stage
     return res or [('body', list(body.parameters()))]
 
 # %% ../nbs/core/01_plots.ipynb #netdraw5
-def _state(ps, held): # 'frozen', 'trains' or 'trains in part'; does `train_bn` keep something training in a frozen part?
+def _state(ps, held):
+    "'frozen', 'trains' or 'trains in part'; does `train_bn` keep something training in a frozen part?"
     free = [p.requires_grad for p in ps if not held(p)] or [p.requires_grad for p in ps]
     state = 'trains' if all(free) else 'trains in part' if any(free) else 'frozen'
     return state, state == 'frozen' and any(p.requires_grad for p in ps)
@@ -253,7 +254,8 @@ def _listed(boxes, frozen): # The same from (name, parameters), each a group of 
     first = 0 if frozen is None else frozen if frozen >= 0 else n + frozen # As `freeze_to` counts
     if not 0 <= first <= n: raise BadInput(f"frozen={frozen}: there are {n} parts, give {-n} to {n}, as to freeze_to")
     part, state = ['body']*(n-1) + ['head'], ['frozen']*first + ['trains']*(n-first)
-    return [dict(part=part[i], name=k, params=v, group=i, state=state[i], norm=False) for i,(k,v) in enumerate(named)], n
+    return [dict(part=part[i], name=k, params=v, group=i, state=state[i], norm=False)
+            for i,(k,v) in enumerate(named)], n
 
 def _same(o): return o['part'], o['group'], o['state'], o['norm']
 
@@ -296,8 +298,8 @@ def _told(o, rate): # What stands below a layer group
 
 # %% ../nbs/core/01_plots.ipynb #netdraw8
 def draw_network(learn, # A Learner of Sequential(body, head), or a list of (name, number of parameters), the head last
-                 frozen:int|None=None, # Of a list: parts before this one are frozen, as in `freeze_to`; a Learner knows its own
-                 lr:float|slice|list|None=None, # As you would hand it to `fit`: the rate of each layer group that trains
+                 frozen:int|None=None, # Of a list: parts before this one are frozen; a Learner knows its own
+                 lr:float|slice|list|None=None, # As for `fit`: the rate of each layer group that trains
                  ax=None, # Axes to draw on
                  title:str='', # Of the figure
                  size=None # Inches, where `ax` is None; by default as wide as the boxes need, 9 at most

@@ -195,7 +195,8 @@ def _check_checkpoint(ck, f, *args):
     try: good = _good_checkpoint(ck, *args)
     except Exception: good = False # It may hold anything in any place
     if not good:
-        raise BadInput(f"the checkpoint {f} holds what pretrain does not write: delete it, or start over with resume=False")
+        raise BadInput(f"the checkpoint {f} holds what pretrain does not write: "
+                       "delete it, or start over with resume=False")
 
 # %% ../nbs/core/04_pretrain.ipynb #d6e3ef70
 class _Clock:

@@ -136,7 +136,7 @@ class Records:
     def __init__(self,
                  path:str|Path, # The file; made, with its folder, if it is not there
                  readonly:bool=False # Only read, leave nothing beside it: works in a read-only folder
-                ):
+                ): # Raises `BadInput` for what is no file
         self.path,self.readonly = user_path(path).absolute(), readonly
         self.notice = None # What was wrong with the file, or with some of its rows
         self._con_,self._pid,self._lock,self._format,self._bad = None, None, threading.RLock(), _format, set()
@@ -444,10 +444,11 @@ def _check_rows(self:Records):
     bad_labels = [o[0] for o in labels if o[5] != _hash_of(*o[:5])]
     self._bad.update(bad + bad_labels)
     if bad_labels:
-        self._tell(f"{len(bad_labels):,} of {len(labels):,} sets of labels in {self.path} are damaged and count as absent")
+        self._tell(f"{len(bad_labels):,} of {len(labels):,} sets of labels in {self.path} are "
+                   "damaged and count as absent")
     if bad:
-        self._tell(f"{len(bad):,} of {len(every):,} runs in {self.path} are damaged and count as absent: each is run again "
-                   "when it is asked for")
+        self._tell(f"{len(bad):,} of {len(every):,} runs in {self.path} are damaged and count as "
+                   "absent: each is run again when it is asked for")
 
 # %% ../nbs/core/06_records.ipynb #3dee8a84
 def _split(result): # Arrays apart from what JSON can hold

@@ -135,7 +135,8 @@ def _chosen_by(c):
     s = c.settings
     if s['tune'] != 'valid': return ''
     if not c.staged: return f"; {_esc(s['V'])} more per class chose the learning rates"
-    return f"; {_esc(s['V'])} validation pictures more per class chose the rates, with all labels the whole validation part"
+    return (f"; {_esc(s['V'])} validation pictures more per class chose the rates, with all labels "
+            "the whole validation part")
 
 def _curve_figure(c):
     wide = 4.9 if len({x['strategy'] for x in c.cells}) > 4 else 3.9 # The legend stands beside many lines
@@ -477,7 +478,8 @@ _page = '''<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:;
+ style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>{title}</title>
@@ -518,7 +520,8 @@ def _mark(c):
 def _filled(title, sub, answer, parts): # parts: id to (heading, HTML)
     "A whole page; all but the HTML of its parts is text"
     nav = ''.join(f'<li><a href="#{k}">{_esc(h)}</a></li>' for k,(h,_) in parts.items())
-    body = '\n'.join(f'<section aria-labelledby="{k}">\n<h2 id="{k}">{_esc(h)}</h2>\n{text}</section>' for k,(h,text) in parts.items())
+    body = '\n'.join(f'<section aria-labelledby="{k}">\n<h2 id="{k}">{_esc(h)}</h2>\n{text}</section>'
+                     for k,(h,text) in parts.items())
     return _page.format(title=_esc(title), css=_css, sub=_esc(sub), answer=_esc(answer), nav=nav, body=body)
 
 def report_html(comparison # What `compare` measured
