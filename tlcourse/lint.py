@@ -311,7 +311,7 @@ _matrix = dict(flip_mat='flip', dihedral_mat='dihedral', rotate_mat='turn')
 # Allowed where one of these is on the card
 _needs = dict(flip={'flip', 'dihedral'}, dihedral={'dihedral'}, turn={'affine', 'dihedral', 'crop'})
 
-@_trap('label-changing', 'first_transfer',
+@_trap('label-changing', 'your_own_pictures',
        "Pictures are shown under a label that is no longer theirs, and the head is asked to learn it.",
        "dls = target.dls() # with the changes of its card")
 def _label_changing(k):
