@@ -142,8 +142,8 @@ def test_two_thousand_pictures(tmp_path):
     for c in ('a', 'b', 'c', 'd'):
         (tmp_path/'many'/c).mkdir(parents=True)
         for i in range(500):
-            Image.fromarray(rng.randint(0, 255,
-                                        (3,4,3)).astype(np.uint8)).resize((32,24), Image.Resampling.BICUBIC).save(tmp_path/'many'/c/f'{i}.png')
+            x = rng.randint(0, 255, (3,4,3)).astype(np.uint8)
+            Image.fromarray(x).resize((32,24), Image.Resampling.BICUBIC).save(tmp_path/'many'/c/f'{i}.png')
     found = look_at(tmp_path/'many')
     assert [sum(n) for n in found.target.counts.values()] == [500]*4 and found.target.openings == 0
     text = look_html(found)
@@ -177,9 +177,9 @@ def test_nothing_of_others_is_replaced(tmp_path, capsys):
     screen(capsys, a); screen(capsys, a); screen(capsys, b)
     assert len(os.listdir('tlcourse-out')) == 2
 
-@pytest.mark.parametrize('args,words',
-                         [(['nowhere'], 'there is no folder'), (['pets'], 'two ways'), (['digits'], 'give look a '
-                                                                                                    'folder'), (['mine', '--groups', '('], 'neither a column'),
+@pytest.mark.parametrize('args,words', [
+    (['nowhere'], 'there is no folder'), (['pets'], 'two ways'), (['digits'], 'give look a folder'),
+    (['mine', '--groups', '('], 'neither a column'),
     (['mine', '--min-class', '99'], 'smaller min_class'), (['mine', '-o', 'mine'], 'is a folder'),
     (['mine', '-o', 'no/look.html'], 'make it first'),
     (['mine', '--json', 'a.html', '-o', 'a.html'], 'name two'), (['mine/cat/0.png'], 'is a file'),
