@@ -134,7 +134,7 @@ def learn(digits):
 def shown(what, digits, learn):
     from tlcourse.backbones import arch
     from tlcourse.comparison import stored_comparison
-    from tlcourse.layers import freeze_audit
+    from tlcourse.audit import freeze_audit
     from tlcourse.findings import Finding
     from tlcourse.lint import lint
     from tlcourse.pretrain import weights_card
@@ -155,7 +155,7 @@ def test_findings(digits, learn):
 
 def test_names_are_escaped(digits):
     from copy import copy
-    from tlcourse.layers import freeze_audit
+    from tlcourse.audit import freeze_audit
     from fastai.vision.all import Learner, nn
     card = copy(digits.card)
     card.name, card.source = '<b> & "x"', '<script>alert(1)</script>\x07'

@@ -160,12 +160,12 @@ def test_shipped_stores(tmp_path, monkeypatch):
     for f in package_assets().glob('*.db'):
         r = lesson_records(f.stem)
         assert (r._format == 1) == (f.name in listed), f'{f.name}: take it from records.json, its rows have hashes'
-    for o in 'freezing.db', 'records.json': shutil.copy(package_assets()/o, tmp_path)
-    data = bytearray((tmp_path/'freezing.db').read_bytes())
+    for o in 'honest_data.db', 'records.json': shutil.copy(package_assets()/o, tmp_path)
+    data = bytearray((tmp_path/'honest_data.db').read_bytes())
     data[len(data)//2] ^= 1
-    (tmp_path/'freezing.db').write_bytes(data)
+    (tmp_path/'honest_data.db').write_bytes(data)
     monkeypatch.setattr('tlcourse.records.package_assets', lambda: tmp_path)
-    with pytest.raises(BadInput, match='is damaged'): lesson_records('freezing')
+    with pytest.raises(BadInput, match='is damaged'): lesson_records('honest_data')
 
 # --- F7: crafted stores
 
@@ -834,7 +834,8 @@ def test_fuzz(kind, n, tmp_path, monkeypatch):
 @counts(20)
 def test_bits_of_a_cache(n, tmp_path, monkeypatch, quiet):
     "Decoded pictures and features: never an array that is not as it was"
-    from tlcourse.data import _store as stored, target
+    from tlcourse.data import target
+    from tlcourse.sources import _store as stored
     from tlcourse.store import Store
     monkeypatch.setenv('TLCOURSE_CACHE', str(tmp_path/'cache'))
     target(pictures(tmp_path/'p'), size=32)
@@ -864,8 +865,8 @@ def sweeping(d):
 
 def extracting(d):
     import hashlib, torch
-    from tlcourse.data import Part
     from tlcourse.features import extract
+    from tlcourse.loaders import Part
     os.environ['TLCOURSE_CACHE'] = str(d/'cache')
     torch.manual_seed(0)
     body = torch.nn.Sequential(*[torch.nn.Conv2d(3 if i == 0 else 24, 24, 3, padding=1) for i in range(3)]).eval()

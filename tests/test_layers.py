@@ -9,7 +9,8 @@ from fastai.vision.all import (BnFreeze, Callback, CrossEntropyLossFlat, DataLoa
 from torch import nn
 from tlcourse.backbones import arch, learner
 from tlcourse.base import BadInput
-from tlcourse.layers import depth_split, freeze_audit, true_freeze
+from tlcourse.audit import depth_split, freeze_audit
+from tlcourse.layers import true_freeze
 
 SIZES = {'glyphnet': 32, 'resnet18': 32, 'mobilenet_v2': 64, 'timm/convnext_atto': 64, 'convnext_tiny': 32,
          'timm/vit_tiny_patch16_224': 224}

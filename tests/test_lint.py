@@ -11,7 +11,8 @@ from tlcourse.base import BadInput
 from tlcourse.augment import BatchAugment
 from tlcourse.data import target, weights_hash
 from tlcourse.finetune import STRATEGIES
-from tlcourse.layers import depth_split, freeze_audit, true_freeze
+from tlcourse.audit import depth_split, freeze_audit
+from tlcourse.layers import true_freeze
 from tlcourse.lint import lint, traps
 
 digits = target('digits')

@@ -16,7 +16,8 @@ from tlcourse.cli import main
 from tlcourse.data import kshot, target
 from tlcourse.features import extract, layers, stored_activations
 from tlcourse.finetune import STRATEGIES
-from tlcourse.layers import depth_split, freeze_audit, true_freeze
+from tlcourse.audit import depth_split, freeze_audit
+from tlcourse.layers import true_freeze
 from tlcourse.lint import lint
 from tlcourse.pretrain import weights_card
 from tlcourse.probes import fit_probes

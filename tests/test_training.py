@@ -13,7 +13,8 @@ from tlcourse.runs import run_spec, task
 from tlcourse.data import target
 from tlcourse.features import extract, stored_activations
 from tlcourse.finetune import STRATEGIES
-from tlcourse.layers import depth_split, true_freeze
+from tlcourse.audit import depth_split
+from tlcourse.layers import true_freeze
 from tlcourse.stats import paired_ci
 from tlcourse.store import entries
 from tlcourse.training import Bf16, NoSync, bf16_units, fused_adam, pick_precision

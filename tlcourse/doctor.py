@@ -126,7 +126,7 @@ def _weights():
 
 def _data():
     from fastai.data.external import URLs, fastai_path
-    from tlcourse.data import ONLINE, offline_targets
+    from tlcourse.sources import ONLINE, offline_targets
     from tlcourse.drawings import emoji_font
     yield Line('targets without a network', ', '.join(offline_targets()))
     yield _there('drawings of OpenMoji', emoji_font)

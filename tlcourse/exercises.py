@@ -312,7 +312,8 @@ def _mine(learn):
 def _people(backbone, seeds=range(20)):
     "What a random split of the digits adds, for heads on a backbone: the experiment of the lesson"
     import torch
-    from tlcourse.data import Part, kshot, target
+    from tlcourse.data import kshot, target
+    from tlcourse.loaders import Part
     from tlcourse.features import extract
     from tlcourse.probes import fit_probes
     from tlcourse.stats import paired_ci

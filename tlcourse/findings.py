@@ -21,7 +21,7 @@ from fastai.torch_core import to_device
 from fastcore.basics import patch
 from .base import BadInput, _Code, _esc, _s, html_block, html_table, lesson_number
 from .backbones import _own_dl
-from .layers import freeze_audit
+from .audit import freeze_audit
 
 # %% ../nbs/tools/04_findings.ipynb #547077e7
 @dataclass
