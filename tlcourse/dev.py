@@ -202,8 +202,8 @@ def unbound(path:str|Path # A notebook with outputs
             res.append(f'{n.text}: {why}: "{_binding.sub("", line).strip()[:120]}"')
         names = [o for b in _binding.finditer(c['source']) for o in b[1].split()]
         res += [f'<!--={o}--> stands behind no number' for o in names if o not in {n.name for n in numbers}]
-    return res + [f'{k}: the prose does not say it'
-                  for k in values if k not in said and k.partition('.')[0] not in said]
+    roots = {k.partition('.')[0] for k in said} # Of an interval it is enough that one end is said
+    return res + [f'{k}: the prose does not say it' for k in values if k.partition('.')[0] not in roots]
 
 # %% ../nbs/tools/09_dev.ipynb #71d64e9a
 # In a process of its own: nbdev takes its settings from the working folder, and exports nothing under IN_TEST.
