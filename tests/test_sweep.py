@@ -76,7 +76,7 @@ def test_ctrl_c(tmp_path, truth):
     p = start(d, SLOW_FROM='10') # This process may have to wait for a core: it is not finished by then
     first_runs(p, 5)
     os.killpg(p.pid, signal.SIGINT) # As a terminal does: to every process of the group
-    out, err = p.communicate(timeout=10)
+    out, err = p.communicate(timeout=30)
     assert p.returncode not in (0, None)
     assert 'runs are stored in' in err and 'start again to go on' in err
     assert err.count('Traceback') == 1, err # The parent's; workers are silent
@@ -89,7 +89,7 @@ def test_kill_worker(tmp_path, truth):
     p = start(d, SLOW_FROM='10')
     first_runs(p, 4)
     os.kill(log(d)[-1][0], signal.SIGKILL)
-    out, err = p.communicate(timeout=10)
+    out, err = p.communicate(timeout=30)
     assert p.returncode == 1
     assert 'killed by signal 9' in err and 'seed=' in err and f'of {N} runs are stored' in err
     stored = 4 + out.count('run ')

@@ -11,6 +11,7 @@ __all__ = ['exercise', 'Verdict', 'reader_name', 'log_score', 'check', 'scores']
 import getpass, json, os, sys, traceback
 from datetime import datetime, timezone
 from filelock import FileLock
+from functools import lru_cache
 from itertools import count
 from pathlib import Path
 from .base import LESSONS, BadInput, _esc, check_regular, lesson_name, lesson_number
@@ -476,6 +477,7 @@ def _twins(pairs):
         with Image.open(p) as im: im.verify()
 
 # %% ../nbs/tools/04_exercises.ipynb #ex040001
+@lru_cache # The same fit each time
 def _source_after(momentum):
     "Source accuracy in %, as the page measures it, after a fit with `train_bn=False` and this momentum of BatchNorm"
     import torch
