@@ -22,7 +22,9 @@ _looks = {'scratch': ('black', 's'), 'scratch-4x': ('grey', 'D'), 'feature-extra
           'fine-tuning': ('vermillion', '^'), 'lp-ft': ('green', 'v'), 'gradual': ('orange', 'P'),
           'single-rate': ('purple', 'X'), 'fine_tune': ('purple', 'h'), 'random-features': ('sky', 'd'),
           'last-layers': ('green', 'p'), 'k-nn': ('grey', '*')}
-_more = [(c, m) for m in '<>hp*' for c in ('blue', 'orange', 'green', 'purple', 'sky', 'vermillion', 'grey')]
+# Seven colours and five markers: neighbours differ in both
+_rest = 'blue', 'orange', 'green', 'purple', 'sky', 'vermillion', 'grey'
+_more = [(_rest[i % 7], '<>hp*'[i % 5]) for i in range(35)]
 
 def look(name:str, # Of a strategy, or of anything else that is drawn as a line
          names=() # All names of the figure, so that unknown ones get different looks
