@@ -89,10 +89,10 @@ def test_guesses_of_the_first_edition(chrome, site):
 
 def test_search(chrome, site):
     with tab(chrome) as (page, guard):
-        page.goto((site/'search.html').as_uri() + '?q=freeze_audit')
+        page.goto((site/'search.html').as_uri() + '?q=true_freeze')
         page.locator('#search-results a[href*="lessons/freezing.html"]').first.click()
         page.wait_for_url('**/lessons/freezing.html*')
-        assert page.locator('[id="freeze_audit"]').count() == 1 and not guard.errors
+        assert page.locator('[id="true_freeze"]').count() == 1 and not guard.errors
 
 _ground = 'getComputedStyle(document.body).backgroundColor'
 

@@ -391,6 +391,13 @@ def test_which_cells_are_undecided(tmp_path):
 
 # notes
 
+def test_the_last_stage_is_the_last_that_has_a_cell(tmp_path):
+    "Also where the second has none; the report of such a study was taken for a damaged one"
+    st = study(tmp_path)
+    for todo,n in ([[], []], 1), ([['cell'], []], 2), ([[], ['cell']], 3), ([['cell'], ['cell']], 3):
+        st.todo = todo
+        assert st.stages == n
+
 def test_notes_are_those_of_this_asking(tmp_path, monkeypatch):
     costs(monkeypatch, scratch=(1., 0.), fine_tuning=(1., 0.))
     monkeypatch.setattr(Study, 'spend', lambda self, c, told: c) # The runs are quicker than they are said to be

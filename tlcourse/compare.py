@@ -701,8 +701,9 @@ def _place(self:Study, arm):
     return order.index(arm.removesuffix('-4x')), arm
 
 @patch(as_prop=True)
-def stages(self:Study): # How many there are: some have no cell
-    return 1 + sum(map(bool, getattr(self, 'todo', None) or self.later()))
+def stages(self:Study): # The last that has a cell: of the two after the first either may have none
+    todo = getattr(self, 'todo', None) or self.later()
+    return max([i for i,cells in enumerate(todo, 2) if cells], default=1)
 
 # %% ../nbs/tools/03_compare.ipynb #spend001
 @patch

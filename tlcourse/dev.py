@@ -53,6 +53,8 @@ def cells(path:str|Path, # A notebook
     return [{**c, 'source': _text(c['source'])} for c in res if kind in (None, c['cell_type'])]
 
 # %% ../nbs/tools/09_dev.ipynb #ed2bb197
+_binding = re.compile(r'<!--=([^>]*?)-->') # Behind a number of the prose: the names of its values
+
 def _relink(s): # links of nbs/index.ipynb as seen from the folder above
     return re.sub(r'\]\((?!\w+:|#)(\.\./)?([^)]+)\)', lambda m: f"]({'' if m[1] else 'nbs/'}{m[2]})", s)
 
@@ -98,7 +100,6 @@ _number = re.compile(rf'{_num}(?:{_unit}|(?P<range>\s?(?:[-–—]|to)\s?(?=[\d.
                      r'|its |all |them )?(?=\d)))?')
 _not_prose = re.compile(r'^(```|~~~).*?^\1\s*$|\$\$.*?\$\$|\$[^$\n]+\$|<!--.*?-->|<style.*?</style>'
                         r'|(?<=\])\([^)]*\)|https?://\S+|\b(?:arXiv|doi):\S+', re.S|re.M|re.I)
-_binding = re.compile(r'<!--=([^>]*?)-->')
 
 # %% ../nbs/tools/09_dev.ipynb #70d78f1c
 def _blank(m): return ' '*len(m[0])
