@@ -56,10 +56,10 @@ def test_no_widget_state(html):
 def test_search(site):
     s = (site/'searchindex.js').read_text(encoding='utf-8')
     idx = json.loads(s[len('Search.setIndex('):-1])
-    at = idx['docnames'].index('lessons/freezing')
-    found = idx['titleterms'].get('true_freeze', [])
+    at = idx['docnames'].index('core/audit')
+    found = idx['titleterms'].get('freeze_audit', [])
     assert at in (found if isinstance(found, list) else [found]) # as a word of a heading, not as one of the text
-    assert [at, 'true_freeze'] in idx['alltitles']['true_freeze']
+    assert [at, 'freeze_audit'] in idx['alltitles']['freeze_audit']
 
 def test_docments_and_source(html):
     s = html['core/data.html']
