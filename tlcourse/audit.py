@@ -64,7 +64,7 @@ def _as_in_fit(learn):
         for cb in learn.cbs.sorted('order'):
             if isinstance(cb, TrainEvalCallback): learn.model.train()
             elif isinstance(cb, BnFreeze): set_bn_eval(learn.model)
-            elif cb.name == 'true_freeze': _eval_frozen(learn.model)
+            elif cb.name == 'true_freeze': eval_frozen(learn.model)
         yield
     except StopIteration:
         raise BadInput("BnFreeze fails on a BatchNorm without weights: take it out and use true_freeze") from None

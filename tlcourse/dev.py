@@ -143,17 +143,19 @@ def prose_numbers(s:str # Markdown
     return res
 
 # %% ../nbs/tools/09_dev.ipynb #9ff40df3
+def _tree(src): # Of a cell; what is for the shell or IPython is no Python
+    return ast.parse(re.sub(r'^(\s*)[%!]', r'\1#', src, flags=re.M))
+
 def _calls_prose(src):
     "The calls of `prose` in the source of a cell, as syntax trees"
     if 'prose(' not in src: return []
-    tree = ast.parse(re.sub(r'^(\s*)[%!]', r'\1#', src, flags=re.M))
-    return [o for o in ast.walk(tree) if isinstance(o, ast.Call) and getattr(o.func, 'id', '') == 'prose']
+    return [o for o in ast.walk(_tree(src)) if isinstance(o, ast.Call) and getattr(o.func, 'id', '') == 'prose']
 
 def _constants(sources):
     "Names that these cells set to nothing but a literal"
     made = {}
     for s in sources:
-        for o in ast.walk(ast.parse(re.sub(r'^(\s*)[%!]', r'\1#', s, flags=re.M))):
+        for o in ast.walk(_tree(s)):
             if not isinstance(o, ast.Assign): continue
             for t in o.targets:
                 for name in ast.walk(t):

@@ -9,6 +9,7 @@ __all__ = ['exercise', 'Verdict', 'reader_name', 'log_score', 'check', 'scores']
 
 # %% ../nbs/tools/04_exercises.ipynb #327dfbae
 import getpass, json, os, sys, traceback
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from filelock import FileLock
 from functools import lru_cache
@@ -262,6 +263,19 @@ def _blank(learn):
         return f"from random weights, {right:.2f} of the validation pictures after 3 epochs? Look at its data again"
 
 # %% ../nbs/tools/04_exercises.ipynb #yopex004
+def _block(o):
+    "A hint where `o` is no DataBlock"
+    from fastai.data.block import DataBlock
+    return None if isinstance(o, DataBlock) else "give the DataBlock itself, before `dataloaders`"
+
+@contextmanager
+def _loaded(block, make): # make(folder, rng) writes pictures and gives their classes
+    "The DataLoaders of `block` on a folder that `make` fills, and the classes there"
+    from tempfile import TemporaryDirectory
+    with TemporaryDirectory() as d:
+        classes = make(d, np.random.default_rng())
+        yield block.dataloaders(d, bs=2, num_workers=0), classes
+
 def _wide_folder(d, rng, n=10):
     "Wide green pictures in two class folders: red at the left end, blue at the right, a white square in the middle"
     from PIL import Image
@@ -276,12 +290,8 @@ def _wide_folder(d, rng, n=10):
 @exercise('your_own_pictures', 2)
 def _padded(block):
     "A DataBlock of class folders: 64 pixels, padded, three tenths for validation"
-    from fastai.data.block import DataBlock
-    from tempfile import TemporaryDirectory
-    if not isinstance(block, DataBlock): return "give the DataBlock itself, before `dataloaders`"
-    with TemporaryDirectory() as d:
-        classes = _wide_folder(d, np.random.default_rng())
-        dls = block.dataloaders(d, bs=2, num_workers=0)
+    if h := _block(block): return h
+    with _loaded(block, _wide_folder) as (dls, classes):
         if list(map(str, dls.vocab)) != classes:
             return f"its classes are {list(dls.vocab)}: the label is the name of the folder"
         if len(dls.valid_ds) != 6:
@@ -392,12 +402,8 @@ def _people_folder(d, rng, n=3):
 @exercise('honest_data', 3)
 def _by_person(block):
     "A DataBlock of people's folders: the label from the file's name, cy and di for validation, 64 pixels"
-    from fastai.data.block import DataBlock
-    from tempfile import TemporaryDirectory
-    if not isinstance(block, DataBlock): return "give the DataBlock itself, before `dataloaders`"
-    with TemporaryDirectory() as d:
-        classes = _people_folder(d, np.random.default_rng())
-        dls = block.dataloaders(d, bs=2, num_workers=0)
+    if h := _block(block): return h
+    with _loaded(block, _people_folder) as (dls, classes):
         if list(map(str, dls.vocab)) != classes:
             return f"its classes are {list(dls.vocab)}: the label is what stands before the hyphen in the file's name"
         train,valid = (sorted(Path(f).parent.name for f in o.items) for o in (dls.train_ds, dls.valid_ds))

@@ -134,6 +134,11 @@ def _note(ax, cells): # What the intervals are of
         ax.set_xlabel(f"{ax.get_xlabel()}\n95 % intervals, {ns.pop():,} test images, {ss.pop()} seeds")
 
 # %% ../nbs/core/01_plots.ipynb #10f70f70
+def _difference(ax, y, points, clear, kw): # points: difference, low, high; kw: of `look`; filled where it is clear
+    d, lo, hi = points
+    kw['mfc'] = kw['color'] if clear else 'white'
+    ax.errorbar(d, y, xerr=[[max(d-lo, 0)], [max(hi-d, 0)]], capsize=2, elinewidth=1.2, **kw)
+
 def plot_pairs(pairs, # Dicts with shots, a, b, diff, low, high (fractions; diff is a - b)
                ax=None, # Axes to draw on
                title:str='', # Of the figure
@@ -154,10 +159,8 @@ def plot_pairs(pairs, # Dicts with shots, a, b, diff, low, high (fractions; diff
             for p in sorted(ps, key=lambda p: _order(p['shots'])):
                 y += 1
                 d, lo, hi = (100*p[k] for k in ('diff', 'low', 'high'))
-                kw = look(a, (a, b))
                 clear = (lo > 0 or hi < 0) and p.get('p_holm', 0) is not None # None: no verdict is drawn
-                kw['mfc'] = kw['color'] if clear else 'white'
-                ax.errorbar(d, y, xerr=[[max(d-lo, 0)], [max(hi-d, 0)]], capsize=2, elinewidth=1.2, **kw)
+                _difference(ax, y, (d, lo, hi), clear, look(a, (a, b)))
                 ticks.append(y); texts.append(_size(p['shots']))
             y += 1
         ax.axvline(0, color='#444444', lw=1, zorder=1)
@@ -182,11 +185,9 @@ def plot_differences(rows, # Dicts: row, what (the series), diff (an `Interval`,
     with style():
         ax = _axes(ax, (5.6, .7 + .22*len(rows)))
         for o in rows:
-            d, kw = 100*np.array(o['diff'][:3]), look(o['what'], series)
-            kw['mfc'] = kw['color'] if o['clear'] else 'white'
             y = at.index(o['row']) + _spread(len(series), .24)[series.index(o['what'])]
             label = o['what'] if o['row'] == at[0] else None
-            ax.errorbar(d[0], y, xerr=[[d[0] - d[1]], [d[2] - d[0]]], capsize=2, elinewidth=1.2, label=label, **kw)
+            _difference(ax, y, 100*np.array(o['diff'][:3]), o['clear'], dict(look(o['what'], series), label=label))
         ax.axvline(0, color='#444444', lw=1, zorder=1)
         ax.set(title=title, xlabel=xlabel, yticks=range(len(at)), yticklabels=at, ylim=(len(at) - .5, -.5))
         ax.grid(False, axis='y')
