@@ -180,7 +180,7 @@ def _add_compare(sub):
     p.add_argument('--device', default='auto', help='auto, cpu, cuda, mps (default: auto)')
     p.add_argument('--precision', default='fp32',
                    help="'fp32' (default); 'bf16', where the device has units for it; 'auto': bf16 where it has")
-    p.add_argument('--workers', type=int, help='processes (default: one for each core)')
+    p.add_argument('--workers', type=int, help='processes (default: one for each core; on a GPU 8 at most)')
     p.add_argument('--out', metavar='DIR', help='where records and report go '
                                                 '(default: tlcourse-out/TARGET-BACKBONE; of a folder, '
                                                 'with a mark of its place)')

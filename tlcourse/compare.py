@@ -86,6 +86,15 @@ def _default_arms(t):
     if _glyphs(t): return ['scratch', 'feature-extraction', 'fine-tuning']
     return ['feature-extraction', 'last-layers', 'fine-tuning', *['fine-tuning+aug']*bool(t.augments)]
 
+# %% ../nbs/tools/03_compare.ipynb #proc0001
+def _processes(device, own): # -> how many runs at a time
+    "One for each core; on a GPU eight at most, where each has 2 GB of its memory: a small network leaves a card idle"
+    if device == 'cpu': return cores()
+    # Beside CUDA new processes import what they run, and cannot import a strategy that a notebook defines
+    if not device.startswith('cuda') or own: return 1
+    import torch
+    return max(1, min(8, cores(), int(torch.cuda.mem_get_info(device)[0]/2e9)))
+
 # %% ../nbs/tools/03_compare.ipynb #study001
 class Study:
     "What `compare` is about to run: task, arms, sizes, seeds, and the store"
@@ -114,8 +123,8 @@ class Study:
         self.steps = None if steps is None else _whole(steps, 'steps')
         if tune not in ('valid', 'none'): raise unknown('way to tune', tune, ['valid', 'none'])
         self.backbone, self.tune, self.precision = self.arch.name, tune, pick_precision(precision, self.device)
-        self.workers = workers if workers is not None else cores() if self.device == 'cpu' else 1
         self._own()
+        self.workers = workers if workers is not None else _processes(self.device, self.task.own)
         self.pool = Workers(partial(run_spec, self.task), self.workers) # One for all sweeps of the study
         # A file that cannot be read is refused before anything is written
         if {_strategy(a) for a in self.arms} - {'scratch', 'random-features'}: self.arch(pretrained=True)
@@ -766,6 +775,8 @@ def run(self:Study,
         c = self.finish(stage)
         if on_stage: on_stage(c)
         return c
+    # Beside a GPU new processes import everything themselves; they do so while stage 1 computes
+    if self.trained and self.device != 'cpu': self.pool.start()
     if 'feature-extraction' in self.heads:
         self.frozen()
         if self.trained: told(1)
@@ -803,7 +814,7 @@ def compare(target='digits', # A target's name, the path of a folder of pictures
             min_class=None, # Classes with fewer pictures are left out
             out=None, # Folder for `records.db`; None: a temporary one
             device:str='auto', # 'auto', 'cpu', 'cuda', 'mps'
-            workers:int|None=None, # Processes; None: one for each core on a CPU; 1: this process alone
+            workers:int|None=None, # Processes; None: one a core, on a GPU 8 at most; 1: this process alone
             budget=None, # Minutes, by which seeds and cells are left out; 'none'; None: 10 for photos on a CPU
             say=print, # Where lines of progress go; None: nowhere, and no bar
             on_stage=None, # Called with the `Comparison` so far after each stage

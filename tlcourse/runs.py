@@ -188,7 +188,8 @@ def picture_seconds(task:Task # Pictures, network, device
         return np.array([time.perf_counter(), _clock(task.device)()]) - t0
     n = min(32, len(task.target.train))
     with one_thread():
-        one_pass(1)
+        # The first pass of each size loads kernels and, on a GPU, tries several: seconds that come once
+        for m in (1, n): one_pass(m)
         few, many = one_pass(1), one_pass(n) # Making the network takes its time once
     return tuple((np.maximum(many - few, many/10)/n).tolist())
 

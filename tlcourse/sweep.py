@@ -135,10 +135,18 @@ class Workers:
             w.conn.close()
             self._ws.remove(w)
 
+    def _begin(self, ctx):
+        if not self._ws: atexit.register(self.close) # Python would wait for ever for workers that wait for work
+        self._ws.append(_Worker(ctx, self.run, [w.conn for w in self._ws]))
+
+    def start(self):
+        "Begin the processes before there is work: a new interpreter imports for seconds, which other work can cover."
+        n, method = _plan(self.run, self.most, self.most or cores())
+        while n > 1 and len(self._ws) < n: self._begin(mp.get_context(method))
+
     def _give(self, i, spec, ctx):
         "The worker at place `i`, begun if need be, gets something to do"
-        if not self._ws: atexit.register(self.close) # Python would wait for ever for workers that wait for work
-        if i == len(self._ws): self._ws.append(_Worker(ctx, self.run, [w.conn for w in self._ws]))
+        if i == len(self._ws): self._begin(ctx)
         self._ws[i].give(spec)
         return self._ws[i]
 
