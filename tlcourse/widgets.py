@@ -209,16 +209,20 @@ def control(draw, # Takes each choice; returns a figure, (figure, alternative te
 # %% ../nbs/tools/06_widgets.ipynb #e53c7693
 def _answers(m): return [str(o) for o in m] if isinstance(m, (list, tuple)) else [str(m)]
 
+def _ends(m): # An interval in the unit of the question, as (mean, low, high); None for a plain number
+    if not hasattr(m, 'low'): return None
+    by = 1 if m.unit == '' else 100
+    return by*m.mean, by*m.low, by*m.high
+
 class ask:
     "A question of `guesses`: a number, or one of a few words."
     def __init__(self,
                  text:str, # The question, in plain text
                  options=None, # Words to choose from; None: the answer is a number
-                 within:float=0, # A number counts as foreseen if it is this near
+                 within:float=0, # A number that comes without an interval counts as foreseen if it is this near
                  unit:str='', # Stands behind the number: '%', 'points', 'labels'
                  digits:int=1 # Decimals of the measured number
-                ): # Raises `BadInput` for a number without `within`
-        if options is None and within <= 0: raise BadInput(f"{text!r}: say with within= how near a number must come")
+                ):
         self.text,self.options = text,None if options is None else [str(o) for o in options]
         self.within,self.unit,self.digits = within,unit,digits
 
@@ -237,17 +241,31 @@ class ask:
 
     def hit(self,
             guess, # What `read` gave
-            measured # Number or word; a list of words where several are right
-           ) -> bool:
+            measured # Number, `Interval` or word; a list of words where several are right
+           ) -> bool: # Raises `BadInput` for a plain number where `within` was not given
         "Was it foreseen?"
-        return guess in _answers(measured) if self.options else abs(guess - float(measured)) <= self.within
+        if self.options: return guess in _answers(measured)
+        low, high = self.span(measured)
+        return low <= guess <= high
+
+    def span(self,
+             measured # Number or `Interval`
+            ): # (lowest, highest); raises `BadInput` for a plain number where `within` was not given
+        "The guesses that are foreseen: the interval itself, or what lies within the tolerance."
+        if _ends(measured): return _ends(measured)[1:]
+        if self.within <= 0:
+            raise BadInput(f"{self.text!r}: reveal an interval, or say with within= how near a number must come")
+        return float(measured) - self.within, float(measured) + self.within
 
     def words(self,
-              v # Number, word or list of words; None: nothing was guessed
+              v # Number, `Interval`, word or list of words; None: nothing was guessed
              ) -> str:
         "An answer as text."
         if v is None: return '–'
         if self.options: return ' or '.join(_answers(v))
+        if ends := _ends(v):
+            mean, low, high = (f'{o:.{self.digits}f}' for o in ends)
+            return f"{' '.join(filter(None, [mean, self.unit]))} [{low}, {high}]"
         return 'beyond what was measured' if math.isinf(v) else f'{v:.{self.digits}f} {self.unit}'.strip()
 
 # %% ../nbs/tools/06_widgets.ipynb #e9517575
@@ -269,7 +287,7 @@ class Guesses:
         self.values |= {k: self.questions[k].read(v) for k,v in values.items()}
         return self
     def reveal(self,
-               **measured # Name of each question to the measured answer: a number, a word, a list of right words
+               **measured # Name of each question to the measured answer: an `Interval`, a number, a word, several
               ): # A table that shows itself; raises `BadInput` unless each question has its answer
         "What was guessed beside what was measured; committed guesses are entered in the score card."
         if set(measured) != set(self.questions):
@@ -337,8 +355,8 @@ _js_reveal = '(() => {' + _kept + _each + '''
     for (const row of c.querySelectorAll('tr[data-q]')) {
       const d = row.dataset, p = now[d.q]
       if (!p) continue
-      const number = d.within !== undefined
-      p.hit = number ? Math.abs(p.guess - d.measured) <= +d.within : d.measured.split('|').includes(p.guess)
+      const number = d.low !== undefined
+      p.hit = number ? +d.low <= p.guess && p.guess <= +d.high : d.measured.split('|').includes(p.guess)
       row.cells[1].textContent = p.guess + (number ? ' ' + d.unit : '')
       row.cells[3].textContent = p.hit ? 'foreseen' : 'a surprise'
     }
@@ -372,7 +390,8 @@ def _repr_html_(self:Guesses):
 def _data(q, m):
     "The measured answer for the script"
     if q.options: return f'data-measured="{_esc("|".join(_answers(m)))}"'
-    return f'data-measured="{float(m)}" data-within="{q.within}" data-unit="{_esc(q.unit)}"'
+    low, high = q.span(m)
+    return f'data-low="{low}" data-high="{high}" data-unit="{_esc(q.unit)}"'
 
 @patch
 def _repr_html_(self:Reveal):
