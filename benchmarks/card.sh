@@ -3,9 +3,11 @@
 # folder of pictures, every lesson, and digits on two cores of the same machine. One part after another, so that no timed row runs beside
 # other work, each with a clock of its own; a part that fails or runs over its clock does not stop the next.
 #
-#   bash benchmarks/card.sh [--smoke] [--skip PART,PART] [--clock PART=SECONDS]...
+#   bash benchmarks/card.sh [--smoke] [--skip PART,PART] [--beside] [--clock PART=SECONDS]...
 #
 # PART is one of tests, throughput, digits, study, lessons, cores. --smoke takes tiny sizes and needs no card: it only shows that the parts run.
+# --beside runs the tests and the lessons, whose seconds nobody needs, beside digits, where a card is lent for minutes: the seconds of digits
+# are then more than they would be alone.
 # From the environment:
 #   OUT     the folder for results (default: tlcourse-out/card): card.txt is the table, card.json what the speed page reads, and a log of each part
 #   WHEELS  a folder of wheels that the machine lacks, installed without a network; packages lie unpacked in its folder `site` (default: none)
@@ -16,10 +18,11 @@ usage() { echo "card.sh: $1; parts: ${parts[*]}" >&2; exit 2; }
 
 parts=(tests throughput digits study lessons cores)
 declare -A clock=([tests]=60 [throughput]=60 [digits]=120 [study]=240 [lessons]=120 [cores]=300)
-smoke= skip=
+smoke= skip= beside=
 while (($#)); do
     case $1 in
         --smoke) smoke=1 ;;
+        --beside) beside=1 ;;
         --skip) skip=${2:-}; shift ;;
         --clock) [[ ${2:-} =~ ^([a-z]+)=([0-9]+)$ && -v clock[${BASH_REMATCH[1]}] ]] || usage "--clock takes PART=SECONDS, not '${2:-}'"
                  clock[${BASH_REMATCH[1]}]=${BASH_REMATCH[2]}; shift ;;
@@ -93,18 +96,23 @@ arms=(--strategies feature-extraction,last-layers,fine-tuning)
 if [ -n "$smoke" ]; then
     few=(--shots 1 --seeds 3 --tune none --device cpu) two=("${few[@]}" --workers 2 --strategies feature-extraction)
     few+=(--strategies feature-extraction) arms=()
-else few=(--workers 8 --device cuda --budget none) two=(--workers 2 --device cpu --budget none); fi
+else few=(--device cuda --budget none) two=(--workers 2 --device cpu --budget none); fi
 
-part tests "$py" -m pytest -m gpu "$root/tests/test_gpu.py" --rootdir "$root" -q -p no:cacheprovider --durations=5
+run_tests() { part tests "$py" -m pytest -m gpu "$root/tests/test_gpu.py" --rootdir "$root" -q -p no:cacheprovider --durations=5; }
+run_lessons() { part lessons "${gpu[@]}" --parts lessons --at-once $((beside ? 6 : 4)) ${smoke:+--lessons how_much_data} --out "$tmp/lessons.json"; }
+
+[ -n "$beside" ] || run_tests
 part throughput "${gpu[@]}" --parts throughput,waits,precision,heads --out "$OUT/card.json"
+[ -z "$beside" ] || { run_tests & run_lessons & }
 part digits "${compare[@]}" digits "${few[@]}" --out "$tmp/digits" --json "$tmp/digits.json"
+wait # for what ran beside digits
 if [ -z "${PHOTOS:-}" ] && ! left_out study; then
     "$py" -c "import sys; from tlcourse.data import target; target('emoji').to_folder(sys.argv[1])" "$tmp/emoji" 2>"$tmp/why" && PHOTOS=$tmp/emoji
 fi
 if [ -n "${PHOTOS:-}" ] || left_out study; then
     part study "${compare[@]}" "${PHOTOS:-}" "${few[@]}" "${arms[@]}" --out "$tmp/study" --json "$tmp/study.json"
 else note study 0 0 "left out: PHOTOS names no folder, and emoji cannot be written here ($(tail -n 1 "$tmp/why"))"; fi
-part lessons "${gpu[@]}" --parts lessons --at-once 4 ${smoke:+--lessons how_much_data} --out "$tmp/lessons.json"
+[ -n "$beside" ] || run_lessons
 part cores "${compare[@]}" digits "${two[@]}" --out "$tmp/cores" --json "$tmp/cores.json"
 cp "$tmp/study/report.html" "$OUT/study.html" 2>/dev/null
 
