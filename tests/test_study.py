@@ -146,7 +146,7 @@ def test_a_budget_leaves_out_cells_from_the_end(tmp_path, monkeypatch):
     st = study(tmp_path, bs=2) # Full batches at every size
     for seconds,cells,seeds in (60, 6, 6), (31, 6, 5), (20, 6, 3), (13, 4, 3), (16, 5, 3):
         monkeypatch.setattr('time.monotonic', lambda: st.began)
-        st.missing, st.notes, st._left_out = [], [], []
+        st.missing, st._notes = [], {}
         st.plan(seconds/60)
         assert planned(st) == order[:cells], seconds
         assert {st.n[c] for c in order[:cells]} == {seeds}

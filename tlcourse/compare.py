@@ -114,7 +114,7 @@ class Study:
                  shifts=(), # Names
                  precision:str='fp32' # 'fp32', 'bf16' or 'auto'
                 ): # Raises `BadInput`
-        self.began, self.notes, self.quiet, self.say = time.monotonic(), [], say is None, say or (lambda *_: None)
+        self.began, self._notes, self.quiet, self.say = time.monotonic(), {}, say is None, say or (lambda *_: None)
         self.task, self.target, self.arch, self.device = task, task.target, task.arch, task.device
         self.augment = _glyphs(task.target) if augment is None else bool(augment)
         self._arms(strategies)
@@ -131,14 +131,19 @@ class Study:
         for line in self._found(): self.note(line)
         self.shots, self.V = self._sizes(shots), self._choosers(V)
         self.rates, self.specs, self.clock, self._bodies = {}, {}, {}, {}
-        self.cells, self.missing, self._left_out = [], [], []
+        self.cells, self.missing = [], []
         self.shifts = self._shift_hashes(shifts)
         self._open(out)
         if self.precision != 'fp32': self.note(f"Trained in {self.precision} (autocast); scored in fp32.")
-    def note(self, line:str): # A sentence
-        "Say a line and keep it for the report"
-        self.notes.append(line)
+    def note(self,
+             line:str, # A sentence
+             of:str|None=None # What it is about: a later note of the same takes its place
+            ):
+        "Say a line and keep it for the report."
+        self._notes[of or line] = line
         self.say(line)
+    @property
+    def notes(self): return list(self._notes.values())
 
 # %% ../nbs/tools/03_compare.ipynb #co000004
 @patch
@@ -529,11 +534,10 @@ def _where(arm, k): return f"{arm} {_at(k)}"
 def _say_missing(self:Study):
     lines = [f"Not run within {self.minutes:g} minutes: {_where(*cell)}, which takes about {_time(need)} more."
              for cell,need in self.missing]
-    self.notes = [o for o in self.notes if o not in self._left_out]
-    if lines != self._left_out:
+    was = [self._notes.pop(k) for k in list(self._notes) if k.startswith('left out ')]
+    if lines != was:
         for line in lines: self.say(line)
-    self.notes += lines
-    self._left_out = lines
+    self._notes.update({f'left out {i}': line for i,line in enumerate(lines)})
 
 @patch
 def _left(self:Study):
@@ -553,7 +557,7 @@ def _trim(self:Study, todo): # Lists of cells; -> what of them is run
     keep = list(cells)
     while keep and need(keep, n) > left: keep.pop()
     fewer = _fewer(n, self.seeds, '')
-    if n < self.seeds and keep and fewer not in self.notes: self.note(fewer)
+    if n < self.seeds and keep and self._notes.get('seeds') != fewer: self.note(fewer, 'seeds')
     self.missing = [(c, cost[c][n]) for c in cells if c not in keep]
     self.n.update(dict.fromkeys(keep, n))
     return [[c for c in s if c in keep] for s in todo]
@@ -732,8 +736,7 @@ def spend(self:Study,
     self.say(f"There is time for {n} seeds of {' and '.join(a for a,_ in few)} {where}.")
     self._run_cells({x: n for x in few})
     self.n.update(dict.fromkeys(few, n))
-    now = _fewer(was, self.seeds, f", {n} of them {where}")
-    self.notes = [now if o == _fewer(was, self.seeds, '') else o for o in self.notes]
+    self._notes['seeds'] = _fewer(was, self.seeds, f", {n} of them {where}") # Said a line before
     return told(c.stage)
 
 # %% ../nbs/tools/03_compare.ipynb #looks002
