@@ -800,7 +800,8 @@ def _turned(answer):
     if (got := _number(answer)) is None: return "give the accuracy as one number, in %"
     if 0 <= got <= 1: return "give it in %, so between 0 and 100"
     if abs(got - _textures_at(1e-2, 4e-4)) <= 1: return None
-    if abs(got - _textures_at(4e-4, 1e-2)) <= 1: return "that is the usual slice: the first number is for the early layers"
+    if abs(got - _textures_at(4e-4, 1e-2)) <= 1:
+        return "that is the usual slice: the first number is for the early layers"
     return "another number comes out here; is the rest as in `trained`, the seed among it?"
 
 # %% ../nbs/tools/04_exercises.ipynb #ex070004
