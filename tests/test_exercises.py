@@ -78,7 +78,7 @@ def test_hints_of_letters():
     (('feature_extraction', 1), lambda m: m.amax((2, 3)), 'largest'),
     (('fine_tuning', 3), lambda s, g: 7, 'another kind'),
     (('fine_tuning', 3), lambda s, g: 1/0, 'your answer raises ZeroDivisionError'),
-    (('learning_rates', 1), lambda cs: 2/min(cs), 'steepest'),
+    (('learning_rates', 1), .68, 'in %'), (('learning_rates', 2), lambda lr, n: [1e-3]*n, 'table of this page'),
     (('extraction_or_tuning', 1), lambda ks, a, b: 'never', 'one of the sizes'),
     (('how_much_data', 1), lambda e, k1, k2, b: e*(k2/k1)**b, 'exponent is -b')])
 def test_hint_fits(at, answer, words): assert words in check(*at, answer).hint

@@ -779,24 +779,30 @@ def _budgets(answer):
     return _choice(answer, {'a', 'c', 'e'}, why, "there are more. Count the optimiser's steps, and the tries")
 
 # %% ../nbs/tools/04_exercises.ipynb #6b7f99e2
+@lru_cache # The same fit each time
+def _textures_at(early, head):
+    "Validation accuracy in % after the page's fit of all layers, at `slice(early, head)`"
+    from fastai.torch_core import set_seed
+    from tlcourse.backbones import learner
+    from tlcourse.data import target
+    from tlcourse.finetune import stepped
+    set_seed(0, reproducible=True)
+    learn = learner(target('textures').dls(shots=5, bs=32), 'glyphnet')
+    learn.unfreeze()
+    learn.dls = stepped(learn.dls, 60)
+    with learn.no_bar(), learn.no_logging():
+        learn.fit_one_cycle(1, slice(early, head))
+        return 100*learn.validate()[1]
+
 @exercise('learning_rates', 1)
-def _largest(f):
-    "`f(curvatures)`: the rate from which gradient descent on a quadratic no longer comes down"
-    if h := _calls(f, 'largest'): return h
-    rng = np.random.default_rng()
-    for cs in ([1., 25.], [4.], rng.uniform(.1, 90, 5)):
-        want, got = 2/np.max(cs), _number(f(list(cs)))
-        if got is None: return _no_number
-        if np.isclose(got, want): continue
-        if np.isclose(got, 2/np.min(cs)):
-            return "that is where the flattest direction diverges; the steepest one diverged long before"
-        if np.isclose(got, 1/np.max(cs)):
-            return ("there one step of the steepest direction lands at zero; "
-                    "it may go twice as far before it stops coming down")
-        if np.isclose(got, 2/np.mean(cs)) or np.isclose(got, 2/np.sum(cs)):
-            return "not an average: one direction that grows is enough"
-        return (f"for curvatures {np.round(cs, 1).tolist()} it gives {got:.4g}; when is |1 - rate*curvature| "
-                "below 1 for all of them?")
+def _turned(answer):
+    "The validation accuracy in % where the early layers get the high rate and the head the low one"
+    if (got := _number(answer)) is None: return "give the accuracy as one number, in %"
+    if 0 <= got <= 1: return "give it in %, so between 0 and 100"
+    if abs(got - _textures_at(1e-2, 4e-4)) <= 1: return None
+    if abs(got - _textures_at(4e-4, 1e-2)) <= 1:
+        return "that is the usual slice: the first number is for the early layers"
+    return "another number comes out here; is the rest as in `trained`, the seed among it?"
 
 # %% ../nbs/tools/04_exercises.ipynb #ex070004
 def _fastai_rates(lr, n):
@@ -827,35 +833,34 @@ def _group_rates(f):
 
 # %% ../nbs/tools/04_exercises.ipynb #ex070006
 @exercise('learning_rates', 3)
-def _adagrad_steps(f):
-    "`f(gs, lr)`: how far AdaGrad moves one weight at each step, from its gradients in order"
-    if h := _calls(f, 'adagrad_steps'): return h
-    rng = np.random.default_rng()
-    for gs in (np.full(5, 3.), rng.normal(size=6)*50, rng.uniform(.1, 2, 4)):
-        lr = float(10**rng.uniform(-3, 0))
-        want, got = lr*gs/np.sqrt(np.cumsum(gs**2)), f(gs.copy(), lr)
-        if got is None: return "the function returns nothing: is there a `return`?"
-        got = np.asarray(got, dtype=float)
-        if got.shape != want.shape: return f"{len(gs)} gradients, a result of shape {got.shape}: give one step for each"
-        if np.allclose(got, want, rtol=1e-3): continue
-        if np.allclose(np.abs(got), np.abs(want), rtol=1e-3):
-            return "right lengths; a step has the sign of its gradient here"
-        if np.allclose(got, lr*gs, rtol=1e-3):
-            return "those are SGD's steps: divide by the root of the sum of squares so far"
-        if np.allclose(got, lr*gs/np.cumsum(gs**2), rtol=1e-3): return "take the root of the sum of squares"
-        if np.allclose(got, lr*np.sign(gs), rtol=1e-3):
-            return "divide by the squares of all gradients so far, not only the last"
-        return ("right shape, other values: rate times gradient, over the root of the sum of all squared gradients "
-                "so far, this one included")
+def _grouped(learn):
+    "A `vision_learner` whose body is cut in two, at the rates 1e-5, 1e-4 and 1e-3"
+    if h := _learner(learn, "before any fit"): return h
+    if not learn.opt: return "it has no optimiser yet: `learn.create_opt()` makes one"
+    groups = [[id(p) for p in g] for g in learn.opt.param_lists]
+    if len(groups) != 3: return f"it has {len(groups)} groups: its splitter is to return three lists"
+    body,head = ([id(p) for p in m.parameters()] for m in learn.model)
+    if sorted(sum(groups, [])) != sorted(body + head): return "each parameter is to stand in exactly one group"
+    if set(groups[2]) != set(head): return "the last group is to be the head, `model[1]`, and nothing else"
+    n = len(groups[0])
+    if set(groups[0]) != set(body[:n]): return "the first group is to hold the layers that come first"
+    rates = [h['lr'] for h in learn.opt.hypers]
+    if not np.allclose(rates, [1e-5, 1e-4, 1e-3], rtol=1e-3):
+        return f"its rates are {[float(f'{o:.3g}') for o in rates]}: `learn.opt.set_hyper('lr', ...)` takes a slice"
+    if any('step' in s for s in learn.opt.state.values()): return "hand it over before any fit"
 
 # %% ../nbs/tools/04_exercises.ipynb #b0de9ce9
 @exercise('learning_rates', 4)
-def _optimisers(answer):
-    "The faults in a described comparison of optimisers, as a set of letters"
-    why = dict(b="b is no fault: that is what an equal number of tries means; equal rates are not asked for",
-               e="e is no fault: what is reported must not be what was chosen on")
-    return _choice(answer, {'a', 'c', 'd'}, why,
-                   "there are more. Were the tries equal, could an edge hide a better rate, what did momentum do?")
+def _own_rates(learn):
+    "A trained Learner for the reader's classes, all layers of lite0, early groups at a lower rate"
+    from tlcourse.backbones import tf_efficientnet_lite0
+    if h := _learner(learn, "after its fit"): return h
+    if not _is_body(learn, tf_efficientnet_lite0()): return "is its body tf_efficientnet_lite0's?"
+    if len(learn.dls.vocab) < 2: return "it knows one class: two or more are needed to tell anything apart"
+    if not learn.opt or not any('step' in s for s in learn.opt.state.values()): return "it was not trained yet"
+    if not all(p.requires_grad for p in learn.model.parameters()): return "a part of it is frozen: `learn.unfreeze()`"
+    rates = [h['lr'] for h in learn.opt.hypers]
+    if not rates[0] < rates[-1]: return "all groups had one rate: `slice(a, b)` gives the early ones less"
 
 # %% ../nbs/tools/04_exercises.ipynb #ex080001
 @exercise('extraction_or_tuning', 1)
