@@ -22,7 +22,8 @@ from timing import row, save, show, table
 from tlcourse.backbones import arch
 from tlcourse.base import BadInput, photo_assets
 from tlcourse.data import kshot, target
-from tlcourse.features import extract, head_learner
+from tlcourse.features import extract
+from tlcourse.heads import head_learner
 from tlcourse.finetune import STRATEGIES
 from tlcourse.probes import fit_probes
 from tlcourse.rates import choose, grid

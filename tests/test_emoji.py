@@ -10,7 +10,7 @@ from tlcourse.base import BadInput
 from tlcourse.data import Score, Target, target
 from tlcourse.sources import offline_targets
 from tlcourse.drawings import DRAWINGS, drawings, emoji_families, emoji_font
-from tlcourse.features import head_learner
+from tlcourse.heads import head_learner
 from tlcourse.pictures import Prints, find_copies, group_copies
 from tlcourse.world import draw
 

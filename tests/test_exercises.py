@@ -75,7 +75,7 @@ def test_hints_of_letters():
     (('honest_data', 2), lambda a, b: np.zeros(30), 'each *test* picture'),
     (('honest_data', 4), .04, 'target(folder, groups=...)'),
     (('inside', 1), [.28, .27, .25, .17, .14], 'random weights'),
-    (('feature_extraction', 1), lambda m: m.amax((2, 3)), 'largest'),
+    (('feature_extraction', 3), lambda w, b, mu, sd: (w*sd, b), 'multiplied by its spread'),
     (('fine_tuning', 3), lambda s, g: 7, 'another kind'),
     (('fine_tuning', 3), lambda s, g: 1/0, 'your answer raises ZeroDivisionError'),
     (('learning_rates', 1), .68, 'in %'), (('learning_rates', 2), lambda lr, n: [1e-3]*n, 'table of this page'),

@@ -5,7 +5,8 @@ from torch import nn
 from tlcourse.backbones import arch, learner
 from tlcourse.base import BadInput, photo_assets
 from tlcourse.data import SealBroken, kshot, target, weights_hash
-from tlcourse.features import extract, head_learner, layers, pooled
+from tlcourse.features import extract, layers, pooled
+from tlcourse.heads import head_learner
 from tlcourse.loaders import Part
 from tlcourse.probes import NearestNeighbours, fit_probes
 from tlcourse.store import _Sink, _card_bytes, _read_card

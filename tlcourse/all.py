@@ -25,10 +25,11 @@ from .records import *
 from .sweep import *
 from .plots import *
 from .audit import *
-from .layers import *
-from .features import *
 from .probes import *
 from .training import *
+from .features import *
+from .layers import *
+from .heads import *
 from .finetune import *
 from .comparison import *
 from .report import *

@@ -591,55 +591,53 @@ def _unchanged(answer):
     return _choice(answer, {'c', 'e'}, why, "there are more. In which mode does the body run?")
 
 # %% ../nbs/tools/04_exercises.ipynb #ex050001
+@lru_cache # The same fit each time
+def _digits_head(weights=None, layer=-1, counted=True):
+    "Validation accuracy in % of the page's head (20 labels per class) on features of a body, random by default"
+    from tlcourse.backbones import arch
+    from tlcourse.data import kshot, target
+    from tlcourse.features import extract
+    from tlcourse.probes import fit_probes
+    t = target('digits')
+    how = dict(layer=layer, bn=t.train if counted else 'eval', seed=0, progress=False)
+    f, v = [extract(arch('glyphnet', weights), part, **how) for part in (t.train, t.valid)]
+    return 100*fit_probes(f, [kshot(t.train.y, 20)], 1e-2).accuracy(v).item()
+
 @exercise('feature_extraction', 1)
-def _pool_maps(f):
-    "`f(maps)`: global average pooling, (n,d,h,w) to (n,d)"
-    if h := _calls(f, 'pool'): return h
-    import torch
-    for n,d,h,w in (2, 5, 3, 4), (1, 3, 1, 1), (4, 2, 6, 2):
-        m = torch.randn(n, d, h, w)
-        want, got = m.mean((2, 3)), f(m.clone())
-        if got is None: return "the function returns nothing: is there a `return`?"
-        if not isinstance(got, torch.Tensor): got = torch.as_tensor(np.asarray(got))
-        if tuple(got.shape) == (n, d*h*w) and h*w > 1:
-            return ("that keeps every place of the map: average over height and width, "
-                    "so that one number a channel is left")
-        if tuple(got.shape) == (n, d, 1, 1):
-            return "the right numbers, with two axes of length 1 left over: flatten them, or leave out keepdim"
-        if tuple(got.shape) != (n, d):
-            return f"maps of shape {(n, d, h, w)} should give {(n, d)}, not {tuple(got.shape)}"
-        if torch.allclose(got.float(), m.amax((2, 3))) and h*w > 1:
-            return "that is the largest value of each channel; the average is asked for"
-        if torch.allclose(got.float(), m.sum((2, 3))) and h*w > 1:
-            return "that is the sum: divide by height times width"
-        if not torch.allclose(got.float(), want, atol=1e-5):
-            return "right shape, other values: the mean over the last two axes"
+def _untrained(answer):
+    "The validation accuracy of a head on a random body with measured statistics, in %"
+    if (got := _number(answer)) is None: return "give the accuracy as one number, in %"
+    if 0 <= got <= 1: return "give it in %, so between 0 and 100"
+    want = _digits_head('random')
+    if abs(got - want) <= 1: return None
+    if abs(got - _digits_head(counted=False)) <= .3:
+        return "that is the trained body's: ask for `arch('glyphnet', 'random')`"
+    if abs(got - _digits_head('random', counted=False)) <= .3:
+        return "so it is without statistics: pass `bn=digits.train` for both parts"
+    return "another number comes out here: one seed and `bn` for both parts, the pictures `ids`, weight decay 1e-2"
 
 # %% ../nbs/tools/04_exercises.ipynb #ex050002
 @exercise('feature_extraction', 2)
-def _standardise(f):
-    "`f(train, test)`: both, centred and scaled by the statistics of `train`"
-    if h := _calls(f, 'standardise'): return h
-    rng = np.random.default_rng()
-    for n,m,d in (40, 15, 3), (9, 30, 5):
-        a, b = rng.normal(2, 3, (n, d)), rng.normal(5, 1, (m, d))
-        got = f(a.copy(), b.copy())
-        if not isinstance(got, (tuple, list)) or len(got) != 2:
-            return "return two arrays: the standardised train and the standardised test"
-        ga, gb = (np.asarray(o, dtype=float) for o in got)
-        if ga.shape != a.shape or gb.shape != b.shape: return "each of the two keeps its shape"
-        mu, sds = a.mean(0), [a.std(0), a.std(0, ddof=1)]
-        if any(np.allclose(ga, (a-mu)/s) and np.allclose(gb, (b-mu)/s) for s in sds): continue
-        if np.allclose(gb.mean(0), 0, atol=1e-6):
-            return ("the test pictures were centred by their own mean: a single new picture would have none; "
-                    "use the statistics of train for both")
-        if np.allclose(np.concatenate([ga, gb]).mean(0), 0, atol=1e-6):
-            return "the statistics are those of train and test together: then the test has had a say in the training"
-        if np.allclose(ga, a-mu): return "centred but not scaled: divide by the spread of train"
-        if any(np.allclose(ga, (a-mu)/s**2) for s in sds): return "that divides by the variance; take its square root"
-        if np.allclose(ga.mean(), 0, atol=1e-6) and not np.allclose(ga.mean(0), 0, atol=1e-6):
-            return "one mean for all features: take the mean of each column"
-        return "train should come out with mean 0 and spread 1 in each column, and test by the same two rows of numbers"
+def _pooled_features(f):
+    "`f(learn, dl)`: average-pooled features (n,d) of all pictures of `dl`, by a body that stays as it was"
+    if h := _calls(f, 'pooled_features'): return h
+    import torch
+    from tlcourse.backbones import learner
+    from tlcourse.data import target
+    learn = learner(target('digits').dls(shots=2, bs=8, augment=False), 'glyphnet')
+    body, dl = learn.model[0], learn.dls.train.new(shuffle=False, drop_last=False)
+    with torch.no_grad(): want = torch.cat([body.eval()(x).mean((2, 3)) for x,_ in dl]).cpu()
+    before = {k: v.clone() for k,v in body.state_dict().items()}
+    got = f(learn, (body.train(), dl)[1])
+    if not isinstance(got, torch.Tensor): return "return one tensor"
+    if tuple(got.shape) != tuple(want.shape):
+        return (f"{len(want)} pictures with {want.shape[1]} channels should give {tuple(want.shape)}, "
+                f"not {tuple(got.shape)}")
+    if any(not torch.equal(v, before[k]) for k,v in body.state_dict().items()):
+        return "the body is no longer what it was: which mode leaves the running statistics alone?"
+    if not torch.allclose(got.detach().cpu(), want, atol=1e-3):
+        return "right shape, other values: the mean over height and width of what the body gives in evaluation mode"
+    if got.requires_grad: return "nothing is trained here: without gradients it takes less memory"
 
 # %% ../nbs/tools/04_exercises.ipynb #ex050003
 @exercise('feature_extraction', 3)
@@ -678,6 +676,27 @@ def _stale(answer):
     more = ("go through what happens to a picture from its pixels to its features "
             "(and what a body in eval mode divides by)")
     return _choice(answer, set('abdf'), why, more)
+
+# %% ../nbs/tools/04_exercises.ipynb #ex05000a
+@exercise('feature_extraction', 5)
+def _own_features(learn):
+    "A Learner for the reader's classes: lite0's body as pip brought it, truly frozen, and a fitted linear head"
+    from torch import nn
+    from tlcourse.audit import freeze_audit
+    from tlcourse.backbones import tf_efficientnet_lite0
+    if h := _learner(learn, "with the head on its body"): return h
+    net = tf_efficientnet_lite0(pretrained=True)
+    if not _is_body(learn, net): return "is its body tf_efficientnet_lite0's?"
+    if len(learn.dls.vocab) < 2: return "it knows one class: two or more are needed to tell anything apart"
+    head = list(learn.model[1].modules())[-1]
+    lines = [m for m in learn.model[1].modules() if isinstance(m, nn.Linear)]
+    if len(lines) != 1 or lines[0] is not head or head.in_features != 1280:
+        return "its head is to be one linear layer on the 1280 pooled features, as `head_learner` makes it"
+    if head.out_features != len(learn.dls.vocab): return "its head is to have one output for each class"
+    if not head.weight.any(): return "its head is still zero: give it the one that `fit_probes` found"
+    if freeze_audit(learn).moving: return "a fit would change its body: `head_learner` freezes it truly"
+    same = [v.cpu().equal(w) for v,w in zip(learn.model[0].state_dict().values(), net.state_dict().values())]
+    if not all(same): return "its body is not what it was when the features were made"
 
 # %% ../nbs/tools/04_exercises.ipynb #ex060001
 def _one_number(got, want, hints, what):
