@@ -935,8 +935,10 @@ def _without_tiny(answer):
     want = _forecast_of_scratch(5, 10, 20)
     if abs(got - want) <= .05: return None
     if abs(got - 100 + want) <= .05: return "that is the error; give the accuracy"
-    if abs(got - _forecast_of_scratch(1, 2, 5, 10)) <= .05: return "that is the page's forecast, from the sizes up to 10"
-    if abs(got - _forecast_of_scratch(1, 2, 5, 10, 20)) <= .05: return "the sizes 1 and 2 are still among the points"
+    if abs(got - _forecast_of_scratch(1, 2, 5, 10)) <= .05:
+        return "that is the page's forecast, from the sizes up to 10"
+    if abs(got - _forecast_of_scratch(1, 2, 5, 10, 20)) <= .05:
+        return "the sizes 1 and 2 are still among the points"
     return "another number comes out here: which strategy, which sizes, and a forecast at 100?"
 
 # %% ../nbs/tools/04_exercises.ipynb #ex090002
@@ -954,7 +956,8 @@ def _five_each(learn):
     want, n = target('emoji', size=64), {}
     for f in train: n[f.parent.name] = n.get(f.parent.name, 0) + 1
     if sorted(n) != sorted(want.classes): return f"it trains on {len(n)} classes; there are {len(want.classes)}"
-    if set(n.values()) != {5}: return f"it trains on {min(n.values())} to {max(n.values())} pictures of a class, not on 5"
+    if set(n.values()) != {5}:
+        return f"it trains on {min(n.values())} to {max(n.values())} pictures of a class, not on 5"
     if any(f.parent.parent.name != 'train' for f in train): return "some training pictures are not from `train`"
     if any(f.parent.parent.name != 'valid' for f in valid): return "some validation pictures are not from `valid`"
     if len(valid) != len(want.valid): return f"it validates on {len(valid)} pictures; `valid` has {len(want.valid)}"
