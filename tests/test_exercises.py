@@ -71,7 +71,8 @@ def test_hints_of_letters():
     (('first_transfer', 1), .04, 'Learner itself'),
     (('first_transfer', 2), .15, 'what `compare` returns'),
     (('first_transfer', 4), {'c'}, 'c is not a fault'),
-    (('how_much_data', 1), .04, 'function itself'), (('how_much_data', 1), lambda *a: 'x', 'no number'),
+    (('how_much_data', 1), .04, 'between 0 and 100'), (('how_much_data', 3), lambda *a: 'x', 'no number'),
+    (('how_much_data', 5), {2: 1}, 'three or more'),
     (('honest_data', 2), lambda a, b: np.zeros(30), 'each *test* picture'),
     (('honest_data', 4), .04, 'target(folder, groups=...)'),
     (('inside', 1), [.28, .27, .25, .17, .14], 'random weights'),
@@ -80,7 +81,7 @@ def test_hints_of_letters():
     (('fine_tuning', 3), lambda s, g: 1/0, 'your answer raises ZeroDivisionError'),
     (('learning_rates', 1), .68, 'in %'), (('learning_rates', 2), lambda lr, n: [1e-3]*n, 'table of this page'),
     (('extraction_or_tuning', 1), lambda ks, a, b: 'never', 'one of the sizes'),
-    (('how_much_data', 1), lambda e, k1, k2, b: e*(k2/k1)**b, 'exponent is -b')])
+    (('how_much_data', 3), .04, 'function itself')])
 def test_hint_fits(at, answer, words): assert words in check(*at, answer).hint
 
 def test_hints_of_first_transfer(monkeypatch):

@@ -942,39 +942,49 @@ def _map(answer):
     return _choice(answer, {'a', 'd'}, why, "there are more")
 
 # %% ../nbs/tools/04_exercises.ipynb #ex090001
+@lru_cache # Read once
+def _forecast_of_scratch(*ks):
+    "Accuracy in % at 100 labels per class, forecast from these sizes of the stored study"
+    from tlcourse.comparison import stored_comparison
+    from tlcourse.records import lesson_records
+    from tlcourse.stats import forecast
+    c = stored_comparison(lesson_records('how_much_data'), tune='valid')
+    return 100*forecast([c.correct['scratch', k] for k in ks], ks, 100).mean
+
 @exercise('how_much_data', 1)
-def _power_law(f):
-    "`f(error, k1, k2, b)`: the error at k2 labels on a power law with exponent b that passes through (k1, error)"
-    if h := _calls(f, 'error_at'): return h
-    rng = np.random.default_rng()
-    for e,k1,k2,b in (.2, 5, 50, 1.), (.3, 2, 8, .5), (rng.uniform(.1, .4), 3, 30, rng.uniform(.2, .9)):
-        want, got = e*(k2/k1)**-b, _number(f(e, k1, k2, b))
-        if got is None: return _no_number
-        if np.isclose(got, want): continue
-        if np.isclose(got, e*(k2/k1)**b): return "the error grows with your labels: the exponent is -b"
-        if np.isclose(got, (k2/k1)**-b): return "that is the factor; multiply the error at k1 by it"
-        if np.isclose(got, e*k2**-b): return "that line passes through the error at one label; yours is known at k1"
-        return (f"for error {e:.2f} at {k1} labels, exponent {b:.2f}, it gives {got:.4g} at {k2}; "
-                "error = a k^-b, and a follows from k1")
+def _without_tiny(answer):
+    "Accuracy of scratch at 100 labels, forecast from 5, 10 and 20, in %"
+    if (got := _number(answer)) is None: return "give the forecast as one number, in %: an interval has a `.mean`"
+    if 0 <= got <= 1: return "give it in %, so between 0 and 100"
+    want = _forecast_of_scratch(5, 10, 20)
+    if abs(got - want) <= .05: return None
+    if abs(got - 100 + want) <= .05: return "that is the error; give the accuracy"
+    if abs(got - _forecast_of_scratch(1, 2, 5, 10)) <= .05:
+        return "that is the page's forecast, from the sizes up to 10"
+    if abs(got - _forecast_of_scratch(1, 2, 5, 10, 20)) <= .05:
+        return "the sizes 1 and 2 are still among the points"
+    return "another number comes out here: which strategy, which sizes, and a forecast at 100?"
 
 # %% ../nbs/tools/04_exercises.ipynb #ex090002
 @exercise('how_much_data', 2)
-def _worth(f):
-    "`f(ks, line, a)`: labels at which a rising accuracy `line` over sizes `ks` reaches `a`, on the log axis"
-    if h := _calls(f, 'labels_for'): return h
-    ks,rng = [1, 2, 5, 10, 20, 50, 100], np.random.default_rng()
-    line = np.sort(rng.uniform(.3, .95, len(ks)))
-    for a in (line[2], .5*(line[3]+line[4]), rng.uniform(line[0], line[-1])):
-        want, got = np.exp(np.interp(a, line, np.log(ks))), _number(f(list(ks), line.copy(), a))
-        if got is None: return _no_number
-        if np.isclose(got, want, rtol=1e-4): continue
-        if np.isclose(got, np.interp(a, line, ks), rtol=1e-4):
-            return "read between the sizes on the logarithmic axis: interpolate log(k), then take exp"
-        if np.isclose(got, np.log(want), rtol=1e-4): return "that is the logarithm of the labels: take exp at the end"
-        return f"for the sizes {ks} and a={a:.3f} on the line {np.round(line, 3)} it gives {got:.4g}, not {want:.4g}"
-    top = _number(f(list(ks), line.copy(), line[-1] + .02))
-    if top is None or not np.isinf(top):
-        return "above the last measured accuracy nothing is known: give float('inf') there"
+def _five_each(learn):
+    "A Learner on lite0 for the drawings: five training files of each class, every validation file"
+    from pathlib import Path
+    from tlcourse.backbones import tf_efficientnet_lite0
+    from tlcourse.data import target
+    if h := _learner(learn, "not its DataLoaders"): return h
+    if not _is_body(learn, tf_efficientnet_lite0()): return "is its body tf_efficientnet_lite0's?"
+    train, valid = ([Path(o) for o in getattr(d, 'items', ())] for d in (learn.dls.train_ds, learn.dls.valid_ds))
+    if not train or not valid: return "its DataLoaders have no files: make them by a DataBlock from the folder"
+    if set(train) & set(valid): return "some files are in training and in validation"
+    want, n = target('emoji', size=64), {}
+    for f in train: n[f.parent.name] = n.get(f.parent.name, 0) + 1
+    if sorted(n) != sorted(want.classes): return f"it trains on {len(n)} classes; there are {len(want.classes)}"
+    if set(n.values()) != {5}:
+        return f"it trains on {min(n.values())} to {max(n.values())} pictures of a class, not on 5"
+    if any(f.parent.parent.name != 'train' for f in train): return "some training pictures are not from `train`"
+    if any(f.parent.parent.name != 'valid' for f in valid): return "some validation pictures are not from `valid`"
+    if len(valid) != len(want.valid): return f"it validates on {len(valid)} pictures; `valid` has {len(want.valid)}"
 
 # %% ../nbs/tools/04_exercises.ipynb #ex090003
 @exercise('how_much_data', 3)
@@ -999,10 +1009,25 @@ def _seeds(f):
 def _data_claims(answer):
     "What the lesson's study supports, as a set of letters"
     why = {'a': "a draws the line on from the first sizes, and the measured error was not there",
-           'c': "c: no step to more labels lost accuracy after the correction, up to the sizes measured; "
-                "beyond them nothing is known",
+           'c': "c: the forecasts at 20 passed the rehearsal; did all of them hold at 100?",
            'e': "e: the labels that choose the rate are labels too"}
     return _choice(answer, {'b', 'd'}, why, "there are more")
+
+# %% ../nbs/tools/04_exercises.ipynb #ex090005
+@exercise('how_much_data', 5)
+def _own_curve(curve):
+    "A learning curve of the reader's own: size -> correctness (draws, pictures), which `forecast` can read"
+    from tlcourse.base import BadInput
+    from tlcourse.stats import forecast
+    if not isinstance(curve, dict): return "give a dict: labels per class to an array of correctness"
+    if len(curve) < 3: return f"it has {len(curve)} sizes: three or more say whether the points lie on a line"
+    if any(_number(k) is None or k < 1 for k in curve): return "its keys are to be labels per class, numbers from 1 up"
+    xs = [np.asarray(x) for x in curve.values()]
+    if any(x.ndim != 2 for x in xs): return "each value is to be an array of shape (draws, pictures)"
+    if min(len(x) for x in xs) < 2: return "two draws or more at each size: how far do single runs lie apart?"
+    if any(x.dtype != bool and not np.isin(x, (0, 1)).all() for x in xs): return "give right or wrong for each picture"
+    try: forecast(xs, list(curve), 2*max(curve))
+    except BadInput as e: return str(e)
 
 # %% ../nbs/tools/04_exercises.ipynb #de8d4cd9
 def scores(paths # Score cards: a path or several

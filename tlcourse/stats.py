@@ -240,13 +240,22 @@ def n_to_separate(p1:float, # True accuracy of one model
 class Needed(NamedTuple):
     "What a difference of `delta` takes, as `n_to_settle` finds it."
     images: int|None # Test images, with as many seeds as there are; None where no number of images is enough
-    seeds: int # Seeds that bring the seed part under delta
+    seeds: int # Seeds that bring what images do not lower under delta
     delta: float # The difference to find, as a fraction
     def __repr__(self):
         if self.images is not None: return f'about {self.images:,} test pictures'
         return f'more seeds, not more pictures: about {self.seeds} for a difference of {100*self.delta:g} points'
 
 # %% ../nbs/core/05_stats.ipynb #5a0c1d16
+def _seed_variances(d): # (m, n) -> between seeds, without what images explain; and of a seed's luck with an image
+    m, n = d.shape
+    if m == 1: return 0., 0.
+    s2 = float(d.mean(1).var(ddof=1))
+    if n == 1: return s2, 0. # Not to be told apart
+    left = d - d.mean(0) - d.mean(1)[:,None] + d.mean()
+    luck = float((left*left).sum())/((m-1)*(n-1))
+    return max(s2 - luck/n, 0.), luck
+
 def n_to_settle(a, # (m, n) correctness of one strategy, or (1, n), as for `paired_ci`
                 b, # (m, n) of the other: same seeds, same images
                 delta:float=.02, # The true difference to find
@@ -257,11 +266,14 @@ def n_to_settle(a, # (m, n) correctness of one strategy, or (1, n), as for `pair
     _alpha(alpha)
     if not 0 < power < 1: raise BadInput(f"power is {power}: give a number between 0 and 1")
     if not 0 < delta <= 1: raise BadInput(f"delta is {delta}: give a number above 0, up to 1: .02 is 2 points")
-    p = _of_matrix(_pair(a, b), _difference_of)
-    floor, sd, seeds = _halves(p, alpha)[0], p.error*math.sqrt(p.seeds), min(2, p.seeds)
-    while seeds > 1 and -stdtrit(seeds-1, alpha/2)*sd/math.sqrt(seeds) >= delta: seeds += 1
-    if floor >= delta: return Needed(None, seeds, delta)
-    return Needed(math.ceil((_z(alpha) + float(ndtri(power)))**2 * p.var/(delta**2 - floor**2)), seeds, delta)
+    d = _pair(a, b)
+    p, (lasting, luck) = _of_matrix(d, _difference_of), _seed_variances(d)
+    def t2(m): return float(stdtrit(m-1, alpha/2))**2/m if m > 1 else 0.
+    seeds, floor = min(2, p.seeds), t2(p.seeds)*lasting
+    while seeds > 1 and t2(seeds)*lasting >= delta**2: seeds += 1
+    if floor >= delta**2: return Needed(None, seeds, delta)
+    of_images = (_z(alpha) + float(ndtri(power)))**2*p.var + t2(p.seeds)*luck
+    return Needed(math.ceil(of_images/(delta**2 - floor)), seeds, delta)
 
 # %% ../nbs/core/05_stats.ipynb #fcast002
 def _log_line(ns, errors, at): # errors (..., sizes) -> the least-squares line in logs, read off at `at`
