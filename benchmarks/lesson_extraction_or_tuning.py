@@ -10,16 +10,31 @@ The file also holds the first edition's runs of the drawn targets (code 1, which
 digits came from the grid of lesson 10.
 """
 import shutil, sys, time
+from functools import cache
 from pathlib import Path
 from tlcourse.base import package_assets
 from tlcourse.compare import Study
 from tlcourse.records import Records
-from tlcourse.runs import task
+from tlcourse.runs import Heads, run_spec, task
 
 arms = 'scratch', 'random-features', 'feature-extraction', 'last-layers', 'fine-tuning', 'fine_tune'
 shots = [1, 5, 20, 'all']
 drawn = 'digits', 'letters', 'textures', 'hues'
 out, stored = Path('tlcourse-out/extraction_or_tuning'), package_assets()/'extraction_or_tuning.db'
+
+shifts = {n: ('blur', 'noise', 'contrast', *['letters-stix']*(n == 'letters')) for n in drawn} # Of the first edition
+
+@cache
+def tasks():
+    "Pixel hash to the task of the target that has these pixels"
+    every = [task(n, 'glyphnet', device='cpu', shifts=sh) for n,sh in shifts.items()]
+    return {t.target.pixel_hash: t for t in every}
+
+def run(spec):
+    "One stored run again"
+    t = tasks()[spec['pixel_hash']]
+    if 'wd' not in spec: return run_spec(t, spec)
+    return Heads(t, spec['strategy'] == 'random-features', spec['views'], progress=False).run([spec])[0]
 
 def plan():
     "(target, arm, size, seeds) of the cells that train, the most telling first"
