@@ -883,63 +883,56 @@ def _own_rates(learn):
 
 # %% ../nbs/tools/04_exercises.ipynb #ex080001
 @exercise('extraction_or_tuning', 1)
-def _crossing(f):
-    "`f(ks, frozen, tuned)`: the first size from which on `tuned` is ahead at every larger size too, or None"
-    if h := _calls(f, 'crossing'): return h
-    rng = np.random.default_rng()
-    ks = [1, 5, 20, int(rng.integers(30, 200))]
-    cases = [([.7, .8, .9, .95], [.6, .8, .92, .97]), ([.7, .8, .9, .95], [.72, .7, .91, .99]),
-             ([.7, .8, .9, .95], [.8, .9, .95, .94]), ([.5]*4, [.6]*4), (rng.random(4), rng.random(4))]
-    for a,b in cases:
-        ahead = np.asarray(b) > np.asarray(a)
-        want = next((k for i,k in enumerate(ks) if ahead[i:].all()), None)
-        got = f(list(ks), a, b)
-        if got is not None and (got := _number(got)) is None: return "give one of the sizes, or None"
-        if got == want: continue
-        show = f"frozen {np.round(a, 2)}, tuned {np.round(b, 2)}"
-        if want is None: return f"for {show} tuning is behind at the end: the answer is None"
-        if got is None: return f"for {show} it gives None; tuning stays ahead from {want} on"
-        if got == next((k for i,k in enumerate(ks) if ahead[i]), None):
-            return f"for {show} tuning is ahead at {got:g} but falls behind later: it must stay ahead"
-        return f"for {show} at {ks} it gives {got:g}, not {want}"
-
-# %% ../nbs/tools/04_exercises.ipynb #ex080002
-@exercise('extraction_or_tuning', 2)
-def _holm(f):
-    "`f(ps)`: which of several p-values pass Holm's correction at .05, as a list of booleans"
-    from tlcourse.stats import holm
-    if h := _calls(f, 'passes'): return h
-    rng = np.random.default_rng()
-    for ps in ([.01, .04], [.04, .03, .02], [.001, .2, .012, .03], [.049], list(rng.uniform(0, .05, 6)),
-               list(rng.permutation([.002, .009, .011, .02, .6]))):
-        want, got = np.array(holm(ps)) <= .05, f(ps)
-        if got is None or np.shape(got) != (len(ps),):
-            return f"for {len(ps)} p-values give {len(ps)} booleans, in their order"
-        got = np.asarray(got, dtype=bool)
-        if (got == want).all(): continue
-        show = ', '.join(f'{p:.3f}' for p in ps)
-        if (got == (np.asarray(ps) <= .05)).all(): return f"for {show}: that is no correction at all"
-        if (got == (np.asarray(ps)*len(ps) <= .05)).all():
-            return f"for {show}: that is Bonferroni; Holm divides by what is left: n for the smallest, then n-1, ..."
-        return f"for {show} the passing ones are {want.tolist()}: from the smallest on, until the first that fails"
-
-# %% ../nbs/tools/04_exercises.ipynb #ex080003
-@exercise('extraction_or_tuning', 3)
 def _angle(answer):
     "The smallest angle (in steps of 5) at which tuning the toy wins with one label per class"
     if (a := _number(answer)) is None: return "give a number of degrees"
     if a != round(a/5)*5: return "one of 0, 5, 10, ...: run `toy` for each"
     if a < 50:
-        return f"at {a:g} degrees the frozen body is still ahead: compare toy({a:g}, 1, True) with toy({a:g}, 1, False)"
+        return (f"at {a:g} degrees the frozen body is still ahead: "
+                f"compare toy({a:g}, 1, True) with toy({a:g}, 1, False)")
     if a > 50: return "there is a smaller angle at which tuning is already ahead"
+
+# %% ../nbs/tools/04_exercises.ipynb #ex080002
+def _convolutions(learn):
+    "The weights of the body that a convolution has, on the CPU"
+    return [p.detach().cpu() for p in learn.model[0].parameters() if p.ndim == 4]
+
+@exercise('extraction_or_tuning', 2)
+def _both(answer):
+    "Two trained Learners on glyphnet: one whose convolutions are the pretrained ones, one that trained everything"
+    from tlcourse.backbones import glyphnet
+    if not isinstance(answer, (tuple, list)) or len(answer) != 2: return "give a pair of Learners: frozen, tuned"
+    net = glyphnet(pretrained=True)
+    want = [p.detach() for p in net.parameters() if p.ndim == 4]
+    for name,learn in zip(('first', 'second'), answer):
+        if h := _learner(learn, "after its fit"): return f"the {name}: {h}"
+        if not _is_body(learn, net): return f"the {name}: is its body glyphnet's?"
+        if not learn.opt or not any('step' in s for s in learn.opt.state.values()):
+            return f"the {name} was not trained yet"
+    cold,warm = ([a.equal(b) for a,b in zip(_convolutions(o), want)] for o in answer)
+    if not all(cold): return "convolutions of the first have moved: `vision_learner` returns it frozen, so leave it so"
+    if any(warm): return f"{sum(warm)} convolutions of the second did not move: `unfreeze` it before its fit"
+    rates = [h['lr'] for h in answer[1].opt.hypers]
+    if not rates[0] < rates[-1]: return "the second trained all layers at one rate: give the fit a `slice`"
+
+# %% ../nbs/tools/04_exercises.ipynb #ex080003
+@exercise('extraction_or_tuning', 3)
+def _mine(answer):
+    "Which validation pictures the frozen and the tuned body got right: two lists of booleans of one length"
+    if not isinstance(answer, (tuple, list)) or len(answer) != 2: return "give a pair of lists: frozen, tuned"
+    try: a,b = map(np.asarray, answer)
+    except ValueError: return "each of the two is a list of `True` and `False`"
+    if a.dtype != bool or b.dtype != bool or a.ndim != 1: return "each of the two is a list of `True` and `False`"
+    if a.shape != b.shape: return f"{len(a)} and {len(b)} pictures: use the same pictures for both, in the same order"
+    if len(a) < 10: return f"{len(a)} pictures say next to nothing: validate on ten or more"
+    if not a.any() and not b.any(): return "neither got a single picture right: are the labels in the same order?"
 
 # %% ../nbs/tools/04_exercises.ipynb #39f76a0a
 @exercise('extraction_or_tuning', 4)
 def _map(answer):
-    "What the decision map supports, as a set of letters"
-    why = dict(b="b: at one label no cell survives the correction, and on digits the sign is the other way",
-               c="c: look at hues in the table: which arm reads most at 100 labels?")
-    return _choice(answer, {'a', 'd'}, why, "there are more")
+    "What the map supports, as a set of letters"
+    why = dict(b="b: is the marker of textures with one label filled?", d="d: open does not mean equal")
+    return _choice(answer, {'a', 'c'}, why, "there are more")
 
 # %% ../nbs/tools/04_exercises.ipynb #ex090001
 @lru_cache # Read once
