@@ -14,7 +14,7 @@ from tlcourse.backbones import arch, learner
 from tlcourse.base import package_assets
 from tlcourse.data import kshot, target
 from tlcourse.features import extract, head_learner
-from tlcourse.finetune import stepped
+from tlcourse.strategy import stepped
 from tlcourse.layers import true_freeze
 from tlcourse.probes import fit_probes
 from tlcourse.records import Records

@@ -18,7 +18,7 @@ from tlcourse.base import package_assets, writable_folder
 from tlcourse.compare import compare
 from tlcourse.runs import TUNE_SEED, run_spec, task
 from tlcourse.data import target
-from tlcourse.finetune import stepped
+from tlcourse.strategy import stepped
 from tlcourse.layers import true_freeze
 from tlcourse.records import Records
 from tlcourse.sweep import cores, sweep

@@ -23,7 +23,7 @@ from tlcourse.backbones import arch
 from tlcourse.base import BadInput, photo_assets
 from tlcourse.data import kshot, target
 from tlcourse.features import extract, head_learner
-from tlcourse.finetune import STRATEGIES
+from tlcourse.strategy import STRATEGIES
 from tlcourse.probes import fit_probes
 from tlcourse.rates import choose, grid
 from tlcourse.records import Records

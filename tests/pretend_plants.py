@@ -48,7 +48,7 @@ LIBRARY = [
     Plant('pictures on the CPU that a random body counts its statistics on',
           [Change('tlcourse.finetune:_count_stats', 'x.as_subclass(torch.Tensor) for',
                   'x.as_subclass(torch.Tensor).cpu() for')], 'all strategies'),
-    Plant('features that numpy gets from the device', [Change('tlcourse.finetune:_converged_head',
+    Plant('features that numpy gets from the device', [Change('tlcourse.strategy:_converged_head',
                                                               'z.view(v*n, d).cpu()',
                                                               'z.view(v*n, d)')], 'all strategies'),
     Plant('pictures for a model that was loaded', [Change('tlcourse.model:Model.logits', '.to(self.device)', '')],

@@ -29,6 +29,7 @@ from .layers import *
 from .features import *
 from .probes import *
 from .training import *
+from .strategy import *
 from .finetune import *
 from .comparison import *
 from .report import *
