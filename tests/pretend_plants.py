@@ -72,7 +72,7 @@ LESSONS = [
     Plant('fine_tuning: the twin of an unmoved model', [unmoved], '24d93ab0', 'fine_tuning',
           "digits.dls(shots=5, bs=10, device='cpu')", 'dls'),
     Plant('fine_tuning: a batch for an unmoved model', [unmoved], '29d78441', 'fine_tuning'),
-    Plant('fine_tuning: predictions on the CPU and on the device', [], 'ef15f832', 'fine_tuning', 'p.detach().cpu()',
+    Plant('fine_tuning: predictions on the CPU and on the device', [], '253386d2', 'fine_tuning', 'p.detach().cpu()',
           'p.detach()'),
 ]
 

@@ -713,7 +713,7 @@ def _small_rate(answer):
     if 0 <= got <= 1: return "give it in %, so between 0 and 100"
     if abs(got - _after_probe(1e-5)) <= 1: return None
     if abs(got - _after_probe(5e-3)) <= 1: return "that is the accuracy at the rate of the page: make it smaller"
-    if abs(got - _after_probe(1e-5, True)) <= 1: return "that is the accuracy with statistics kept: leave `KeepStats` out"
+    if abs(got - _after_probe(1e-5, True)) <= 1: return "that is with statistics kept: leave `KeepStats` out"
     return "another number comes out here; is it the accuracy after the fit, of seed 0?"
 
 # %% ../nbs/tools/04_exercises.ipynb #ex060002

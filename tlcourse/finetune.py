@@ -1,4 +1,4 @@
-"""Let the body learn too: `fine_tune` line by line, what too high a rate destroys, and whether the head should go first.
+"""Let the body learn too: `fine_tune` line by line, what a high rate destroys, and whether the head goes first.
 
 Docs: https://tlcourse.github.io/tlcourse/lessons/fine_tuning.html.md"""
 
