@@ -68,7 +68,7 @@ def _total_steps(dls, epochs, steps):
 @contextmanager
 def seeded(seed:int, # Of Python, numpy and torch
            device='cpu' # Where it is to hold; a GPU's generators are put back if this is one, or one is in use
-          ):
+          ): # A context manager
     "Everything random follows from `seed` inside, and goes on afterwards as if nothing had been drawn."
     gpus = torch.cuda.is_initialized() or torch.device(device).type == 'cuda'
     flags = torch.backends.cudnn
