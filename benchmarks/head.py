@@ -30,7 +30,7 @@ from tlcourse.compare import _decay
 from tlcourse.data import kshot, target
 from tlcourse.loaders import Part
 from tlcourse.features import extract
-from tlcourse.finetune import STRATEGIES, _fit, _learner
+from tlcourse.strategy import STRATEGIES, _as_asked, _learner, fit_steps, seeded
 from tlcourse.probes import fit_probes
 from tlcourse.records import Records
 from tlcourse.runs import TUNE_SEED, Heads, steps_for
@@ -117,10 +117,12 @@ class Unit(nn.Module):
 
 def tuned(dls, backbone, steps, lr, seed, head):
     "`fine-tuning`, with a layer more between pooling and the linear layer"
-    learn = _learner(dls, backbone, seed, progress=False)
-    if head == 'unit': learn.model[1] = nn.Sequential(*learn.model[1][:-1], Unit(), learn.model[1][-1])
-    learn.unfreeze()
-    return _fit(learn, None, steps, slice(lr/25, lr))
+    with seeded(seed, dls.device):
+        learn = _learner(dls, backbone, seed, progress=False)
+        if head == 'unit': learn.model[1] = nn.Sequential(*learn.model[1][:-1], Unit(), learn.model[1][-1])
+        learn.unfreeze()
+        with _as_asked(learn): fit_steps(learn, steps, slice(lr/25, lr))
+    return learn
 
 def tuning(spec):
     t = pictures(spec['target'], spec['size'], 0).unopened()

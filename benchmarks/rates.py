@@ -11,7 +11,7 @@ import json, math, sys
 from pathlib import Path
 import numpy as np
 from tlcourse.compare import Study
-from tlcourse.finetune import STRATEGIES
+from tlcourse.strategy import STRATEGIES
 from tlcourse.runs import TUNE_SEED, task
 
 targets, shots, rates = ['textures', 'letters-scripts'], [1, 5, 20], [5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1]

@@ -19,12 +19,13 @@ from pathlib import Path
 import numpy as np, torch
 from torch.nn import functional as F
 from timing import row, save, show, table
+import tlcourse.finetune # Fills STRATEGIES
 from tlcourse.backbones import arch
 from tlcourse.base import BadInput, photo_assets
 from tlcourse.data import kshot, target
 from tlcourse.features import extract
 from tlcourse.heads import head_learner
-from tlcourse.finetune import STRATEGIES
+from tlcourse.strategy import STRATEGIES
 from tlcourse.probes import fit_probes
 from tlcourse.rates import choose, grid
 from tlcourse.records import Records

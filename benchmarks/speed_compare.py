@@ -18,7 +18,7 @@ from timing import arguments, at_most, clocks, finish, quiet, rounds, said, tabl
 from tlcourse.backbones import arch
 from tlcourse.data import target
 from tlcourse.features import extract
-from tlcourse.finetune import STRATEGIES
+from tlcourse.strategy import STRATEGIES
 from tlcourse.records import Records
 
 FEW, MANY = 10, 70 # Steps; the difference is what is timed

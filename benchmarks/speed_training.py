@@ -23,7 +23,7 @@ from tlcourse.backbones import arch, learner, linear_head
 from tlcourse.augment import BatchAugment
 from tlcourse.data import target
 from tlcourse.features import extract, stored_activations
-from tlcourse.finetune import STRATEGIES, stepped
+from tlcourse.strategy import STRATEGIES, stepped
 from tlcourse.layers import true_freeze
 from tlcourse.stats import paired_ci
 from tlcourse.training import Bf16, bf16_units, fused_adam

@@ -201,7 +201,7 @@ def words(d):
     from tlcourse.base import lesson_number, pick_device, user_path
     from tlcourse.compare import _budget, _looks, _names, _whole
     from tlcourse.course import lessons
-    from tlcourse.finetune import STRATEGIES
+    from tlcourse.strategy import STRATEGIES
     from tlcourse.store import prune, writable_file
     t = type('T', (), dict(backbone='glyphnet'))()
     ways = [pick_device, _looks, lambda s: _names(s, STRATEGIES, 'strategy'), lambda s: _whole(s, 'shots'),

@@ -48,7 +48,7 @@ LIBRARY = [
     Plant('pictures on the CPU that a random body counts its statistics on',
           [Change('tlcourse.finetune:_count_stats', 'x.as_subclass(torch.Tensor) for',
                   'x.as_subclass(torch.Tensor).cpu() for')], 'all strategies'),
-    Plant('features that numpy gets from the device', [Change('tlcourse.finetune:_converged_head',
+    Plant('features that numpy gets from the device', [Change('tlcourse.strategy:_converged_head',
                                                               'z.view(v*n, d).cpu()',
                                                               'z.view(v*n, d)')], 'all strategies'),
     Plant('pictures for a model that was loaded', [Change('tlcourse.model:Model.logits', '.to(self.device)', '')],
@@ -72,7 +72,7 @@ LESSONS = [
     Plant('fine_tuning: the twin of an unmoved model', [unmoved], '24d93ab0', 'fine_tuning',
           "digits.dls(shots=5, bs=10, device='cpu')", 'dls'),
     Plant('fine_tuning: a batch for an unmoved model', [unmoved], '29d78441', 'fine_tuning'),
-    Plant('fine_tuning: predictions on the CPU and on the device', [], 'ef15f832', 'fine_tuning', 'p.detach().cpu()',
+    Plant('fine_tuning: predictions on the CPU and on the device', [], '253386d2', 'fine_tuning', 'p.detach().cpu()',
           'p.detach()'),
 ]
 

@@ -182,7 +182,7 @@ print(json.dumps(res))
     assert not (tmp_path/f'o{len(bad)-1}').exists(), 'weights that cannot be read are refused before a folder is made'
 
 def test_fixed_rates_are_the_measured_ones():
-    from tlcourse.finetune import STRATEGIES
+    from tlcourse.strategy import STRATEGIES
     stored = json.loads((Path(__file__).parent.parent/'benchmarks/rates.json').read_text())
     assert ({k: f.rate for k,f in STRATEGIES.items() if f.rate is not None and not getattr(f, 'untuned', False)}
             == stored['chosen'])

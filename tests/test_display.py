@@ -6,7 +6,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 from tlcourse.base import Bar, BadInput, html_table, watched
-from tlcourse.finetune import STRATEGIES
+from tlcourse.strategy import STRATEGIES
 from tlcourse.plots import look, okabe_ito, picture_grid, style
 from conftest import written_to
 
@@ -66,7 +66,7 @@ def test_workers_show_no_bar():
 LONG = '''
 import sys
 from tlcourse.data import target
-from tlcourse.finetune import STRATEGIES
+from tlcourse.strategy import STRATEGIES
 from tlcourse.pretrain import pretrain
 dls = target('digits').dls(shots=1, valid_shots=1)
 for s in ('fine-tuning', 'lp-ft', 'feature-extraction'): STRATEGIES[s](dls, 'glyphnet', steps=3)

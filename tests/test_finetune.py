@@ -1,5 +1,5 @@
 "The contract of the strategies: the budget, what is frozen when, seeds, rates; and fastai against plain torch."
-import math
+import math, random
 from copy import deepcopy
 from types import SimpleNamespace
 import numpy as np, pytest, torch
@@ -16,9 +16,11 @@ from tlcourse.base import BadInput
 from tlcourse.data import target, weights_hash
 from tlcourse.loaders import Part
 from tlcourse.features import extract, pooled
-from tlcourse.finetune import STRATEGIES, feature_extraction, random_features, strategy
+from tlcourse.finetune import feature_extraction, random_features
 from tlcourse.probes import fit_probes
 from tlcourse.records import lesson_records
+from tlcourse.runs import _SGD
+from tlcourse.strategy import STRATEGIES, strategy
 
 digits = target('digits')
 
@@ -70,6 +72,23 @@ def test_a_run_depends_on_its_seed_alone(name):
     assert len(same(a, b)) == len(a)
     c = state(fit(digits.dls(shots=2), 'glyphnet', steps=6, seed=1, progress=False))
     assert len(same(a, c)) < len(a)
+
+@pytest.mark.parametrize('name', STRATEGIES)
+def test_a_run_leaves_nothing_random_changed(name):
+    "What Python, numpy and torch draw next, and how cuDNN chooses, is as if the run had not been"
+    flags, draw = torch.backends.cudnn, lambda: (random.random(), np.random.rand(), torch.rand(()).item())
+    was = flags.deterministic, flags.benchmark
+    try:
+        flags.deterministic, flags.benchmark = False, True
+        dls = digits.dls(shots=1)
+        set_seed(11); want = draw()
+        set_seed(11); STRATEGIES[name](dls, 'glyphnet', steps=2, progress=False)
+        assert draw() == want and (flags.deterministic, flags.benchmark) == (False, True)
+        set_seed(12); want = draw()
+        set_seed(12)
+        with pytest.raises(BadInput): STRATEGIES[name](dls, 'nothing', steps=2)
+        assert draw() == want, "a run that fails, too"
+    finally: flags.deterministic, flags.benchmark = was
 
 # Frozen arms: a head that is fitted until it is done
 
@@ -134,7 +153,7 @@ def test_stored_runs_by_steps_run_again(name):
     rows = lesson_records('how_much_data').rows(kind='report', strategy=name, shots=20, pixel_hash=digits.pixel_hash)
     r, s = rows[0], rows[0].spec
     dls = digits.dls(shots=s['shots'], seed=s['seed'], bs=s['bs'], augment=s['augment'], device='cpu')
-    learn = finetune._SGD[name](dls, s['backbone'], steps=s['steps'], lr=s['lr'], seed=s['seed'], progress=False,
+    learn = _SGD[name](dls, s['backbone'], steps=s['steps'], lr=s['lr'], seed=s['seed'], progress=False,
                                 opt_func=Adam) # as `run_spec` has it for the oldest
     assert (digits.unopened().score(learn).pred == r.result['pred']).mean() >= .97 and s['code'] <= 3
 
@@ -244,7 +263,7 @@ def test_lp_ft_starts_from_the_probe(monkeypatch):
     "First the head alone, which is then better than nothing; then everything moves"
     dls = digits.dls(shots=5, bs=32)
     learn, s = watch(lambda: STRATEGIES['lp-ft'](dls, 'glyphnet', steps=60, progress=False), monkeypatch)
-    probe = finetune._SGD['feature-extraction'](dls, 'glyphnet', steps=20, progress=False)
+    probe = _SGD['feature-extraction'](dls, 'glyphnet', steps=20, progress=False)
     assert len(s) == 2 and len(same(s[0], state(probe))) == len(s[0])
     stats = [k for k in s[0] if 'running' in k or 'num_batches' in k]
     assert same(s[0], s[1]) == stats # weights all move, BatchNorm's statistics do not

@@ -31,7 +31,7 @@ def copied(tensors):
 
 @pytest.mark.parametrize('precision', ['fp32', 'bf16'])
 def test_strategies_train_on_cuda(digits, precision):
-    from tlcourse.finetune import STRATEGIES
+    from tlcourse.strategy import STRATEGIES
     for name,fit in STRATEGIES.items():
         learn = fit(digits.dls(shots=20, bs=32, device='cuda'), 'glyphnet', steps=60, progress=False,
                     precision=precision)

@@ -10,7 +10,7 @@ from tlcourse.backbones import glyphnet, learner
 from tlcourse.base import BadInput
 from tlcourse.augment import BatchAugment
 from tlcourse.data import target, weights_hash
-from tlcourse.finetune import STRATEGIES
+from tlcourse.strategy import STRATEGIES
 from tlcourse.audit import depth_split, freeze_audit
 from tlcourse.layers import true_freeze
 from tlcourse.lint import lint, traps

@@ -15,7 +15,7 @@ from tlcourse.base import BadInput, photo_assets, sha256
 from tlcourse.cli import main
 from tlcourse.data import kshot, target
 from tlcourse.features import extract, layers, stored_activations
-from tlcourse.finetune import STRATEGIES
+from tlcourse.strategy import STRATEGIES
 from tlcourse.audit import depth_split, freeze_audit
 from tlcourse.layers import true_freeze
 from tlcourse.lint import lint

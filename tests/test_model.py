@@ -10,7 +10,7 @@ from tlcourse.cli import main
 from tlcourse.compare import compare
 from tlcourse.data import target
 from tlcourse.runs import task
-from tlcourse.finetune import STRATEGIES
+from tlcourse.strategy import STRATEGIES
 from tlcourse.model import NONE, VERSION, _answers, _check, _joined, _licences, _with_validation, load, save, train
 
 command = [sys.executable, '-W', 'ignore', '-c', 'import sys; from tlcourse.cli import main; sys.exit(main())']
@@ -436,7 +436,7 @@ def test_licences_go_with_the_model(made, tmp_path):
     assert _licences(target(tmp_path/'p', size=32), a, True)['pictures'] == 'drawn by somebody'
 
 def test_a_readers_own_strategy(made, tmp_path):
-    from tlcourse.finetune import strategy
+    from tlcourse.strategy import strategy
     def mine(dls, backbone, epochs, steps, lr, seed):
         learn = learner(dls, backbone)
         with learn.no_bar(), learn.no_logging(): learn.fit(1, lr)

@@ -9,7 +9,7 @@ from tlcourse.base import BadInput
 from tlcourse.compare import Study, _budget, compare
 from tlcourse.comparison import Comparison, stored_comparison
 from tlcourse.data import Target, target
-from tlcourse.finetune import STRATEGIES, stepped, strategy
+from tlcourse.strategy import STRATEGIES, stepped, strategy
 from tlcourse.runs import Heads, run_spec, task
 from staged import ACC, made_staged
 from types import SimpleNamespace

@@ -12,7 +12,7 @@ from tlcourse.compare import compare
 from tlcourse.runs import run_spec, task
 from tlcourse.data import target
 from tlcourse.features import extract, stored_activations
-from tlcourse.finetune import STRATEGIES
+from tlcourse.strategy import STRATEGIES
 from tlcourse.audit import depth_split
 from tlcourse.layers import true_freeze
 from tlcourse.stats import paired_ci

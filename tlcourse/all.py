@@ -28,6 +28,7 @@ from .audit import *
 from .probes import *
 from .training import *
 from .features import *
+from .strategy import *
 from .layers import *
 from .heads import *
 from .finetune import *

@@ -22,7 +22,7 @@ from .comparison import Comparison, _at, _read_cell, labels, label_sizes, pct
 from .augment import SHIFTS
 from .data import Target
 from .sources import offline_targets
-from .finetune import STRATEGIES
+from .strategy import STRATEGIES
 from .probes import fit_probes
 from .rates import Chosen, choose, grid
 from .records import Records, spec_hash

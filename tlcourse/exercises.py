@@ -708,51 +708,68 @@ def _one_number(got, want, hints, what):
         if abs(got - v) <= 1e-6*max(1e-3, abs(v)): return h
     return f"{what} gives {got:.6g}, it should be {want:.6g}"
 
+# %% ../nbs/tools/04_exercises.ipynb #ex06000a
+@lru_cache # The same fit each time
+def _after_probe(lr, keep=False):
+    "Validation accuracy in %, as the page measures it, after a probe on textures and a fit of everything at `lr`"
+    from contextlib import nullcontext
+    from fastai.torch_core import set_seed
+    from tlcourse.data import target
+    from tlcourse.finetune import feature_extraction, KeepStats
+    from tlcourse.strategy import fit_steps
+    data = target('textures').dls(shots=5, seed=0, bs=32)
+    learn = feature_extraction(data, 'glyphnet', wd=1e-3, seed=0, progress=False)
+    set_seed(0, reproducible=True)
+    learn.unfreeze()
+    with learn.no_bar(), learn.no_logging(), (learn.added_cbs([KeepStats()]) if keep else nullcontext()):
+        fit_steps(learn, 40, slice(lr/25, lr))
+        return 100*learn.validate()[1]
+
 @exercise('fine_tuning', 1)
-def _rate_at(f):
-    "`f(t, top, turn, div)`: the rate of a one-cycle fit at share `t` of its steps"
-    if h := _calls(f, 'rate_at'): return h
-    cos = lambda a,b,u: b + (a-b)*(1 + np.cos(np.pi*u))/2
-    rng = np.random.default_rng()
-    for turn,div in (.25, 25.), (.3, 5.), (.99, 25.), (.5, 10.):
-        top = float(rng.uniform(1e-4, 1e-1))
-        for t in 0., turn/2, turn, (1+turn)/2, float(rng.uniform(0, turn)), float(rng.uniform(turn, 1)):
-            up, u = t < turn, t/turn if t < turn else (t-turn)/(1-turn)
-            a,b = (top/div, top) if up else (top, top/1e5)
-            hints = [(a + (b-a)*u, "that is a straight line; both halves are half a cosine"),
-                     (cos(b, a, u), "the two ends of a half are swapped"),
-                     (cos(0, top, u) if up else a, "a cycle starts at top/div, not at 0"),
-                     (cos(top, 0, u), "it ends at top/1e5, not at 0"),
-                     (cos(top, top/div, u), "the way down ends at top/1e5, not at top/div")]
-            if h := _one_number(f(t, top, turn, div), cos(a, b, u), hints,
-                                f"rate_at({t:.3g}, {top:.3g}, {turn}, {div:g})"): return h
+def _small_rate(answer):
+    "The accuracy after a probe and a fit of everything at a small rate, in %"
+    if (got := _number(answer)) is None: return "give the accuracy as one number, in %"
+    if 0 <= got <= 1: return "give it in %, so between 0 and 100"
+    if abs(got - _after_probe(1e-5)) <= 1: return None
+    if abs(got - _after_probe(5e-3)) <= 1: return "that is the accuracy at the rate of the page: make it smaller"
+    if abs(got - _after_probe(1e-5, True)) <= 1: return "that is with statistics kept: leave `KeepStats` out"
+    return "another number comes out here; is it the accuracy after the fit, of seed 0?"
 
 # %% ../nbs/tools/04_exercises.ipynb #ex060002
+@lru_cache # The same fit each time
+def _fine_tuned(how):
+    "The weights of a `vision_learner` after `fine_tune(2)`, or its two fits with one thing wrong, named by `how`"
+    import torch
+    from fastai.torch_core import set_seed
+    from fastai.vision.all import accuracy, vision_learner
+    from tlcourse.backbones import glyphnet
+    from tlcourse.data import target
+    set_seed(0, reproducible=True)
+    learn = vision_learner(target('digits').dls(shots=5, bs=10), glyphnet, metrics=accuracy)
+    with learn.no_bar(), learn.no_logging():
+        if how == 'right': learn.fine_tune(2)
+        else:
+            learn.fit_one_cycle(1, slice(2e-3), **(dict(pct_start=.99) if how == 'rate' else {}))
+            learn.unfreeze()
+            rates = slice(2e-5, 2e-3) if how == 'rate' else slice(1e-5, 1e-3)
+            learn.fit_one_cycle(2, rates, **(dict(pct_start=.3, div=5.) if how == 'rate' else {}))
+    return torch.cat([p.detach().cpu().flatten() for p in learn.model.parameters()])
+
+# %% ../nbs/tools/04_exercises.ipynb #ex06000b
 @exercise('fine_tuning', 2)
-def _not_decayed(f):
-    "`f(model)`: the names of the parameters without weight decay"
-    if h := _calls(f, 'not_decayed'): return h
-    from torch import nn
-    models = [nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 1, bias=False)),
-              nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3),
-                            nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2, affine=False))),
-              nn.Sequential(nn.Flatten(), nn.Linear(5, 2, bias=False), nn.GroupNorm(1, 2))]
-    norms = nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm
-    for m in models:
-        of = {(f'{k}.' if k else '') + n: (mod, n) for k,mod in m.named_modules()
-              for n,_ in mod.named_parameters(recurse=False)}
-        want = {k for k,(mod,n) in of.items() if n == 'bias' or isinstance(mod, norms)}
-        try: got = {str(o) for o in f(m)}
-        except TypeError: return "give a list or set of names, as in `model.named_parameters()`"
-        if got == want: continue
-        if got == set(of) - want: return "those are the decayed ones; the others are asked for"
-        if any(o not in of for o in got): return f"{sorted(got - set(of))[0]!r} is no name in named_parameters()"
-        if got == {k for k in want if k.endswith('bias')}:
-            return "the biases are there; the weights of norm layers are missing"
-        if miss := want - got:
-            mod,n = of[min(miss)]
-            return f"the {n} of a {type(mod).__name__} is missing"
-        return f"{min(got - want)!r} of a {type(of[min(got - want)][0]).__name__} is decayed"
+def _two_fits(learn):
+    "A `vision_learner` with the weights that `fine_tune(2)` gives"
+    import torch
+    from tlcourse.backbones import glyphnet
+    if h := _learner(learn, "after both fits"): return h
+    if not _is_body(learn, glyphnet()): return "is its body glyphnet's?"
+    got = torch.cat([p.detach().cpu().flatten() for p in learn.model.parameters()])
+    def near(how): return got.shape == _fine_tuned(how).shape and (got - _fine_tuned(how)).abs().max() < 1e-3
+    if near('right'): return None
+    if near('cycle'): return "the rates are right; `fine_tune` also sets the shape of each cycle: `pct_start`, `div`"
+    if near('rate'): return "in the second fit the rates are half of those in the first"
+    if not any(p.requires_grad for p in learn.model[0][0].parameters()): return "its body is still frozen"
+    return "its weights came out differently; compare seed, batch size, epochs and rates with `fine_tune`'s source"
 
 # %% ../nbs/tools/04_exercises.ipynb #ex060003
 @exercise('fine_tuning', 3)
@@ -772,22 +789,17 @@ def _phases(f):
 
 # %% ../nbs/tools/04_exercises.ipynb #ex060004
 @exercise('fine_tuning', 4)
-def _moved(f):
-    "`f(was, now)`: how far features moved, in units of their spread before"
-    if h := _calls(f, 'moved'): return h
-    rng = np.random.default_rng()
-    rms = lambda z: float(np.sqrt((z**2).sum(1).mean()))
-    for n,d in (40, 7), (5, 192), (300, 3):
-        was = rng.normal(3, rng.uniform(.5, 3), (n, d))
-        now = was + rng.normal(.5, 1, (n, d))
-        if np.ndim(got := f(was, now)): return "one number for all pictures is asked for: average over them"
-        move, spread = rms(now-was), rms(was-was.mean(0))
-        hints = [(move, "that is the distance itself; divide it by the spread before"),
-                 (move/rms(was), "the spread is the distance from the mean feature, not from zero"),
-                 (move/rms(now-now.mean(0)), "in units of the spread *before* fine-tuning"),
-                 ((move/spread)**2, "that is its square: take the root"),
-                 (rms(now-now.mean(0))/spread, "that compares two spreads; how far did each picture move?")]
-        if h := _one_number(got, move/spread, hints, "moved"): return h
+def _own_tuned(learn):
+    "A Learner for the reader's classes on a body of lite0 that has learned too"
+    from tlcourse.backbones import tf_efficientnet_lite0
+    if h := _learner(learn, "after its fit"): return h
+    net = tf_efficientnet_lite0(pretrained=True)
+    if not _is_body(learn, net): return "is its body tf_efficientnet_lite0's?"
+    if len(learn.dls.vocab) < 2: return "it knows one class: two or more are needed to tell anything apart"
+    if not learn.opt or not any('step' in s for s in learn.opt.state.values()): return "it was not trained yet"
+    name, w = next((n, p) for n,p in learn.model[0].named_parameters() if p.dim() == 4) # the first convolution
+    old = next(p for p in net.parameters() if p.dim() == 4)
+    if w.detach().cpu().equal(old): return "its first convolution is as ImageNet left it: did the body train?"
 
 # %% ../nbs/tools/04_exercises.ipynb #2c21a19d
 @exercise('fine_tuning', 5)
@@ -804,7 +816,7 @@ def _textures_at(early, head):
     from fastai.torch_core import set_seed
     from tlcourse.backbones import learner
     from tlcourse.data import target
-    from tlcourse.finetune import stepped
+    from tlcourse.strategy import stepped
     set_seed(0, reproducible=True)
     learn = learner(target('textures').dls(shots=5, bs=32), 'glyphnet')
     learn.unfreeze()

@@ -32,7 +32,7 @@ from .comparison import Comparison, _at, pct
 from .data import _whole
 from .loaders import Part, PicImage
 from .sources import _store
-from .finetune import STRATEGIES
+from .strategy import STRATEGIES
 from .folders import _class_files, _said, _some
 from .pictures import FITS, Unreadable, _array, _seen_lines, _threads, _try
 from .records import Records

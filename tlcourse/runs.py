@@ -20,8 +20,10 @@ from .augment import SHIFTS
 from .data import Target, kshot, target
 from .sources import offline_targets
 from .features import _norms, extract
-from .finetune import _SGD, STRATEGIES
+from .finetune import _features
+from .layers import true_freeze
 from .probes import NearestNeighbours, fit_probes
+from .strategy import _all_curves, _head_steps, _learner, _probe_rate, _total_steps, seeded, STRATEGIES
 from .sweep import one_thread
 
 # %% ../nbs/tools/02_runs.ipynb #82611ed6
@@ -74,6 +76,20 @@ def steps_for(t:Target, # Whose pictures
              ) -> int: # Optimiser steps
     "Five passes over n pictures, and no fewer than 150 steps on glyphs and 80 elsewhere."
     return max(150 if _glyphs(t) else 80, 5*math.ceil(n/bs))
+
+# %% ../nbs/tools/02_runs.ipynb #ru0sgd02
+def _by_steps(pretrained):
+    "A frozen arm as it was before its head was fitted until it is done"
+    def fit(dls, backbone, epochs=None, steps=None, lr=_probe_rate, seed=0, views=4, **kwargs):
+        with seeded(seed, dls.device):
+            learn = true_freeze(_learner(dls, backbone, seed, pretrained=pretrained, **kwargs))
+            _head_steps(learn, _features(learn, views), _total_steps(dls, epochs, steps), lr)
+            _all_curves(learn)
+        return learn
+    return fit
+
+# What old records hold (`code` up to 3): runs of them are checked by running them again
+_SGD = {'feature-extraction': _by_steps(True), 'random-features': _by_steps(False)}
 
 # %% ../nbs/tools/02_runs.ipynb #25c70880
 def _clock(device): return time.process_time if device == 'cpu' else time.perf_counter # A GPU's work is not CPU time
