@@ -8,7 +8,7 @@ Docs: https://tlcourse.github.io/tlcourse/core/sweep.html.md"""
 __all__ = ['one_thread', 'SweepFailed', 'Workers', 'cores', 'RayWorkers', 'sweep']
 
 # %% ../nbs/core/07_sweep.ipynb #01bf2c89
-import atexit, math, multiprocessing as mp, os, pickle, signal, sys, threading, traceback, warnings
+import atexit, math, multiprocessing as mp, os, pickle, signal, socket, sys, threading, traceback, warnings
 from contextlib import closing, contextmanager
 from multiprocessing.connection import wait
 from .base import Bar, BadInput, unknown
@@ -232,8 +232,12 @@ class RayWorkers(Workers):
             if not self.address or self._ours: return
             raise BadInput("this process is connected to Ray already: leave address out")
         self._task = None # What an earlier connection knew is gone
-        try: self.ray.init(self.address, log_to_driver=False, logging_level='ERROR')
-        except (ConnectionError, OSError, RuntimeError, ValueError) as e:
+        try:
+            host, port, number = (self.address or '').removeprefix('ray://').rpartition(':')
+            # Ray itself would try for minutes where nobody listens
+            if port: socket.create_connection((host, int(number)), 10).close()
+            self.ray.init(self.address, log_to_driver=False, logging_level='ERROR')
+        except (OSError, RuntimeError, ValueError) as e:
             why = str(e).partition('\n')[0] or type(e).__name__
             raise BadInput(f"no Ray cluster answers at {self.address or 'this machine'} ({why}): start one, as in "
                            "`ray start --head`, or leave the address out") from None
