@@ -1,4 +1,5 @@
-"""One thread, no window, and three reasons to skip: `gpu`, `no assets` and, outside `.ci/run`, `no browser`.
+"""One thread, no window, and reasons to skip: `gpu`, `no assets`, an optional engine that is not installed and, outside
+`.ci/run`, `no browser`.
 
 A whole run takes two processes (pytest-xdist), a run of named files one; `-n 0`, `-n 2` say it otherwise."""
 import os
@@ -6,6 +7,7 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')  # before torch is imported; for t
 os.environ.setdefault('MPLBACKEND', 'Agg')
 if os.environ.get('TLCOURSE_ASSETS'): os.environ['TLCOURSE_ASSETS'] = os.path.abspath(os.environ['TLCOURSE_ASSETS'])
 import json, re, shutil, subprocess, sys, tarfile
+from importlib.util import find_spec
 from pathlib import Path
 import pytest
 from filelock import FileLock
@@ -27,8 +29,9 @@ def chromium():
 def refused_skip(reason):
     "Why a test may not be skipped for this reason, or None if it may."
     if reason == 'no assets' and photo_assets(): return f"skipped for 'no assets', and they are in {photo_assets()}"
-    if os.environ.get('TLCOURSE_CI') == '1' and reason not in ('gpu', 'no assets'):
-        return f"skipped for {reason!r}: only 'gpu' and 'no assets' may skip"
+    absent = [f'{o} is not installed' for o in ('ray', 'accelerate') if not find_spec(o)] # They are optional
+    if os.environ.get('TLCOURSE_CI') == '1' and reason not in ('gpu', 'no assets', *absent):
+        return f"skipped for {reason!r}: only {', '.join(('gpu', 'no assets', *absent))} may skip"
 
 # --- two processes
 

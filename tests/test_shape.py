@@ -108,8 +108,8 @@ def test_settings_are_used(built):
     for s in settings()['console_scripts'].splitlines(): assert s.strip() in points
     assert 'tlcourse=tlcourse._modidx:d' in points
 
-# Builder's tools, and the extras that bring what only they import
-BUILDERS = {'docs': 'docs', 'dev': 'dev'}
+# Builder's tools and the engine of a cluster, and the extras that bring what only they import
+BUILDERS = {'docs': 'docs', 'dev': 'dev', 'sweep': 'distributed'}
 
 def others(src):
     "The top-level packages, neither Python's nor ours, that a module imports, anywhere in it."

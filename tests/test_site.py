@@ -12,7 +12,8 @@ from conftest import PAGES, ROOT, name
 @pytest.fixture(scope='session')
 def html(site): return {f.relative_to(site).as_posix(): f.read_text(encoding='utf-8') for f in site.rglob('*.html')}
 
-BESIDE = 'cards', 'cheatsheet', 'glossary', 'reading', 'speed' # Pages beside the index, in the sidebar's order
+# Pages beside the index, in the sidebar's order
+BESIDE = 'beyond', 'cards', 'cheatsheet', 'glossary', 'reading', 'speed'
 
 def page(p):
     "The page that Quarto would make of a notebook: without the number."
@@ -96,7 +97,7 @@ def test_sidebar(html):
     assert [re.sub(' <small.*', '', t) for _,t in links[:len(ls)]] == [f'{l.number} {unescape(l.title)}' for l in ls]
     for (_,t),l in zip(links, ls): assert f'>{l.seconds}\xa0s\xa0·\xa0{l.device}</small>' in t
     rest = [h for h,_ in links[len(ls):]]
-    assert rest[0] == 'base.html' and rest[-5:] == [f'../{o}.html' for o in BESIDE] and '../tools/compare.html' in rest
+    assert rest[0] == 'base.html' and rest[-6:] == [f'../{o}.html' for o in BESIDE] and '../tools/compare.html' in rest
 
 def test_times_on_the_front_page(html):
     row = next(r for r in re.findall(r'<tr.*?</tr>', html['index.html'], re.S) if 'lessons/freezing.html' in r)
@@ -218,7 +219,7 @@ def test_imports_have_cells_of_their_own():
 
 def test_pages_of_the_root():
     names = [p.name for p in pages(root=ROOT)]
-    assert names[0] == 'index.ipynb' and names[-5:] == [f'{o}.ipynb' for o in BESIDE]
+    assert names[0] == 'index.ipynb' and names[-6:] == [f'{o}.ipynb' for o in BESIDE]
 
 def test_without_widgets():
     nb = {'metadata': {'widgets': {'state': 1}, 'kernelspec': {}}, 'cells': [

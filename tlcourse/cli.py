@@ -181,6 +181,12 @@ def _add_compare(sub):
     p.add_argument('--precision', default='fp32',
                    help="'fp32' (default); 'bf16', where the device has units for it; 'auto': bf16 where it has")
     p.add_argument('--workers', type=int, help='processes (default: one for each core; on a GPU 8 at most)')
+    p.add_argument('--engine', default='local', help="what does the runs: 'local', processes here (default); 'ray', a "
+                                                     "cluster")
+    p.add_argument('--address', metavar='ADDR', help='with --engine ray: HOST:6379 or ray://HOST:10001 (default: '
+                                                     'the cluster of this machine, or one just for this)')
+    p.add_argument('--gpus', type=float, metavar='N', help='with --engine ray: GPUs of one run, as .25 or 1 '
+                                                           '(default: 1 on CUDA)')
     p.add_argument('--out', metavar='DIR', help='where records and report go '
                                                 '(default: tlcourse-out/TARGET-BACKBONE; of a folder, '
                                                 'with a mark of its place)')
@@ -203,7 +209,7 @@ def _compare(a):
         if a.json: wrote.append(_write_json(a.json, c.to_dict(), say=False))
     compare(job.target, job.arch, a.strategies, a.shots, a.seeds, a.steps, a.tune, augment=a.augment, out=out,
             device=a.device, workers=a.workers, budget=a.budget, say=lambda s: print(s, flush=True), on_stage=told,
-            precision=a.precision)
+            precision=a.precision, engine=a.engine, address=a.address, gpus=a.gpus)
     for f in wrote: print(f'wrote {_plain(f)}')
 
 # %% ../nbs/tools/08_cli.ipynb #train001

@@ -27,7 +27,7 @@ from .probes import fit_probes
 from .rates import Chosen, choose, grid
 from .records import Records, spec_hash
 from .runs import CODE, Heads, Task, TUNE_SEED, _glyphs, picture_seconds, run_spec, steps_for, task
-from .sweep import Workers, cores, one_thread, sweep
+from .sweep import _pool, cores, one_thread, sweep
 from .training import pick_precision
 
 # %% ../nbs/tools/03_compare.ipynb #53eed0ea
@@ -112,7 +112,10 @@ class Study:
                  workers:int|None=None, # Processes
                  say=print, # Where lines go; None: nowhere, and no bar
                  shifts=(), # Names
-                 precision:str='fp32' # 'fp32', 'bf16' or 'auto'
+                 precision:str='fp32', # 'fp32', 'bf16' or 'auto'
+                 engine:str='local', # This and the next two as in `compare`
+                 address=None, # Of a Ray cluster
+                 gpus=None # Of one run there
                 ): # Raises `BadInput`
         self.began, self._notes, self.quiet, self.say = time.monotonic(), {}, say is None, say or (lambda *_: None)
         self.task, self.target, self.arch, self.device = task, task.target, task.arch, task.device
@@ -125,7 +128,7 @@ class Study:
         self.backbone, self.tune, self.precision = self.arch.name, tune, pick_precision(precision, self.device)
         self._own()
         self.workers = workers if workers is not None else _processes(self.device, self.task.own)
-        self.pool = Workers(partial(run_spec, self.task), self.workers) # One for all sweeps of the study
+        self.pool = self._engine(engine, workers, address, gpus) # One for all sweeps of the study
         # A file that cannot be read is refused before anything is written
         if {_strategy(a) for a in self.arms} - {'scratch', 'random-features'}: self.arch(pretrained=True)
         for line in self._found(): self.note(line)
@@ -144,6 +147,17 @@ class Study:
         self.say(line)
     @property
     def notes(self): return list(self._notes.values())
+
+# %% ../nbs/tools/03_compare.ipynb #coray002
+@patch
+def _engine(self:Study, engine, workers, address, gpus):
+    "What does the runs that train"
+    run = partial(run_spec, self.task)
+    if engine != 'ray': return _pool(run, engine, self.workers, address, gpus)
+    pool = _pool(run, engine, workers, address, 1 if gpus is None and self.device == 'cuda' else gpus)
+    self.workers = pool.slots() # By which times are announced
+    return pool
+
 
 # %% ../nbs/tools/03_compare.ipynb #co000004
 @patch
@@ -822,7 +836,10 @@ def compare(target='digits', # A target's name, the path of a folder of pictures
             say=print, # Where lines of progress go; None: nowhere, and no bar
             on_stage=None, # Called with the `Comparison` so far after each stage
             shifts=(), # Score each run also under these: names in `SHIFTS`, or of a target with the same classes
-            precision:str='fp32' # Trained in 'fp32' or 'bf16'; 'auto': bf16 where the units are
+            precision:str='fp32', # Trained in 'fp32' or 'bf16'; 'auto': bf16 where the units are
+            engine:str='local', # 'local': processes of this machine; 'ray': a cluster, for all that trains
+            address=None, # Of the cluster, as in `RayWorkers`
+            gpus=None # Of one run on the cluster: 1, or a share such as .25; None: 1 on CUDA, else none
            ) -> Comparison: # Raises `BadInput` for what cannot be run
     "Measure strategies at several numbers of labels, at equal budget, and recommend one, stage by stage."
     shifts = [shifts] if isinstance(shifts, str) else list(shifts)
@@ -830,7 +847,8 @@ def compare(target='digits', # A target's name, the path of a folder of pictures
                [n for n in shifts if n in offline_targets()], drop_duplicates=drop_duplicates,
                valid_pct=valid_pct, test_pct=test_pct, seed=split_seed, groups=groups, fit=fit, min_class=min_class)
     _budget(budget, job.target, job.device)
-    study = Study(job, strategies, shots, seeds, steps, tune, V, bs, augment, out, workers, say, shifts, precision)
+    study = Study(job, strategies, shots, seeds, steps, tune, V, bs, augment, out, workers, say, shifts, precision,
+                  engine, address, gpus)
     with study.pool: return study.run(budget, on_stage)
 
 # %% ../nbs/tools/03_compare.ipynb #defout01
