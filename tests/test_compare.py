@@ -183,6 +183,6 @@ print(json.dumps(res))
 
 def test_fixed_rates_are_the_measured_ones():
     from tlcourse.finetune import STRATEGIES
-    stored = json.loads((Path(__file__).parent.parent/'benchmarks/rates.json').read_text())
+    stored = json.loads((Path(__file__).parent.parent/'grids/rates.json').read_text())
     assert ({k: f.rate for k,f in STRATEGIES.items() if f.rate is not None and not getattr(f, 'untuned', False)}
             == stored['chosen'])

@@ -13,7 +13,7 @@ GRIDS = sorted(p.stem for p in package_assets().glob('*.db'))
 
 def script(lesson):
     "The script that made a lesson's grid; its `run` makes one run again"
-    path = ROOT/'benchmarks'/('stored_tables.py' if lesson == 'first_transfer' else f'lesson_{lesson}.py')
+    path = ROOT/'grids'/('stored_tables.py' if lesson == 'first_transfer' else f'{lesson}.py')
     spec = importlib.util.spec_from_file_location(path.stem, path)
     mod = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(mod)

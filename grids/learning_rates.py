@@ -1,6 +1,6 @@
 """The stored grid of lesson 8: the rate finder against sweeps, schedules, optimisers, and rates for each layer group.
 
-    python benchmarks/lesson_learning_rates.py [WORKERS]
+    python grids/learning_rates.py [WORKERS]
         # about 20 minutes of one core; stopped and started again it goes on
 
 Records lie in tlcourse-out/learning_rates/records.db; the end writes tlcourse/assets/learning_rates.db. A run depends

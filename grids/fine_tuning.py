@@ -1,6 +1,6 @@
 """The stored grid of lesson 7: head first or all at once, what a rate destroys, and how far the features move.
 
-    python benchmarks/lesson_fine_tuning.py      # about 8 minutes on 2 idle cores; stopped and started again it goes on
+    python grids/fine_tuning.py      # about 8 minutes on 2 idle cores; stopped and started again it goes on
 
 Records lie in tlcourse-out/fine_tuning/records.db; the end writes tlcourse/assets/fine_tuning.db. A run depends on
 its spec alone: `run(spec)`. It gives what a run of `compare` gives and, of the tuned body, the source accuracy that

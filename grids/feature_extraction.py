@@ -1,7 +1,7 @@
 """The stored grid of lesson 6: probes at every stage of a trained and of a random body, views, adapted BatchNorm, and
 two heads.
 
-    python benchmarks/lesson_feature_extraction.py
+    python grids/feature_extraction.py
         # about 10 minutes on 2 cores; writes tlcourse/assets/feature_extraction.db
 
 Stopped and started again it goes on from tlcourse-out/feature_extraction. Weight decays and rates are chosen on the

@@ -1,6 +1,6 @@
 """The stored grid of lesson 9: four strategies on three drawn targets at four sizes, in distribution and under shift.
 
-    python benchmarks/lesson_extraction_or_tuning.py
+    python grids/extraction_or_tuning.py
         # about 20 minutes on 2 idle cores; goes on where it was stopped
 
 The digits of the same lesson come from the grid of lesson 10, which runs them with the same settings. Each target has
