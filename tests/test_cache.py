@@ -363,6 +363,7 @@ def grown(warm, root, cache=None):
     return json.loads(r.stdout)
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='/proc tells the memory of a process on Linux only')
+@pytest.mark.slow
 def test_memory_stays_flat(tmp_path):
     """Ten times the pictures, built and used: RssAnon, the memory that is the process's own, grows by less than a
     fifth of the pixels: blocks that are full now, and of each picture a path, a label, a fingerprint, about a

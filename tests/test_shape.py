@@ -224,6 +224,12 @@ def test_ci_reads_the_readme():
     assert os.access(ROOT/'.ci/run', os.X_OK)
     assert 'tlcourse compare' not in ci and '.[dev]' not in ci and 'README.md' in ci
 
+def test_ci_runs_what_pytest_leaves_out():
+    "`pytest` alone deselects two marks; the last stage takes both."
+    settings = (ROOT/'pyproject.toml').read_text(encoding='utf-8')
+    assert "-m 'not sweep and not slow'" in settings
+    assert 'pytest -m "sweep or slow"\n' in (ROOT/'.ci/run').read_text(encoding='utf-8')
+
 # --- lines that can be read
 
 def test_no_long_lines():
