@@ -9,7 +9,8 @@ from fastai.vision.all import Learner, nn, set_seed
 import tlcourse.loaders, tlcourse.pictures, tlcourse.sources
 from tlcourse.base import BadInput
 from tlcourse.data import target
-from tlcourse.pictures import Prints, _near_pairs, find_copies, group_copies, read_pictures
+from tlcourse.copies import Prints, _near_pairs, find_copies, group_copies
+from tlcourse.pictures import read_pictures
 from tlcourse.records import Records
 from tlcourse.sweep import sweep
 

@@ -87,10 +87,10 @@ def built(wheel):
     return z.namelist(), message_from_string(read('METADATA')), read('entry_points.txt')
 
 @cache
-def settings():
+def settings(section='DEFAULT'):
     cfg = configparser.ConfigParser(delimiters=['='])
     cfg.read(ROOT/'settings.ini', encoding='utf-8')
-    return cfg['DEFAULT']
+    return cfg[section]
 
 def norm(reqs):
     from packaging.requirements import Requirement
@@ -136,6 +136,23 @@ def test_what_is_imported_is_declared():
     assert not undeclared(srcs)
     srcs['data'] += '\ndef f(): import sphinx, yaml'
     assert undeclared(srcs) == [('data', 'sphinx'), ('data', 'yaml')]
+
+def asked_for():
+    "Package -> the releases of it that pip may take."
+    from packaging.requirements import Requirement
+    asked = [Requirement(r) for k in ('requirements', 'docs_requirements') for r in settings()[k].split()]
+    return {canonical(r.name): r.specifier for r in asked}
+
+def test_versions():
+    "The lowest release that was tested is the lowest that pip may take, it may take the highest, and here is none lower."
+    from importlib.metadata import version
+    from packaging.version import Version
+    tested = {k: settings('tested')[k].split() for k in settings('tested') if k not in settings()}
+    assert set(tested) >= {'fastai', 'torch', 'timm', 'nbdev', 'pillow'}
+    for name,(low,high) in tested.items():
+        assert [Version(o.version) for o in asked_for()[name] if o.operator == '>='] == [Version(low)], name
+        assert high in asked_for()[name] and Version(low) <= Version(high), name
+        assert Version(version(name)) >= Version(low), name
 
 def test_one_fact_one_file():
     pyproject = (ROOT/'pyproject.toml').read_text(encoding='utf-8')
