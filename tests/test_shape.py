@@ -144,7 +144,7 @@ def asked_for():
     return {canonical(r.name): r.specifier for r in asked}
 
 def test_versions():
-    "The lowest release that was tested is the lowest that pip may take, it may take the highest, and here is none lower."
+    "The lowest release that was tested is the lowest that pip may take, it may take the highest; here is none lower."
     from importlib.metadata import version
     from packaging.version import Version
     tested = {k: settings('tested')[k].split() for k in settings('tested') if k not in settings()}

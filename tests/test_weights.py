@@ -156,7 +156,8 @@ def test_own_size_by_default_and_another_on_request(tmp_path, monkeypatch):
 # --- a version by its name
 
 @pytest.mark.parametrize('name,weights,ask', [
-    ('resnet18', 'IMAGENET1K_V2', 'ask for IMAGENET1K_V1'), ('resnet50', 'imagenet1k_v2', 'IMAGENET1K_V1 or IMAGENET1K_V2'),
+    ('resnet18', 'IMAGENET1K_V2', 'ask for IMAGENET1K_V1'),
+    ('resnet50', 'imagenet1k_v2', 'IMAGENET1K_V1 or IMAGENET1K_V2'),
     ('resnet18', 'DEFAULT', 'ask for IMAGENET1K_V1'), ('glyphnet', 'IMAGENET1K_V1', 'leave weights out'),
     ('timm/mobilenetv2_035', 'IMAGENET1K_V1', 'leave weights out')])
 def test_a_version_that_is_not_there_is_no_file(name, weights, ask, tmp_path, monkeypatch):

@@ -727,7 +727,8 @@ def arch(
     versions = [w.name for w in torchvision.models.get_model_weights(name)] if kind == 'torchvision' else []
     if weights is not None and weights != 'random' and str(weights) not in versions:
         f = user_path(weights)
-        if re.match('(?i)imagenet|default$', str(weights)) and not f.is_file(): raise _no_version(name, weights, versions)
+        like_a_version = re.match('(?i)imagenet|default$', str(weights))
+        if like_a_version and not f.is_file(): raise _no_version(name, weights, versions)
         weights = str(f.absolute())
         file_hash = _file_hash(weights)
     elif kind == 'torchvision' and weights is None: weights = _tv_weights(name).name
