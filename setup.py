@@ -1,4 +1,5 @@
-"Reads settings.ini (requirements, extras, scripts, package data, classifiers); all else is in pyproject.toml. The wheel gets the lessons."
+"""Reads settings.ini (requirements, extras, scripts, package data, classifiers); all else is in pyproject.toml. The wheel gets the lessons
+and not the builder's tools."""
 import json, re, shutil
 from configparser import ConfigParser
 from pathlib import Path
@@ -12,8 +13,14 @@ cfg = cfg['DEFAULT']
 version = re.search(r'__version__ = "(.+?)"', (here/'tlcourse/__init__.py').read_text(encoding='utf-8'))[1]
 extras = {k.removesuffix('_requirements'): v.split() for k, v in cfg.items() if k.endswith('_requirements')}
 
+builders = 'dev', 'docs' # They work on a clone, and need its notebooks
+
 class BuildPy(build_py):
-    "Adds nbs/lessons to the package, without outputs but for the stamps, which `tlcourse lessons` reads."
+    """Adds nbs/lessons to the package, without outputs but for the stamps, which `tlcourse lessons` reads; leaves
+    the builder's tools out, but for an editable install, which is the clone itself."""
+    def find_package_modules(self, package, package_dir):
+        found = super().find_package_modules(package, package_dir)
+        return [m for m in found if self.editable_mode or package != 'tlcourse' or m[1] not in builders]
     def run(self):
         super().run()
         if self.editable_mode: return

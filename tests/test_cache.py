@@ -9,7 +9,8 @@ from fastai.vision.all import Learner, nn, set_seed
 import tlcourse.loaders, tlcourse.pictures, tlcourse.sources
 from tlcourse.base import BadInput
 from tlcourse.data import target
-from tlcourse.pictures import Prints, _near_pairs, find_copies, group_copies, read_pictures
+from tlcourse.copies import Prints, _near_pairs, find_copies, group_copies
+from tlcourse.pictures import read_pictures
 from tlcourse.records import Records
 from tlcourse.sweep import sweep
 
@@ -363,6 +364,7 @@ def grown(warm, root, cache=None):
     return json.loads(r.stdout)
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='/proc tells the memory of a process on Linux only')
+@pytest.mark.slow
 def test_memory_stays_flat(tmp_path):
     """Ten times the pictures, built and used: RssAnon, the memory that is the process's own, grows by less than a
     fifth of the pixels: blocks that are full now, and of each picture a path, a label, a fingerprint, about a

@@ -89,7 +89,7 @@ def test_no_cell_needs_one_left_out(page):
 @pytest.mark.parametrize('page', LESSONS, ids=name)
 def test_no_lesson_needs_the_clone(page):
     code = '\n'.join(c['source'] for c in cells(page, 'code'))
-    assert not [w for w in ('benchmarks', '../', 'nbs/', 'find_root', 'tlcourse.dev') if w in code]
+    assert not [w for w in ('benchmarks', 'grids/', '../', 'nbs/', 'find_root', 'tlcourse.dev') if w in code]
 
 def test_install_cell(monkeypatch):
     urls = metadata.metadata('tlcourse').get_all('Project-URL')

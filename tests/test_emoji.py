@@ -11,7 +11,7 @@ from tlcourse.data import Score, Target, target
 from tlcourse.sources import offline_targets
 from tlcourse.drawings import DRAWINGS, drawings, emoji_families, emoji_font
 from tlcourse.heads import head_learner
-from tlcourse.pictures import Prints, find_copies, group_copies
+from tlcourse.copies import Prints, find_copies, group_copies
 from tlcourse.world import draw
 
 @pytest.fixture(autouse=True)

@@ -342,7 +342,8 @@ class Seen(Callback):
     def after_loss(self):
         if self.training: self.losses.append(self.loss.item())
 
-@pytest.mark.parametrize('dtype,freeze_epochs,epochs', [(torch.float32, 2, 8), (torch.float64, 3, 13)])
+@pytest.mark.parametrize('dtype,freeze_epochs,epochs', 
+                         [(torch.float32, 2, 8), pytest.param(torch.float64, 3, 13, marks=pytest.mark.slow)])
 def test_plain_torch_twin_of_fine_tune(dtype, freeze_epochs, epochs):
     "In fp32 equal to 1e-5 over 50 steps; in float64 over a whole run, weights and running statistics too"
     set_seed(0)

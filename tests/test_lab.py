@@ -59,6 +59,7 @@ def own_picture(button, out, tmp_path):
     chooser.value.set_files(p)
     out.locator('.tlc svg').nth(1).wait_for()
 
+@pytest.mark.sweep
 @pytest.mark.parametrize('lesson', IN_LAB, ids=name)
 def test_lesson_in_lab(lesson, chrome, course, tmp_path, record_property):
     "Run All passes with each exercise open; each control has a name and moves."

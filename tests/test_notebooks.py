@@ -2,7 +2,7 @@
 import json, re
 import pytest
 from tlcourse.dev import Executed, cells, long_cells
-from conftest import PAGES, ROOT, name, together
+from conftest import LONG, PAGES, ROOT, name, together
 
 LESSONS = [p for p in PAGES if p.parent.name == 'lessons']
 SPINE = ['Question', 'Predict', 'Mechanism', 'Experiment', 'Reading the result', 'Break it', 'On pictures',
@@ -43,6 +43,13 @@ def test_one_process_executes_a_page(page):
     asked = [f'tests/{t}[{name(page)}]' for t in ('test_notebooks.py::test_passes', 'test_prose.py::test_executed')]
     assert {*map(together, asked)} == {name(page)}
     assert together(f'tests/test_lab.py::test_lesson_in_lab[{name(page)}]') == 'tests/test_lab.py'
+
+def test_long_pages(request):
+    "Each is a page; all that executes one, and only that, is left to the slow stage."
+    assert set(LONG) < {*map(name, PAGES)}
+    chosen = request.session.items
+    if request.config.option.markexpr == 'not sweep and not slow':
+        assert not [o.nodeid for o in chosen if 'executed' in o.fixturenames and together(o.nodeid) in LONG]
 
 @pytest.mark.parametrize('page', LESSONS, ids=name)
 def test_lesson_form(page):

@@ -45,6 +45,7 @@ def flowers(assets, tmp_path_factory):
     d = tmp_path_factory.mktemp('photos')
     return d/'flowers', part_of(assets/'data/flowers17', d/'flowers', ['daisy', 'pansy', 'snowdrop', 'tigerlily'])
 
+@pytest.mark.slow
 def test_default_arms_in_three_stages(flowers, tmp_path):
     """The network that the course ships, the arms of photos, all labels; parts by split.csv;
     nothing is augmented but the arm that says so"""
@@ -68,6 +69,7 @@ def test_default_arms_in_three_stages(flowers, tmp_path):
     report = (tmp_path/'o'/'report.html').read_text()
     assert j['recommendation']['text'].split(':')[0] in report and 'fine-tuning+aug' in report
 
+@pytest.mark.slow
 def test_a_budget_leaves_cells_out_and_more_minutes_go_on(flowers, tmp_path):
     """Stage 1 is whole whatever the minutes; what is left out is named with its minutes;
     the second call takes up the same runs"""
@@ -86,6 +88,7 @@ def test_a_budget_leaves_cells_out_and_more_minutes_go_on(flowers, tmp_path):
     assert 'So far' not in more['recommendation']['text']
     assert c['feature-extraction', 'all'] == by(j)['feature-extraction', 'all'], 'not run again, its seconds say'
 
+@pytest.mark.slow
 def test_ants_bees_squeezenet(assets, tmp_path):
     "A network without BatchNorm, with torchvision's weights from a file"
     *_, n = part_of(assets/'data/ants_bees', tmp_path/'insects', ['ants', 'bees'], 200)

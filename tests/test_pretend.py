@@ -42,14 +42,17 @@ def parts(tmp_path_factory): return run('pretend_parts.py', tmp_path_factory.mkt
 @pytest.fixture(scope='module')
 def lessons(tmp_path_factory): return run('pretend_lessons.py', tmp_path_factory.mktemp('lessons'), *PAGE.values())
 
+@pytest.mark.slow
 @pytest.mark.parametrize('part', PARTS)
 def test_library(part, parts):
     o = parts[part]
     assert not o['error'], o
     assert part == 'rules of the device' or not o['mistakes'], 'somebody caught it, but it was made'
 
+@pytest.mark.slow
 def test_every_part_is_asked_for(parts): assert [*parts] == PARTS + [f'planted: {p.name}' for p in LIBRARY]
 
+@pytest.mark.slow
 @pytest.mark.parametrize('plant', LIBRARY, ids=lambda p: p.name)
 def test_mistake_of_the_library_is_seen(plant, parts):
     o = parts[f'planted: {plant.name}']

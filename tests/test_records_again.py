@@ -13,7 +13,7 @@ GRIDS = sorted(p.stem for p in package_assets().glob('*.db'))
 
 def script(lesson):
     "The script that made a lesson's grid; its `run` makes one run again"
-    path = ROOT/'benchmarks'/('stored_tables.py' if lesson == 'first_transfer' else f'lesson_{lesson}.py')
+    path = ROOT/'grids'/('stored_tables.py' if lesson == 'first_transfer' else f'{lesson}.py')
     spec = importlib.util.spec_from_file_location(path.stem, path)
     mod = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(mod)
@@ -27,14 +27,16 @@ def sample(rows, n=3):
 @pytest.fixture(scope='module')
 def pixels(): return {target(n).pixel_hash for n in drawn_targets()}
 
+@pytest.mark.parametrize('which', [slice(0, 1), pytest.param(slice(1, 3), marks=pytest.mark.slow)],
+                         ids=['first', 'more'])
 @pytest.mark.parametrize('lesson', GRIDS)
-def test_again(lesson, pixels, capsys):
+def test_again(lesson, which, pixels, capsys):
     rows = [r for r in lesson_records(lesson).rows() if 'pred' in r.result]
     assert rows, 'a stored grid without a run'
     rows = [r for r in rows if r.spec['pixel_hash'] in pixels]
     if not rows: pytest.skip('other pixels: the stored runs are shown, not run again')
     run = script(lesson).run
-    for r in sample(rows):
+    for r in sample(rows)[which]:
         with one_thread(): again = run(r.spec)
         same = np.mean(again['pred'] == r.result['pred'])
         what = ', '.join(f'{k} {r.spec[k]}'

@@ -69,8 +69,9 @@ def passed_on(srcs, users):
                 yield from ((k, m, a.name) for a in n.names if a.name != '*' and a.name not in made[m])
 
 def test_each_name_is_imported_from_its_home():
-    "Nothing is reachable in two ways: not in the library, the tests or the benchmarks."
-    others = {p.name: p.read_text(encoding='utf-8') for d in ('tests', 'benchmarks') for p in (ROOT/d).glob('*.py')}
+    "Nothing is reachable in two ways: not in the library, the tests, the benchmarks or the grids."
+    others = {p.name: p.read_text(encoding='utf-8') for d in ('tests', 'benchmarks', 'grids')
+              for p in (ROOT/d).glob('*.py')}
     srcs = sources()
     assert not list(passed_on(srcs, srcs | others))
     planted = {'x': 'from tlcourse.data import BatchAugment, target'}
@@ -86,10 +87,10 @@ def built(wheel):
     return z.namelist(), message_from_string(read('METADATA')), read('entry_points.txt')
 
 @cache
-def settings():
+def settings(section='DEFAULT'):
     cfg = configparser.ConfigParser(delimiters=['='])
     cfg.read(ROOT/'settings.ini', encoding='utf-8')
-    return cfg['DEFAULT']
+    return cfg[section]
 
 def norm(reqs):
     from packaging.requirements import Requirement
@@ -136,6 +137,23 @@ def test_what_is_imported_is_declared():
     srcs['data'] += '\ndef f(): import sphinx, yaml'
     assert undeclared(srcs) == [('data', 'sphinx'), ('data', 'yaml')]
 
+def asked_for():
+    "Package -> the releases of it that pip may take."
+    from packaging.requirements import Requirement
+    asked = [Requirement(r) for k in ('requirements', 'docs_requirements') for r in settings()[k].split()]
+    return {canonical(r.name): r.specifier for r in asked}
+
+def test_versions():
+    "The lowest release that was tested is the lowest that pip may take, it may take the highest; here is none lower."
+    from importlib.metadata import version
+    from packaging.version import Version
+    tested = {k: settings('tested')[k].split() for k in settings('tested') if k not in settings()}
+    assert set(tested) >= {'fastai', 'torch', 'timm', 'nbdev', 'pillow'}
+    for name,(low,high) in tested.items():
+        assert [Version(o.version) for o in asked_for()[name] if o.operator == '>='] == [Version(low)], name
+        assert high in asked_for()[name] and Version(low) <= Version(high), name
+        assert Version(version(name)) >= Version(low), name
+
 def test_one_fact_one_file():
     pyproject = (ROOT/'pyproject.toml').read_text(encoding='utf-8')
     dynamic = re.search(r'^dynamic = \[(.*?)\]', pyproject, re.M|re.S)[1]
@@ -154,8 +172,29 @@ def test_version(built):
 
 def test_wheel_holds_everything(built, tracked):
     ours = {p.relative_to(ROOT).as_posix() for p in tracked if p.is_relative_to(LIB)}
-    assert ours - set(built[0]) == set()
+    assert ours - set(built[0]) == {f'tlcourse/{m}.py' for m in BUILDERS}, "all but the builder's tools"
     assert not [n for n in built[0] if not n.startswith('tlcourse')]
+
+WITHOUT_BUILDERS = '''
+import sys
+sys.meta_path = [o for o in sys.meta_path if not str(getattr(o, '__module__', '')).startswith('__editable__')]
+import tlcourse
+from importlib.util import find_spec
+from pathlib import Path
+assert Path(tlcourse.__file__).is_relative_to(sys.argv[1]), tlcourse.__file__
+assert not find_spec('tlcourse.dev') and not find_spec('tlcourse.docs')
+import tlcourse.all
+from tlcourse.cli import main
+main(['compare', '--help'])
+'''
+
+def test_the_wheel_works_without_the_builders_tools(wheel, tmp_path):
+    "Everything is imported, and the commands are there."
+    with zipfile.ZipFile(wheel) as z: z.extractall(tmp_path/'wheel')
+    env = {**os.environ, 'PYTHONPATH': str(tmp_path/'wheel')}
+    r = subprocess.run([sys.executable, '-c', WITHOUT_BUILDERS, str(tmp_path/'wheel')], cwd=tmp_path, env=env,
+                       capture_output=True, text=True)
+    assert not r.returncode and '--strategies' in r.stdout, r.stderr
 
 # --- generated files
 
@@ -185,7 +224,7 @@ def test_readme_commands():
 
 def test_readme_figures():
     text = (ROOT/'README.md').read_text(encoding='utf-8')
-    assert 'still to be measured' not in text, 'store the comparison in benchmarks/digits.json and run the index'
+    assert 'still to be measured' not in text, 'store the comparison in grids/digits.json and run the index'
 
 def test_readme_links():
     text = (ROOT/'README.md').read_text(encoding='utf-8')
@@ -202,12 +241,18 @@ def test_ci_reads_the_readme():
     assert os.access(ROOT/'.ci/run', os.X_OK)
     assert 'tlcourse compare' not in ci and '.[dev]' not in ci and 'README.md' in ci
 
+def test_ci_runs_what_pytest_leaves_out():
+    "`pytest` alone deselects two marks; the last stage takes both."
+    settings = (ROOT/'pyproject.toml').read_text(encoding='utf-8')
+    assert "-m 'not sweep and not slow'" in settings
+    assert 'pytest -m "sweep or slow"\n' in (ROOT/'.ci/run').read_text(encoding='utf-8')
+
 # --- lines that can be read
 
 def test_no_long_lines():
-    "No line over 120 characters in the modules, the tests and the benchmarks."
+    "No line over 120 characters in the modules, the tests, the benchmarks and the grids."
     files = python_files(ROOT)
-    assert {p.parent.name for p in files} == {'tlcourse', 'tests', 'benchmarks'} and len(files) > 100
+    assert {p.parent.name for p in files} == {'tlcourse', 'tests', 'benchmarks', 'grids'} and len(files) > 100
     assert not {p.relative_to(ROOT).as_posix(): at for p in files if (at := long_lines(p))}
 
 # --- nothing of one machine

@@ -219,6 +219,7 @@ def test_no_units_is_exit_2(monkeypatch, capsys, tmp_path):
     assert 'no units' in capsys.readouterr().err and not (tmp_path/'o').exists()
     assert main(['compare', 'digits', '--precision', 'half', '--out', str(tmp_path/'o')]) == 2
 
+@pytest.mark.slow
 def test_bf16_accuracy_within_the_seed_interval(units):
     def right(seed, precision):
         dls = digits.dls(shots=20, seed=seed, bs=32, device='cpu')

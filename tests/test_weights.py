@@ -152,3 +152,17 @@ def test_own_size_by_default_and_another_on_request(tmp_path, monkeypatch):
     job = task(root, arch(VIT, 'random'), size=64, device='cpu')
     learn = learner(job.target.dls(bs=4, device='cpu'), job.arch, pretrained=False)
     assert job.target.size == 64 and learn.model(torch.rand(1, 3, 64, 64)).shape == (1, 2)
+
+# --- a version by its name
+
+@pytest.mark.parametrize('name,weights,ask', [
+    ('resnet18', 'IMAGENET1K_V2', 'ask for IMAGENET1K_V1'),
+    ('resnet50', 'imagenet1k_v2', 'IMAGENET1K_V1 or IMAGENET1K_V2'),
+    ('resnet18', 'DEFAULT', 'ask for IMAGENET1K_V1'), ('glyphnet', 'IMAGENET1K_V1', 'leave weights out'),
+    ('timm/mobilenetv2_035', 'IMAGENET1K_V1', 'leave weights out')])
+def test_a_version_that_is_not_there_is_no_file(name, weights, ask, tmp_path, monkeypatch):
+    "What torchvision calls versions is not looked for on the disk, but for a file that has such a name."
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput, match=f'has no weights {weights!r}: .*{ask}.*or give a file'): arch(name, weights)
+    torch.save(state(name), weights)
+    assert arch(name, weights).from_file

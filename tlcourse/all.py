@@ -12,6 +12,8 @@ from .base import *
 from .store import *
 from .drawings import *
 from .folders import *
+from .copies import *
+from .parts import *
 from .pictures import *
 from .world import *
 from .augment import *

@@ -703,6 +703,10 @@ def _timm_layers(net):
 # %% ../nbs/core/03_backbones.ipynb #d78755b0
 _archs = {}
 
+def _no_version(name, weights, versions): # versions: names of torchvision's weights for it, none for another's network
+    ask = f"ask for {' or '.join(versions)}" if versions else "the name is torchvision's; leave weights out"
+    return BadInput(f"{name} has no weights {str(weights)!r}: {ask}, or give a file")
+
 def arch(
     name:str, # One in `backbones()`, or timm's; 'timm/' before it means timm's where others have it too
     weights:str|Path=None # None: packaged, pip's or a named version; a file; 'IMAGENET1K_V2' and such; 'random'
@@ -722,7 +726,10 @@ def arch(
     file_hash = None
     versions = [w.name for w in torchvision.models.get_model_weights(name)] if kind == 'torchvision' else []
     if weights is not None and weights != 'random' and str(weights) not in versions:
-        weights = str(user_path(weights).absolute())
+        f = user_path(weights)
+        like_a_version = re.match('(?i)imagenet|default$', str(weights))
+        if like_a_version and not f.is_file(): raise _no_version(name, weights, versions)
+        weights = str(f.absolute())
         file_hash = _file_hash(weights)
     elif kind == 'torchvision' and weights is None: weights = _tv_weights(name).name
     a = Arch(name, kind, weights and str(weights), file_hash)

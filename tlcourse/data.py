@@ -21,7 +21,8 @@ from .drawings import ATTRIBUTION, DRAWINGS, drawings
 from fastcore.basics import patch
 from .folders import _part_of, list_folder
 from .loaders import _loaders, Part, PicDL
-from .pictures import _check_pcts, fit_picture, FITS, Intake
+from .parts import _check_pcts
+from .pictures import fit_picture, FITS, Intake
 from .plots import style
 from .sources import (
     _photo_augments, _pixel_hash, _pixels, _rel, _told, ONLINE, _fetch, offline_targets)

@@ -259,7 +259,7 @@ def digest(path:str|Path, # A notebook
     root = Path(root) if root else find_root(Path(path).parent)
     state = [versions(), photo_assets() is not None, [c['source'] for c in cells(path, 'code')]]
     h = hashlib.sha256(json.dumps(state).encode())
-    for p in sorted(p for d in ('tlcourse', 'benchmarks') for p in (root/d).rglob('*')):
+    for p in sorted(p for d in ('tlcourse', 'benchmarks', 'grids') for p in (root/d).rglob('*')):
         if p.is_file() and p.suffix != '.pyc': h.update(p.name.encode() + p.read_bytes())
     return h.hexdigest()
 
@@ -386,8 +386,8 @@ def long_lines(path:str|Path, # A Python file
 
 def python_files(root:str|Path # The clone
                 ) -> list[Path]: # Sorted by name
-    "The modules, but for nbdev's index of them, the tests and the benchmarks."
-    found = [p for d in ('tlcourse', 'tests', 'benchmarks') for p in (Path(root)/d).glob('*.py')]
+    "The modules, but for nbdev's index of them, the tests, the benchmarks and the grids."
+    found = [p for d in ('tlcourse', 'tests', 'benchmarks', 'grids') for p in (Path(root)/d).glob('*.py')]
     return sorted(p for p in found if p.stem != '_modidx')
 
 # %% ../nbs/tools/09_dev.ipynb #de120003

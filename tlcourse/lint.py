@@ -25,7 +25,8 @@ from fastcore.foundation import L
 from fastai.vision.augment import AffineCoordTfm, DihedralItem, FlipItem, HSVTfm
 from fastai.vision.learner import model_meta
 from .base import BadInput, _s, sha256
-from .pictures import Prints, find_copies, fit_picture, read_picture
+from .copies import Prints, find_copies
+from .pictures import fit_picture, read_picture
 from .audit import freeze_audit
 from .augment import BatchAugment
 from .data import Target

@@ -16,11 +16,12 @@ import numpy as np
 import PIL
 from PIL import features
 from .base import _s, BadInput
+from .copies import _odd_lines, find_conflicts, find_copies, group_copies, odd_looking, Prints
 from .drawings import DRAWINGS
 from .folders import Row, group_lines, list_folder
+from .parts import carve
 from .pictures import (
-    _blocks, _cut_off, _file_hashes, _odd_lines, _seen_lines, carve, find_conflicts, find_copies, group_copies,
-    Intake, odd_looking, Prints, read_pictures, value_range)
+    _blocks, _cut_off, _file_hashes, _seen_lines, Intake, read_pictures, value_range)
 from .store import Store
 from .world import drawn_targets
 from fastai.vision.all import URLs, fastai_path, untar_data

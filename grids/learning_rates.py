@@ -1,6 +1,6 @@
 """The stored grid of lesson 8: lower rates for early layers against one rate for all, on textures.
 
-    python benchmarks/lesson_learning_rates.py
+    python grids/learning_rates.py
         # about 4 minutes of one core; goes on where it was stopped
 
 Records lie in tlcourse-out/learning_rates/records.db; the end writes tlcourse/assets/learning_rates.db. Rates are

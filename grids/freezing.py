@@ -1,7 +1,7 @@
 """The stored grid of lesson 5: what a frozen body costs its source, and does for its target, when its BatchNorm is
 left moving.
 
-    python benchmarks/lesson_freezing.py      # about 16 minutes on 2 idle cores; goes on where it was stopped
+    python grids/freezing.py      # about 16 minutes on 2 idle cores; goes on where it was stopped
 
 Each run freezes glyphnet in one of three ways, trains a linear head, and is scored once on the sealed test and twice
 on source pictures: as the fit left it, and after its running statistics were estimated again on source pictures.

@@ -1,6 +1,6 @@
 """The stored grid of lesson 10: digits at seven sizes, and many draws of one label per class.
 
-    python benchmarks/lesson_how_much_data.py      # about 20 minutes on 2 idle cores; goes on where it was stopped
+    python grids/how_much_data.py      # about 20 minutes on 2 idle cores; goes on where it was stopped
 
 Scratch, extraction and fine-tuning at rates chosen on validation pictures; the ways to fine-tune at fixed rates,
 among themselves.

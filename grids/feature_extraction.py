@@ -1,6 +1,6 @@
 """The stored grid of lesson 6: heads on every stage of the trained body, and of random bodies beside it.
 
-    python benchmarks/lesson_feature_extraction.py
+    python grids/feature_extraction.py
         # about 8 minutes on one idle core; goes on where it was stopped
 
 Five labels per class, 20 draws. Five validation pictures per class, the same for all draws, choose the weight decay by

@@ -1,6 +1,6 @@
 """The stored grid of lesson 3: fine-tuned models that answer the same held-out digits after every epoch.
 
-    python benchmarks/lesson_honest_data.py      # about 5 minutes on 2 idle cores; goes on where it was stopped
+    python grids/honest_data.py      # about 5 minutes on 2 idle cores; goes on where it was stopped
 
 All pictures are of the training part of `digits`: its first half to train on, its second half held out. The sealed
 test is not opened.

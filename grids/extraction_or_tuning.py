@@ -1,6 +1,6 @@
 """The stored map of lesson 9: five ways to train at 1, 5, 20 and all labels per class, on four drawn targets and emoji.
 
-    python benchmarks/lesson_extraction_or_tuning.py [MINUTES]
+    python grids/extraction_or_tuning.py [MINUTES]
         # about six hours on one idle core; begins no cell after MINUTES, and goes on where it was stopped
 
 The cells that change most what the page can say come first (`plan`). What is complete is written to

@@ -1,7 +1,7 @@
 """The stored tables: `tlcourse compare` on each target, its JSON beside this file; `run` makes a record of lesson 1
 again.
 
-    python benchmarks/stored_tables.py [NAME ...]     # all: about an hour on 2 cores
+    python grids/stored_tables.py [NAME ...]     # all: about an hour on 2 cores
 
 Stopped and started again it goes on from tlcourse-out/tables. The photo sets need the folder that TLCOURSE_ASSETS
 names; where it is missing they are left out, and that is said. All with the defaults, photos within their ten

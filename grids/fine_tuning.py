@@ -1,6 +1,6 @@
 """The stored grid of lesson 7: head first or all at once, what a rate destroys, and how far the features move.
 
-    python benchmarks/lesson_fine_tuning.py [HH:MM]     # stops at that time; started again it goes on
+    python grids/fine_tuning.py [HH:MM]     # stops at that time; started again it goes on
 
 The first edition made its grid by a study of `compare`, with rules that have changed since (`code` 1 in the specs);
 its runs are kept, and this script adds to them by the same rules, a hundred runs of about 6 seconds on an idle core.

@@ -1,7 +1,7 @@
 """The fixed learning rates of the strategies in tlcourse.finetune, chosen on validation pictures of two targets that
 no reported table shows.
 
-    python benchmarks/rates.py [--all]    # writes benchmarks/rates.json, which a test checks the strategies against
+    python grids/rates.py [--all]    # writes grids/rates.json, which a test checks the strategies against
 
 Strategies and rates that the file holds already are kept; --all runs every one again (about 15 minutes on 2 cores).
 Every strategy is tried at the same rates; a winner at an edge is said, and the rates are then to be extended for all
