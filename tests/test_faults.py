@@ -249,6 +249,7 @@ FORGED = {'no JSON': dict(result='{'), 'a list': dict(result='[1]'), 'deep JSON'
           'a bomb of a small array': dict(pred=('zlib |u1', '[4]', zlib.compress(bytes(2**24)))),
           'objects': dict(pred=('|O', '[1]', b'12345678')), 'a shape below 0': dict(pred=('|u1', '[-1, -1]', b'1')),
           'a shape of words': dict(pred=('|u1', '["a"]', b'1')),
+          'a list many times': dict(pred=('|u1', '[[0, 0], 2147483648]', b'1')), # Found by 200,000 inputs: 17 GB of list
           'no type': dict(pred=('what', '[1]', b'1')), 'no zlib': dict(pred=('zlib |u1', '[1]', b'1')),
           'text for bytes': dict(pred=('|u1', '[1]', 'a')),
           'labels of two dimensions': dict(labels=('|u1', '[1, 1]', b'1', '{}')),
@@ -366,6 +367,16 @@ def test_a_pipe_is_no_checkpoint(tmp_path):
 # --- F4: a report of somebody else's store
 
 MARK = '"><script>boom(1)</script><img src=x onerror=boom(2)> \' $\\frac{ {{x}}'
+
+def test_minutes_that_never_end(tmp_path, fast):
+    "What a study left out takes a finite time: found by 200,000 inputs"
+    from tlcourse.comparison import Comparison
+    c = of_a_stranger(tmp_path, '', staged=True)
+    row = c.records.rows(kind='study')[0]
+    for m in float('inf'), float('nan'), -1e308:
+        missing = [{**x, 'minutes': m} for x in row.result['missing']]
+        c.records.add(row.spec, {**row.result, 'missing': missing}, again=True)
+        with pytest.raises(BadInput, match='is damaged'): repr(Comparison(c.records, row.spec))
 
 class Clean:
     "What a page may not hold: a script, an address, an attribute that runs one, a tag that a name has made"

@@ -107,8 +107,9 @@ def _array(dtype, shape, data):
     try:
         how, _, dtype = dtype.rpartition(' ')
         dtype, shape = np.dtype(dtype), json.loads(shape)
-        n = math.prod(shape)*dtype.itemsize
-        if dtype.hasobject or any(type(o) is not int or o < 0 for o in shape) or n > _most: raise _Wrong('an odd array')
+        # Before they are multiplied: a list times a large number is a list that memory cannot hold
+        if dtype.hasobject or any(type(o) is not int or o < 0 for o in shape): raise _Wrong('an odd array')
+        if (n := math.prod(shape)*dtype.itemsize) > _most: raise _Wrong('an odd array')
         if how: data = zlib.decompressobj().decompress(data, n + 1) # No further than it may go
         return np.frombuffer(data, dtype=dtype).reshape(shape).copy()
     except (TypeError, ValueError, AttributeError, SyntaxError, OverflowError, RecursionError, zlib.error):
