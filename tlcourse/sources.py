@@ -8,22 +8,54 @@ Docs: https://tlcourse.github.io/tlcourse/core/sources.html.md"""
 __all__ = ['ONLINE', 'offline_targets']
 
 # %% ../nbs/core/02_sources.ipynb #so000004
-import hashlib, socket, warnings
+import hashlib, os, shutil, socket, tarfile, warnings, zlib
 from pathlib import Path
 from urllib.request import Request, urlopen
 
 import numpy as np
 import PIL
 from PIL import features
-from .base import _s, BadInput
+from .base import _s, BadInput, cache_dir
 from .drawings import DRAWINGS
 from .folders import Row, group_lines, list_folder
 from .pictures import (
     _blocks, _cut_off, _file_hashes, _odd_lines, _seen_lines, carve, find_conflicts, find_copies, group_copies,
     Intake, odd_looking, Prints, read_pictures, value_range)
-from .store import Store
+from .stick import _hash, on_stick
+from .store import _left_behind, _named, _temporary, Store
 from .world import drawn_targets
 from fastai.vision.all import URLs, fastai_path, untar_data
+
+# %% ../nbs/core/02_sources.ipynb #so00st01
+def _unpack(f, to):
+    "Unpack an archive into a folder that nobody sees before it is whole"
+    for o in to.parent.glob('.tlcourse-*'): # What killed processes left
+        if _named.fullmatch(o.name) and _left_behind(o): shutil.rmtree(o, ignore_errors=True)
+    if not hasattr(tarfile, 'data_filter'):
+        raise BadInput("this Python unpacks archives without a look at their names: update it")
+    tmp = _temporary(to.parent)
+    try:
+        # This filter lets nothing out of the folder: no name with '..', no link, no device
+        with tarfile.open(f) as t: t.extractall(tmp, filter='data')
+        try: os.replace(tmp, to)
+        except OSError:
+            if not to.is_dir(): raise # Else somebody else has unpacked it meanwhile
+    finally: shutil.rmtree(tmp, ignore_errors=True)
+
+def _unpacked(f):
+    "The folder that an archive of the stick holds, unpacked into the cache the first time"
+    st = f.stat()
+    to = cache_dir()/'unpacked'/f"{f.name.partition('.')[0]}-{_hash(str(f), st.st_mtime_ns, st.st_size)[:16]}"
+    try:
+        to.parent.mkdir(exist_ok=True)
+        if not to.is_dir(): _unpack(f, to)
+        inside = list(to.iterdir())
+    except (OSError, tarfile.TarError, EOFError, zlib.error) as e:
+        if getattr(e, 'errno', None):
+            raise BadInput(f"{f} cannot be unpacked into {to.parent} ({e.strerror}): free some space, or let "
+                           "TLCOURSE_CACHE name another folder") from None
+        raise BadInput(f"{f} cannot be unpacked ({e}): fetch it again where there is a network") from None
+    return inside[0] if len(inside) == 1 and inside[0].is_dir() else to
 
 # %% ../nbs/core/02_sources.ipynb #c7d00003
 def offline_targets() -> list: # Of names
@@ -57,8 +89,9 @@ ONLINE = {'pets':(URLs.PETS, _pets_rows, 128, 'CC BY-SA 4.0 (Parkhi et al. 2012)
           'imagenette':(URLs.IMAGENETTE_160, _imagenette_rows, 128, 'Apache-2.0 (fastai), pictures of ImageNet')}
 
 def _fetch(name):
-    "The folder of an online set, downloaded once; offline one clear sentence."
+    "The folder of an online set, from the stick or downloaded once; offline one clear sentence."
     url,old = ONLINE[name][0],socket.getdefaulttimeout()
+    if f := on_stick(f'data/{Path(url).name}'): return _unpacked(f)
     here = [URLs.path(url), fastai_path('data')/Path(url).stem]
     socket.setdefaulttimeout(20)
     try:
@@ -68,7 +101,8 @@ def _fetch(name):
     except Exception as e: # Every layer of the download has its own errors
         why = str(getattr(e, 'reason', e)) or type(e).__name__
         raise BadInput(f"target {name!r} is not on this machine and could not be downloaded from {url} ({why}): "
-                       f"connect to the network, put the file into {URLs.path(url).parent}, or take one of "
+                       f"connect to the network, put the file into {URLs.path(url).parent}, use a stick of "
+                       f"`tlcourse fetch {name} --to DIR`, or take one of "
                        f"{', '.join(offline_targets())}"
                       ) from None
     finally: socket.setdefaulttimeout(old)
