@@ -806,6 +806,78 @@ def test_hostile_names(tmp_path, monkeypatch, capsys, model_folder):
     for code,out,err in texts:
         assert not set('\x1b\x9b') & set(out + err) and (code != 2 or err.count('\n') == 1), (out, err)
 
+# --- notebooks crafted for `tlcourse lessons`
+
+def notebook(*cells): return dict(cells=list(cells), metadata={}, nbformat=4, nbformat_minor=5)
+def told(source='# Title', **kw): return dict(cell_type='markdown', id='a', metadata={}, source=source, **kw)
+def stamped(text): return dict(cell_type='code', id='b', metadata={}, source='1', execution_count=None,
+                               outputs=[dict(output_type='execute_result', data={'text/plain': text})])
+
+NO_LESSONS = {
+    'no JSON': b'{', 'empty': b'', 'no UTF-8': b'{"cells": ["\xff"]}', 'deep': b'['*200_000, 'a list': b'[]',
+    'no cells': b'{}', 'cells that are a number': b'{"cells": 3}', 'a cell that is a list': b'{"cells": [[]]}',
+    'a cell of another kind': json.dumps(notebook(dict(told(), cell_type='x', outputs=['<script>']))).encode(),
+    'no source': json.dumps(notebook({k: v for k,v in told().items() if k != 'source'})).encode(),
+    'a source of numbers': json.dumps(notebook(told([1, 2]))).encode(),
+    'outputs of text': json.dumps(notebook(dict(stamped('x'), outputs='x'))).encode(),
+    'an output of numbers': json.dumps(notebook(stamped(3))).encode(),
+    'half a character': json.dumps(notebook(told('# A \udcff'))).encode(), 'huge': b' '*20_000_001}
+
+@pytest.fixture
+def lesson_folder(tmp_path, monkeypatch):
+    (tmp_path/'lessons').mkdir()
+    monkeypatch.setattr('tlcourse.course._lessons_folder', lambda: tmp_path/'lessons')
+    return tmp_path/'lessons'
+
+@pytest.mark.parametrize('what', NO_LESSONS)
+def test_no_lessons(what, lesson_folder, tmp_path, capsys):
+    "One sentence, and nothing is written"
+    (lesson_folder/'05_x.ipynb').write_bytes(NO_LESSONS[what])
+    for more in [], ['--to', tmp_path/'to']:
+        code, out, err = said(capsys, 'lessons', *more)
+        assert (code, out) == (2, '') and err.count('\n') == 1 and '05_x.ipynb' in err, err
+    assert not (tmp_path/'to').exists()
+
+@unix
+def test_a_pipe_is_no_lesson(lesson_folder, capsys):
+    os.mkfifo(lesson_folder/'05_x.ipynb')
+    code, out, err = said(capsys, 'lessons')
+    assert code == 2 and 'no regular file' in err and err.count('\n') == 1
+
+def test_hostile_lessons(lesson_folder, tmp_path, capsys):
+    "Solutions begun a hundred thousand times, a stamp of a thousand digits, commands for the terminal"
+    import time
+    from tlcourse.course import lessons
+    begun = '<details><summary>Solution'
+    nb = notebook(told('# A \x1b[31m<script>\n\n> x'), told(begun*100_000 + ' end'),
+                  told(f'a {begun} b </details> c {begun} d </details> e'),
+                  told('](../' + '1'*300_000), stamped(f'x · cpu · {"9"*5000} s'), stamped(' · '*100_000))
+    (lesson_folder/'05_\x1b[31m<b>.ipynb').write_text(json.dumps(nb))
+    start = time.perf_counter()
+    assert lessons()[0].seconds is None
+    code, out, err = said(capsys, 'lessons', '--to', tmp_path/'to')
+    assert (code, err) == (0, '') and time.perf_counter() - start < 5 and '\x1b' not in out + said(capsys, 'lessons')[1]
+    f, = (tmp_path/'to').iterdir()
+    texts = [c['source'] for c in json.loads(f.read_text())['cells']]
+    assert 'a  c  e' in texts and begun*100_000 + ' end' in texts # What does not end is no solution
+
+@unix
+def test_links_in_the_place_of_lessons(tmp_path, capsys):
+    "Neither followed nor replaced, with --force or without, whether or not they lead anywhere"
+    out, to = tmp_path/'out', tmp_path/'to'
+    for o in out, to: o.mkdir()
+    (out/'mine').write_text('mine')
+    for name in 'mine', 'nothing':
+        (to/'05_freezing.ipynb').unlink(missing_ok=True)
+        (to/'05_freezing.ipynb').symlink_to(out/name)
+        for force in [], ['--force']:
+            code, _, err = said(capsys, 'lessons', '--to', to, *force)
+            assert code == 2 and err.count('\n') == 1 and 'is a link' in err
+    assert (out/'mine').read_text() == 'mine' and os.listdir(out) == ['mine'] and len(os.listdir(to)) == 1
+    (tmp_path/'way').symlink_to(to)
+    (to/'05_freezing.ipynb').unlink()
+    assert said(capsys, 'lessons', '5', '--to', tmp_path/'way')[0] == 0 and (to/'05_freezing.ipynb').is_file()
+
 # --- F13: arguments
 
 ARGUMENTS = [('compare', '~nobody-of-this-name/x'), ('compare', '~/nowhere-to-be-found'), ('compare', ''),

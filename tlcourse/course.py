@@ -36,10 +36,38 @@ class Lesson:
     path:Path # The notebook
 
 # %% ../nbs/tools/06_course.ipynb #2848c2af
+_most = 20_000_000 # Bytes of a lesson; the largest, with its figures, has a twentieth
+
+def _is_text(o): return isinstance(o, str) or isinstance(o, list) and all(isinstance(s, str) for s in o)
+
+def _is_output(o):
+    data = o.get('data', {}) if isinstance(o, dict) else None
+    return isinstance(data, dict) and _is_text(data.get('text/plain', ''))
+
+def _is_cell(c):
+    if not isinstance(c, dict) or c.get('cell_type') not in ('markdown', 'code', 'raw'): return False
+    outs = c.get('outputs', [])
+    return _is_text(c.get('source')) and isinstance(outs, list) and all(map(_is_output, outs))
+
+def _notebook(path):
+    "A notebook that was looked at before anything is done with it"
+    again = 'install tlcourse again, or check the clone out anew'
+    try:
+        check_regular(path)
+        if (n := path.stat().st_size) > _most: raise BadInput(f"{path} has {n:,} bytes, and no lesson has: {again}")
+        nb = json.loads(path.read_text(encoding='utf-8'))
+        json.dumps(nb, ensure_ascii=False).encode() # Halves of characters can be read, and not be written
+    except OSError as e: raise BadInput(f"{path} cannot be read ({e.strerror}): {again}") from None
+    except BadInput: raise
+    except (ValueError, RecursionError): nb = None
+    if not isinstance(nb, dict) or not isinstance(nb.get('cells'), list) or not all(map(_is_cell, nb['cells'])):
+        raise BadInput(f"{path} is damaged, it is not a notebook: {again}")
+    return nb
+
 def _lesson(path):
-    cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+    cells = _notebook(path)['cells']
     stamps = [m for c in cells for o in c.get('outputs', [])
-              if (m := re.search(r' · (\S+) · (\d+) s$', _text(o.get('data', {}).get('text/plain', ''))))]
+              if (m := re.search(r' · (\S+) · (\d{1,9}) s$', _text(o.get('data', {}).get('text/plain', ''))))]
     top = '\n'.join(_text(c['source']) for c in cells[:5] if c['cell_type'] == 'markdown')
     title = re.search(r'^# (.+)$', top, re.M)
     return Lesson(int(path.name[:2]), title[1] if title else path.stem, int(stamps[-1][2]) if stamps else None,
@@ -83,7 +111,15 @@ def install_cell() -> str:
 
 # %% ../nbs/tools/06_course.ipynb #f56864b7
 _directives = re.compile(r'\A(?:[ \t]*#\|.*(?:\n|\Z))+')
-_solution = re.compile(r'<details>\s*<summary>\s*Solution.*?</details>', re.S)
+_solution = re.compile(r'<details>\s*<summary>\s*Solution')
+
+def _unsolved(s):
+    "A text without its solutions, found in one pass however often one is begun"
+    kept, at, end = [], 0, '</details>'
+    while (m := _solution.search(s, at)) and (j := s.find(end, m.end())) >= 0:
+        kept.append(s[at:m.start()])
+        at = j + len(end)
+    return (''.join(kept) + s[at:]).strip()
 
 def _relink(s, site): # ../core/09_probes.ipynb is core/probes.html on the site
     return re.sub(r'\]\(\.\./((?:\w+/)?)(?:\d+_)?(\w+)\.ipynb(#[^)]*)?\)',
@@ -92,7 +128,7 @@ def _relink(s, site): # ../core/09_probes.ipynb is core/probes.html on the site
 def _copy_cell(c, solutions, install, site):
     s = _text(c['source'])
     if c['cell_type'] == 'markdown':
-        if not solutions: s = _solution.sub('', s).strip()
+        if not solutions: s = _unsolved(s)
         return {**c, 'source': _relink(s, site)} if s else None
     if c['cell_type'] != 'code': return c
     marks = _directives.match(s)
@@ -106,7 +142,7 @@ def lesson_copy(path:str|Path, # A lesson's notebook
                ) -> dict: # A notebook
     "A lesson as its reader begins it."
     install, site = install_cell(), _url('Documentation')
-    nb = json.loads(Path(path).read_text(encoding='utf-8'))
+    nb = _notebook(Path(path))
     cells = [o for c in nb['cells'] if (o := _copy_cell(c, solutions, install, site))]
     if not any(install in c['source'] for c in cells):
         cells.insert(1, dict(cell_type='code', id='install', metadata={}, source=install, outputs=[],
@@ -133,6 +169,8 @@ def write_lessons(to:str|Path, # A folder, made if it is missing
         raise BadInput(f"lesson {untold[0]} is still to be told: choose another")
     texts = {l.path.name: json.dumps(lesson_copy(l.path, solutions), indent=1, ensure_ascii=False) + '\n'
              for l in ls if l.state == 'told'}
+    if links := [n for n in texts if (to/n).is_symlink()]:
+        raise BadInput(f"{links[0]} in {to} is a link: remove it, or name another folder")
     if bad := [n for n,t in texts.items() if (to/n).is_dir() or not force and _differs(to/n, t)]:
         more = f' and {len(bad)-1} more' if bad[1:] else ''
         raise BadInput(f"{bad[0]}{more} in {to} would be written over, perhaps with answers in it: "
