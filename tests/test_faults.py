@@ -12,6 +12,7 @@ import numpy as np, pytest
 from tlcourse import cli
 from tlcourse.base import BadInput, package_assets
 from tlcourse.records import Records, lesson_records, spec_hash
+from test_site import clone # noqa: F401, a fixture
 
 unix = pytest.mark.skipif(os.name != 'posix', reason='Windows has no such files, limits or signals')
 FEW, MANY = 12, int(os.environ.get('TLCOURSE_FLIPS', 300))
@@ -877,6 +878,84 @@ def test_links_in_the_place_of_lessons(tmp_path, capsys):
     (tmp_path/'way').symlink_to(to)
     (to/'05_freezing.ipynb').unlink()
     assert said(capsys, 'lessons', '5', '--to', tmp_path/'way')[0] == 0 and (to/'05_freezing.ipynb').is_file()
+
+# --- names crafted for the site, the report and the page of `look`
+
+def page(kind, s, **kw): return dict(cell_type=kind, metadata={}, id=f'c{len(s)}', source=s, **kw)
+
+def test_names_on_the_site(clone, tmp_path):
+    "The title of a page is text, and so is what a run printed; HTML that a page's own markdown holds is its author's"
+    from tlcourse.docs import build_site
+    outs = [dict(output_type='execute_result', execution_count=None, metadata={}, data={'text/plain': MARK}),
+            dict(output_type='stream', name='stdout', text=MARK)]
+    d = clone(page('code', 'x', outputs=outs, execution_count=None))
+    f = d/'nbs'/'lessons'/'01_one.ipynb'
+    nb = json.loads(f.read_text())
+    nb['cells'][0]['source'] = f'# One {MARK}\n\n> First.'
+    f.write_text(json.dumps(nb))
+    site = build_site(d, tmp_path/'site')
+    for o in site.rglob('*.html'):
+        text = o.read_text(encoding='utf-8')
+        assert '<script>boom' not in text and '<img src="x"' not in text and '<img src=x' not in text, o
+    assert '&lt;script&gt;boom' in (site/'lessons'/'one.html').read_text(encoding='utf-8')
+
+@pytest.mark.parametrize('name', ['01_a" onclick="boom(1)', "01_<img src=x onerror=boom(2)>"])
+def test_a_page_with_such_a_name(name, clone, tmp_path):
+    from tlcourse.docs import build_site
+    d = clone()
+    (d/'nbs'/'lessons'/'01_one.ipynb').rename(d/'nbs'/'lessons'/f'{name}.ipynb')
+    with pytest.raises(BadInput, match='give it a name of letters'): build_site(d, tmp_path/'site')
+    assert not (tmp_path/'site').exists()
+
+@pytest.mark.parametrize('file', ['../../out.html', '/tmp/out.html', 'a/b/c.html'])
+def test_a_page_that_leads_out(file, tmp_path):
+    from tlcourse.docs import _page
+    (tmp_path/'lessons').mkdir()
+    raw = dict(cell_type='raw', metadata={}, source=f'---\noutput-file: {file}\ntitle: x\n---')
+    (tmp_path/'lessons'/'01_one.ipynb').write_text(json.dumps(notebook(raw)))
+    with pytest.raises(BadInput, match='give it a name of letters'): _page('lessons/01_one.ipynb', tmp_path, tmp_path)
+
+@unix
+def test_names_of_files_in_report_and_look(tmp_path, monkeypatch, capsys):
+    "A folder, a class, a picture, a skipped file and a copy, each with markup for a name: shown as text"
+    monkeypatch.setenv('TLCOURSE_CACHE', str(tmp_path/'cache'))
+    odd = '"><script>boom(1)<img src=x onerror=boom(2)> \'{{x}}&lt;'
+    p = pictures(tmp_path/odd, (odd, 'b'))
+    (p/odd/f'{odd}.jpg').write_bytes(b'no picture')
+    shutil.copy(p/odd/'3.png', p/odd/f'{odd}.png')
+    shutil.copy(p/odd/'4.png', p/'b'/f'{odd}.png') # One picture under two labels
+    o = tmp_path/'out'
+    code, out, err = said(capsys, 'compare', p, *QUICK, '--out', o, '--json', tmp_path/'j.json')
+    assert (code, err) == (0, ''), err
+    code, out, err = said(capsys, 'look', p, '-o', tmp_path/'look.html')
+    assert (code, err) == (0, ''), err
+    for f in o/'report.html', tmp_path/'look.html':
+        text = f.read_text(encoding='utf-8')
+        Clean(text)
+        assert text.count('&lt;script&gt;boom(1)') > 2 and '&amp;lt;' in text
+    assert odd in json.loads((tmp_path/'j.json').read_text())['classes']
+
+# --- what was said stands in the report
+
+def test_what_was_said_stands_in_the_report(tmp_path, monkeypatch, capsys):
+    "Kept pictures that were damaged, a store that was, a file that was skipped"
+    import html
+    monkeypatch.setenv('TLCOURSE_CACHE', str(tmp_path/'cache'))
+    p, o = pictures(tmp_path/'p'), tmp_path/'out'
+    (p/'a'/'x.jpg').write_bytes(b'no picture')
+    assert said(capsys, 'compare', p, *QUICK, '--out', o)[0] == 0
+    f, = (tmp_path/'cache'/'pictures').iterdir()
+    data = bytearray(f.read_bytes())
+    data[9] ^= 1
+    f.write_bytes(data)
+    for s in o.glob('records.db-*'): s.unlink()
+    (o/'records.db').write_bytes(b'x'*5000)
+    code, out, err = said(capsys, 'compare', p, *QUICK, '--out', o)
+    text = html.unescape((o/'report.html').read_text(encoding='utf-8'))
+    warned = [s.removeprefix('tlcourse: ').strip() for s in err.splitlines()]
+    notes = [s.strip() for s in out.splitlines() if 'records.db' in s and 'wrote' not in s or 'x.jpg' in s]
+    assert code == 0 and any('decoded again' in s for s in warned) and len(notes) >= 2, (warned, notes)
+    for s in warned + notes: assert s in text, s
 
 # --- F13: arguments
 

@@ -219,11 +219,12 @@ def _pixels(rows, root, classes, how, progress):
     x,found,wrong = _store.find(key)
     if x is not None and not _read_well(found, len(x), rows, root, [], how): x,wrong = None,'their card is damaged'
     if x is not None: return x,found,[]
-    if wrong: warnings.warn(f"the decoded pictures of {root}: {wrong}; they are decoded again", stacklevel=4)
-    try: return (*_decode(*todo), [])
+    said = [f"the decoded pictures of {root.name}: {wrong}; they are decoded again"]*bool(wrong)
+    for o in said: warnings.warn(o, stacklevel=4)
+    try: return (*_decode(*todo), said)
     except OSError as e: why = f'the decoded pictures cannot be kept ({e.strerror or e})'
     # No room on the disk is no reason to refuse a folder that memory can hold
     try: x,found = _decode(*todo, memory=True)
     except MemoryError:
         raise BadInput(f"{why}, and memory cannot hold them: set TLCOURSE_CACHE to a folder with room") from None
-    return x,found,[f'{why}: they are held in memory and decoded each time; TLCOURSE_CACHE names another place']
+    return x,found,[*said, f'{why}: they are held in memory and decoded each time; TLCOURSE_CACHE names another place']
