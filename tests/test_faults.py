@@ -250,7 +250,7 @@ FORGED = {'no JSON': dict(result='{'), 'a list': dict(result='[1]'), 'deep JSON'
           'a bomb of a small array': dict(pred=('zlib |u1', '[4]', zlib.compress(bytes(2**24)))),
           'objects': dict(pred=('|O', '[1]', b'12345678')), 'a shape below 0': dict(pred=('|u1', '[-1, -1]', b'1')),
           'a shape of words': dict(pred=('|u1', '["a"]', b'1')),
-          'a list many times': dict(pred=('|u1', '[[0, 0], 2147483648]', b'1')), # Found by 200,000 inputs: 17 GB of list
+          'a list many times': dict(pred=('|u1', '[[0, 0], 2147483648]', b'1')), # 17 GB; found by 200,000 inputs
           'no type': dict(pred=('what', '[1]', b'1')), 'no zlib': dict(pred=('zlib |u1', '[1]', b'1')),
           'text for bytes': dict(pred=('|u1', '[1]', 'a')),
           'labels of two dimensions': dict(labels=('|u1', '[1, 1]', b'1', '{}')),

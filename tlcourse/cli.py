@@ -329,7 +329,8 @@ def _add_fetch(sub):
                    help="'lessons', a torchvision or a timm name (resnet50:IMAGENET1K_V2 for a version), or a data "
                         'set: pets, flowers, cifar10, imagenette')
     p.add_argument('--to', required=True, metavar='DIR', help='the folder, such as one on a stick')
-    p.add_argument('--force', action='store_true', help='write over lessons that were changed there, and fetch files again')
+    p.add_argument('--force', action='store_true',
+                   help='write over lessons that were changed there, and fetch files again')
     p.add_argument('--json', metavar='FILE', help='write the machine-readable result there')
     p.set_defaults(func=_fetch)
 
