@@ -213,12 +213,13 @@ def words(d):
 def command_lines(d):
     "Whole command lines whose target is not there"
     from contextlib import redirect_stderr, redirect_stdout
+    import tlcourse.backbones, tlcourse.fetch # What takes seconds once is no slow input
     from tlcourse import cli
     options = ['--backbone', '--weights', '--strategies', '--shots', '--seeds', '--steps', '--tune', '--size',
                '--budget', '--device', '--workers', '--out', '--json', '--fit', '--min-class', '--groups', '--study',
-               '-o', '--top', '--at-least', '--csv', '--days', '--gb', '--prune']
+               '-o', '--top', '--at-least', '--csv', '--days', '--gb', '--prune', '--to', '--force']
     def one(r):
-        a = [r.choice(['scores', 'compare', 'train', 'predict', 'look', 'cache', text(r)]),
+        a = [r.choice(['scores', 'compare', 'train', 'predict', 'look', 'cache', 'fetch', text(r)]),
              r.choice(['./nothing', text(r).replace('digits', 'digit').replace('/', '') + 'nothing'])]
         for _ in range(r.randrange(4)): a += [r.choice(options), text(r)]
         a = [o.replace('\0', '') for o in a]
@@ -233,8 +234,36 @@ def command_lines(d):
         assert not set('\x1b\x9b\udcff') & set(out.getvalue()), (a, out.getvalue())
     return one
 
+def manifests(d):
+    "The list of a stick"
+    from tlcourse.base import sha256
+    from tlcourse.stick import MANIFEST, read_manifest, whole
+    (d/'data').mkdir()
+    (d/'data'/'a.tgz').write_bytes(b'abc')
+    kept = dict(files=[dict(name=f'data/{n}.tgz', bytes=3, sha256=sha256(b'abc'), what='pets') for n in 'ab'])
+    def one(r):
+        data = json.dumps(changed(r, kept)).encode()
+        (d/MANIFEST).write_bytes(mutated(r, data) if r.random() < .4 else data)
+        for k in read_manifest(d).values():
+            if whole(d, k): assert (k.name, k.bytes) == ('data/a.tgz', 3)
+    return one
+
+def notebooks(d):
+    "Lessons of a damaged or a crafted copy"
+    from tlcourse.course import _lesson, lesson_copy
+    f = d/'05_x.ipynb'
+    outs = [dict(output_type='execute_result', data={'text/plain': 'a · cpu · 3 s'})]
+    nb = dict(cells=[dict(cell_type='markdown', source='# A'), dict(cell_type='code', source=['#| hide\n', '1'],
+                                                                   outputs=outs)], metadata={}, nbformat=4)
+    def one(r):
+        data = json.dumps(changed(r, nb)).encode()
+        f.write_bytes(mutated(r, data) if r.random() < .4 else data)
+        _lesson(f)
+        json.dumps(lesson_copy(f), ensure_ascii=False).encode()
+    return one
+
 KINDS = {cards: 20, pictures: 40, tables: 8, trees: 8, weights: 25, model_cards: 25, arrays: 30, studies: 2, specs: 20,
-         words: 15, command_lines: 7}
+         words: 15, command_lines: 7, manifests: 20, notebooks: 20}
 
 class Slow(Exception): pass
 

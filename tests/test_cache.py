@@ -45,7 +45,7 @@ def all_of(t):
                 paths=[t.train.paths, t.valid.paths], hash=t.pixel_hash,
                 classes=t.classes, card=t.card, copies=t.report.copies,
                 skipped=t.report.skipped, dropped=t.report.dropped,
-                notes=[o for o in t.report.notes if 'held in memory' not in o])
+                notes=[o for o in t.report.notes if not any(s in o for s in ('held in memory', 'decoded again'))])
 
 def fresh(root, **kw):
     "The same without any cache: its folder is a file"

@@ -12,6 +12,7 @@ import numpy as np, pytest
 from tlcourse import cli
 from tlcourse.base import BadInput, package_assets
 from tlcourse.records import Records, lesson_records, spec_hash
+from test_site import clone # noqa: F401, a fixture
 
 unix = pytest.mark.skipif(os.name != 'posix', reason='Windows has no such files, limits or signals')
 FEW, MANY = 12, int(os.environ.get('TLCOURSE_FLIPS', 300))
@@ -197,6 +198,18 @@ def test_crafted_tables(what, tmp_path, quiet):
     r = Records(f)
     assert 'is damaged' in r.notice and sound(r) in (0, 4) and r.add(spec(99), result(9))
 
+def test_tables_that_are_no_text(tmp_path, quiet):
+    "SQLite names what it could not read, and where a bit is turned there that is no text: found by 4,000 flips"
+    whole = Records(fill(tmp_path/'a.db')).export(tmp_path/'whole.db').read_bytes()
+    i, f = whole.lower().index(b'create table runs'), tmp_path/'b.db'
+    for k in range(i, i + 60, 4):
+        f.write_bytes(whole[:k] + bytes([whole[k] ^ 0x80]) + whole[k+1:])
+        with pytest.raises(BadInput, match='damaged'): Records(f, readonly=True)
+        r = Records(f)
+        assert r.notice and sound(r) == 20
+        r.close()
+        for o in tmp_path.glob('b.db*'): o.unlink()
+
 def test_of_another_program(tmp_path):
     c = sqlite3.connect(tmp_path/'a.db')
     c.executescript('create table notes(x); create view runs as select 1')
@@ -237,6 +250,7 @@ FORGED = {'no JSON': dict(result='{'), 'a list': dict(result='[1]'), 'deep JSON'
           'a bomb of a small array': dict(pred=('zlib |u1', '[4]', zlib.compress(bytes(2**24)))),
           'objects': dict(pred=('|O', '[1]', b'12345678')), 'a shape below 0': dict(pred=('|u1', '[-1, -1]', b'1')),
           'a shape of words': dict(pred=('|u1', '["a"]', b'1')),
+          'a list many times': dict(pred=('|u1', '[[0, 0], 2147483648]', b'1')), # 17 GB; found by 200,000 inputs
           'no type': dict(pred=('what', '[1]', b'1')), 'no zlib': dict(pred=('zlib |u1', '[1]', b'1')),
           'text for bytes': dict(pred=('|u1', '[1]', 'a')),
           'labels of two dimensions': dict(labels=('|u1', '[1, 1]', b'1', '{}')),
@@ -354,6 +368,16 @@ def test_a_pipe_is_no_checkpoint(tmp_path):
 # --- F4: a report of somebody else's store
 
 MARK = '"><script>boom(1)</script><img src=x onerror=boom(2)> \' $\\frac{ {{x}}'
+
+def test_minutes_that_never_end(tmp_path, fast):
+    "What a study left out takes a finite time: found by 200,000 inputs"
+    from tlcourse.comparison import Comparison
+    c = of_a_stranger(tmp_path, '', staged=True)
+    row = c.records.rows(kind='study')[0]
+    for m in float('inf'), float('nan'), -1e308:
+        missing = [{**x, 'minutes': m} for x in row.result['missing']]
+        c.records.add(row.spec, {**row.result, 'missing': missing}, again=True)
+        with pytest.raises(BadInput, match='is damaged'): repr(Comparison(c.records, row.spec))
 
 class Clean:
     "What a page may not hold: a script, an address, an attribute that runs one, a tag that a name has made"
@@ -782,6 +806,156 @@ def test_hostile_names(tmp_path, monkeypatch, capsys, model_folder):
     assert [t[0] for t in texts] == [0, 0, 0] + [2]*5 + [0] + [2]*3
     for code,out,err in texts:
         assert not set('\x1b\x9b') & set(out + err) and (code != 2 or err.count('\n') == 1), (out, err)
+
+# --- notebooks crafted for `tlcourse lessons`
+
+def notebook(*cells): return dict(cells=list(cells), metadata={}, nbformat=4, nbformat_minor=5)
+def told(source='# Title', **kw): return dict(cell_type='markdown', id='a', metadata={}, source=source, **kw)
+def stamped(text): return dict(cell_type='code', id='b', metadata={}, source='1', execution_count=None,
+                               outputs=[dict(output_type='execute_result', data={'text/plain': text})])
+
+NO_LESSONS = {
+    'no JSON': b'{', 'empty': b'', 'no UTF-8': b'{"cells": ["\xff"]}', 'deep': b'['*200_000, 'a list': b'[]',
+    'no cells': b'{}', 'cells that are a number': b'{"cells": 3}', 'a cell that is a list': b'{"cells": [[]]}',
+    'a cell of another kind': json.dumps(notebook(dict(told(), cell_type='x', outputs=['<script>']))).encode(),
+    'no source': json.dumps(notebook({k: v for k,v in told().items() if k != 'source'})).encode(),
+    'a source of numbers': json.dumps(notebook(told([1, 2]))).encode(),
+    'outputs of text': json.dumps(notebook(dict(stamped('x'), outputs='x'))).encode(),
+    'an output of numbers': json.dumps(notebook(stamped(3))).encode(),
+    'half a character': json.dumps(notebook(told('# A \udcff'))).encode(), 'huge': b' '*20_000_001}
+
+@pytest.fixture
+def lesson_folder(tmp_path, monkeypatch):
+    (tmp_path/'lessons').mkdir()
+    monkeypatch.setattr('tlcourse.course._lessons_folder', lambda: tmp_path/'lessons')
+    return tmp_path/'lessons'
+
+@pytest.mark.parametrize('what', NO_LESSONS)
+def test_no_lessons(what, lesson_folder, tmp_path, capsys):
+    "One sentence, and nothing is written"
+    (lesson_folder/'05_x.ipynb').write_bytes(NO_LESSONS[what])
+    for more in [], ['--to', tmp_path/'to']:
+        code, out, err = said(capsys, 'lessons', *more)
+        assert (code, out) == (2, '') and err.count('\n') == 1 and '05_x.ipynb' in err, err
+    assert not (tmp_path/'to').exists()
+
+@unix
+def test_a_pipe_is_no_lesson(lesson_folder, capsys):
+    os.mkfifo(lesson_folder/'05_x.ipynb')
+    code, out, err = said(capsys, 'lessons')
+    assert code == 2 and 'no regular file' in err and err.count('\n') == 1
+
+def test_hostile_lessons(lesson_folder, tmp_path, capsys):
+    "Solutions begun a hundred thousand times, a stamp of a thousand digits, commands for the terminal"
+    import time
+    from tlcourse.course import lessons
+    begun = '<details><summary>Solution'
+    nb = notebook(told('# A \x1b[31m<script>\n\n> x'), told(begun*100_000 + ' end'),
+                  told(f'a {begun} b </details> c {begun} d </details> e'),
+                  told('](../' + '1'*300_000), stamped(f'x · cpu · {"9"*5000} s'), stamped(' · '*100_000))
+    (lesson_folder/'05_\x1b[31m<b>.ipynb').write_text(json.dumps(nb))
+    start = time.perf_counter()
+    assert lessons()[0].seconds is None
+    code, out, err = said(capsys, 'lessons', '--to', tmp_path/'to')
+    assert (code, err) == (0, '') and time.perf_counter() - start < 5 and '\x1b' not in out + said(capsys, 'lessons')[1]
+    f, = (tmp_path/'to').iterdir()
+    texts = [c['source'] for c in json.loads(f.read_text())['cells']]
+    assert 'a  c  e' in texts and begun*100_000 + ' end' in texts # What does not end is no solution
+
+@unix
+def test_links_in_the_place_of_lessons(tmp_path, capsys):
+    "Neither followed nor replaced, with --force or without, whether or not they lead anywhere"
+    out, to = tmp_path/'out', tmp_path/'to'
+    for o in out, to: o.mkdir()
+    (out/'mine').write_text('mine')
+    for name in 'mine', 'nothing':
+        (to/'05_freezing.ipynb').unlink(missing_ok=True)
+        (to/'05_freezing.ipynb').symlink_to(out/name)
+        for force in [], ['--force']:
+            code, _, err = said(capsys, 'lessons', '--to', to, *force)
+            assert code == 2 and err.count('\n') == 1 and 'is a link' in err
+    assert (out/'mine').read_text() == 'mine' and os.listdir(out) == ['mine'] and len(os.listdir(to)) == 1
+    (tmp_path/'way').symlink_to(to)
+    (to/'05_freezing.ipynb').unlink()
+    assert said(capsys, 'lessons', '5', '--to', tmp_path/'way')[0] == 0 and (to/'05_freezing.ipynb').is_file()
+
+# --- names crafted for the site, the report and the page of `look`
+
+def page(kind, s, **kw): return dict(cell_type=kind, metadata={}, id=f'c{len(s)}', source=s, **kw)
+
+def test_names_on_the_site(clone, tmp_path):
+    "The title of a page is text, and so is what a run printed; HTML that a page's own markdown holds is its author's"
+    from tlcourse.docs import build_site
+    outs = [dict(output_type='execute_result', execution_count=None, metadata={}, data={'text/plain': MARK}),
+            dict(output_type='stream', name='stdout', text=MARK)]
+    d = clone(page('code', 'x', outputs=outs, execution_count=None))
+    f = d/'nbs'/'lessons'/'01_one.ipynb'
+    nb = json.loads(f.read_text())
+    nb['cells'][0]['source'] = f'# One {MARK}\n\n> First.'
+    f.write_text(json.dumps(nb))
+    site = build_site(d, tmp_path/'site')
+    for o in site.rglob('*.html'):
+        text = o.read_text(encoding='utf-8')
+        assert '<script>boom' not in text and '<img src="x"' not in text and '<img src=x' not in text, o
+    assert '&lt;script&gt;boom' in (site/'lessons'/'one.html').read_text(encoding='utf-8')
+
+@pytest.mark.parametrize('name', ['01_a" onclick="boom(1)', "01_<img src=x onerror=boom(2)>"])
+def test_a_page_with_such_a_name(name, clone, tmp_path):
+    from tlcourse.docs import build_site
+    d = clone()
+    (d/'nbs'/'lessons'/'01_one.ipynb').rename(d/'nbs'/'lessons'/f'{name}.ipynb')
+    with pytest.raises(BadInput, match='give it a name of letters'): build_site(d, tmp_path/'site')
+    assert not (tmp_path/'site').exists()
+
+@pytest.mark.parametrize('file', ['../../out.html', '/tmp/out.html', 'a/b/c.html'])
+def test_a_page_that_leads_out(file, tmp_path):
+    from tlcourse.docs import _page
+    (tmp_path/'lessons').mkdir()
+    raw = dict(cell_type='raw', metadata={}, source=f'---\noutput-file: {file}\ntitle: x\n---')
+    (tmp_path/'lessons'/'01_one.ipynb').write_text(json.dumps(notebook(raw)))
+    with pytest.raises(BadInput, match='give it a name of letters'): _page('lessons/01_one.ipynb', tmp_path, tmp_path)
+
+@unix
+def test_names_of_files_in_report_and_look(tmp_path, monkeypatch, capsys):
+    "A folder, a class, a picture, a skipped file and a copy, each with markup for a name: shown as text"
+    monkeypatch.setenv('TLCOURSE_CACHE', str(tmp_path/'cache'))
+    odd = '"><script>boom(1)<img src=x onerror=boom(2)> \'{{x}}&lt;'
+    p = pictures(tmp_path/odd, (odd, 'b'))
+    (p/odd/f'{odd}.jpg').write_bytes(b'no picture')
+    shutil.copy(p/odd/'3.png', p/odd/f'{odd}.png')
+    shutil.copy(p/odd/'4.png', p/'b'/f'{odd}.png') # One picture under two labels
+    o = tmp_path/'out'
+    code, out, err = said(capsys, 'compare', p, *QUICK, '--out', o, '--json', tmp_path/'j.json')
+    assert (code, err) == (0, ''), err
+    code, out, err = said(capsys, 'look', p, '-o', tmp_path/'look.html')
+    assert (code, err) == (0, ''), err
+    for f in o/'report.html', tmp_path/'look.html':
+        text = f.read_text(encoding='utf-8')
+        Clean(text)
+        assert text.count('&lt;script&gt;boom(1)') > 2 and '&amp;lt;' in text
+    assert odd in json.loads((tmp_path/'j.json').read_text())['classes']
+
+# --- what was said stands in the report
+
+def test_what_was_said_stands_in_the_report(tmp_path, monkeypatch, capsys):
+    "Kept pictures that were damaged, a store that was, a file that was skipped"
+    import html
+    monkeypatch.setenv('TLCOURSE_CACHE', str(tmp_path/'cache'))
+    p, o = pictures(tmp_path/'p'), tmp_path/'out'
+    (p/'a'/'x.jpg').write_bytes(b'no picture')
+    assert said(capsys, 'compare', p, *QUICK, '--out', o)[0] == 0
+    f, = (tmp_path/'cache'/'pictures').iterdir()
+    data = bytearray(f.read_bytes())
+    data[9] ^= 1
+    f.write_bytes(data)
+    for s in o.glob('records.db-*'): s.unlink()
+    (o/'records.db').write_bytes(b'x'*5000)
+    code, out, err = said(capsys, 'compare', p, *QUICK, '--out', o)
+    text = html.unescape((o/'report.html').read_text(encoding='utf-8'))
+    warned = [s.removeprefix('tlcourse: ').strip() for s in err.splitlines()]
+    notes = [s.strip() for s in out.splitlines() if 'records.db' in s and 'wrote' not in s or 'x.jpg' in s]
+    assert code == 0 and any('decoded again' in s for s in warned) and len(notes) >= 2, (warned, notes)
+    for s in warned + notes: assert s in text, s
 
 # --- F13: arguments
 

@@ -10,6 +10,7 @@ __all__ = []
 # %% ../nbs/tools/08_all.ipynb #bf554001
 from .base import *
 from .store import *
+from .stick import *
 from .drawings import *
 from .folders import *
 from .copies import *
@@ -45,6 +46,7 @@ from .findings import *
 from .lint import *
 from .exercises import *
 from .course import *
+from .fetch import *
 from .doctor import *
 from .widgets import *
 

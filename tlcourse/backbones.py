@@ -30,6 +30,7 @@ from safetensors.torch import load
 from timm.layers import resample_abs_pos_embed
 from torch import nn
 from .base import BadInput, html_block, html_table, package_assets, sha256, unknown, user_path
+from .stick import on_stick
 
 # %% ../nbs/core/03_backbones.ipynb #0eb52f51
 def _n_params(m): return sum(p.numel() for p in m.parameters())
@@ -410,6 +411,15 @@ def _hub_file(url):
     "Where torch keeps what it downloads from `url`."
     return Path(torch.hub.get_dir())/'checkpoints'/Path(urlparse(url).path).name
 
+def _name_fits(f, digest):
+    "torchvision's names end on the first digits of the file's hash."
+    want = re.search(r'-([0-9a-f]{8,})\.', Path(f).name)
+    return not want or digest.startswith(want[1])
+
+def _tv_stick(w, check=True):
+    "The file of torchvision's weights on the stick, else None."
+    return on_stick(f'checkpoints/{_hub_file(w.url).name}', check)
+
 @lru_cache(maxsize=None)
 def _sha256(path, mtime, size): return sha256(Path(path))
 def _file_hash(f):
@@ -425,8 +435,7 @@ def _tv_model(name, w=None, init=True, **kwargs):
     if name in ('googlenet', 'inception_v3') and w is None: kwargs['init_weights'] = init
     if w is not None:
         f = _hub_file(w.url)
-        want = re.search(r'-([0-9a-f]{8,})\.', f.name)
-        if f.is_file() and want and not _file_hash(f).startswith(want[1]):
+        if f.is_file() and not _name_fits(f, _file_hash(f)):
             raise BadInput(f"the cached file {f} is not what its name says (its hash differs): delete it and try again")
         kwargs['progress'] = sys.stderr.isatty()
     try:
@@ -436,7 +445,7 @@ def _tv_model(name, w=None, init=True, **kwargs):
         if w is None: raise
         if f.is_file(): raise BadInput(f"the cached file {f} cannot be read as weights: delete it and try again") from e
         raise BadInput(f"the weights {f.name} are not here and could not be downloaded: put the file from {w.url} "
-                       f"into {f.parent}, or pass weights=FILE") from e
+                       f"into {f.parent}, use a stick of `tlcourse fetch {name} --to DIR`, or pass weights=FILE") from e
     # These two would undo ImageNet's normalisation inside; `Arch.stats` gives them what they were trained on
     if hasattr(m, 'transform_input'): m.transform_input = False
     return m
@@ -518,12 +527,18 @@ class _TimmBody(_Vectors):
     def _vectors(self, x): return self._features(x).flatten(1)
 
 # %% ../nbs/core/03_backbones.ipynb #667cd6f4
-def _timm_cached(c):
-    "The file of timm's weights in the Hugging Face cache, else None."
-    from huggingface_hub import try_to_load_from_cache
-    if not c.hf_hub_id: return None
+def _timm_files(c):
+    "Under which names the hub may have timm's weights, the better one first, and their names on a stick."
+    if not c.hf_hub_id: return {}
     names = [c.hf_hub_filename] if c.hf_hub_filename else ['model.safetensors', 'pytorch_model.bin']
-    return next((f for n in names if isinstance(f := try_to_load_from_cache(c.hf_hub_id, n), str)), None)
+    return {n: f"timm/{c.hf_hub_id.replace('/', '--')}--{n.replace('/', '--')}" for n in names}
+
+def _timm_cached(c, check=True):
+    "The file of timm's weights on the stick or in the Hugging Face cache, else None."
+    from huggingface_hub import try_to_load_from_cache
+    files = _timm_files(c)
+    if f := next((f for n in files.values() if (f := on_stick(n, check))), None): return str(f)
+    return next((f for n in files if isinstance(f := try_to_load_from_cache(c.hf_hub_id, n), str)), None)
 
 @lru_cache(maxsize=None)
 def _any_size(name):
@@ -547,7 +562,8 @@ def _timm_model(name, **kwargs):
         return timm.create_model(name, pretrained=True, num_classes=0, **_any_size(name) | kwargs)
     except Exception as e: # huggingface_hub, its http client and timm each raise their own kind
         raise BadInput(f"timm's weights of {name} are not here and could not be downloaded ({type(e).__name__}): get "
-                       f"{c.hf_hub_id or c.url} from its hub by hand and pass weights=FILE") from e
+                       f"{c.hf_hub_id or c.url} from its hub by hand and pass weights=FILE, or use a stick of "
+                       f"`tlcourse fetch timm/{name} --to DIR`") from e
 
 # %% ../nbs/core/03_backbones.ipynb #1b8d82b0
 # Backbones that are functions of this module, and where their weights are from
@@ -619,6 +635,14 @@ def _new(self:Arch, init=True, **kwargs):
     return timm.create_model(self.name, pretrained=False, num_classes=0, **_any_size(self.name) | kwargs)
 
 @patch
+def _filled(self:Arch, f, **kwargs):
+    "The network with the tensors of a file, which is read and never run"
+    m = self._new(init=False, **kwargs)
+    sd,said = _opened(f)
+    sd = {_dense.sub(r'\1\2', k):v for k,v in sd.items()}
+    return _fill(m, sd, self.cut(m), Path(f).name, self.name, said)
+
+@patch
 def __call__(self:Arch,
     pretrained:bool=False, # Load the weights? Their absence is a `BadInput`
     **kwargs # For the torchvision or timm constructor
@@ -633,13 +657,14 @@ def __call__(self:Arch,
         if self.file_hash == _lite0_sha256:
             raise BadInput(f"{Path(self.weights).name} holds the weights of tf_efficientnet_lite0, which {self.name} "
                            "is not: ask for tf_efficientnet_lite0")
-        m = self._new(init=False, **kwargs)
-        sd,said = _opened(self.weights)
-        sd = {_dense.sub(r'\1\2', k):v for k,v in sd.items()}
-        return _fill(m, sd, self.cut(m), Path(self.weights).name, self.name, said)
+        return self._filled(self.weights, **kwargs)
     if self.kind in _functions: return globals()[self.name](pretrained=True)
-    if self.kind == 'torchvision': return _tv_model(self.name, _tv_weights(self.name, self.version), **kwargs)
-    return _timm_model(self.name, **kwargs)
+    if self.kind != 'torchvision': return _timm_model(self.name, **kwargs)
+    w = _tv_weights(self.name, self.version)
+    if (f := _tv_stick(w)) is None: return _tv_model(self.name, w, **kwargs)
+    if not _name_fits(f, _file_hash(f)):
+        raise BadInput(f"{f} is not what its name says (its hash differs): run `tlcourse fetch {self.name}` again")
+    return self._filled(f, **kwargs)
 
 # %% ../nbs/core/03_backbones.ipynb #331685c0
 @lru_cache(maxsize=None)
@@ -853,12 +878,12 @@ def _row(a):
     elif a.kind == 'pip': n,lic,here = _n_params(a()), 'Apache-2.0', _lite0_here() is not None
     elif a.kind == 'torchvision':
         w = _tv_weights(a.name)
-        n,here = w.meta['num_params'], _hub_file(w.url).is_file()
+        n,here = w.meta['num_params'], _hub_file(w.url).is_file() or _tv_stick(w, check=False) is not None
         lic = 'CC-BY-NC-4.0' if 'SWAG' in w.name else 'BSD-3-Clause'
     else:
         c = timm.get_pretrained_cfg(a.name)
         n,lic = _n_params(a()), c.license or 'not stated'
-        here = _timm_cached(c) is not None
+        here = _timm_cached(c, check=False) is not None
     version = {'course': 'packaged', 'pip': 'pip', 'torchvision': a.version}.get(a.kind) or a.weights_id.split('.')[-1]
     return a.name, round(n/1e6, 2), 3, a.size, lic, version, here
 

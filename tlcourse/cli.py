@@ -326,6 +326,27 @@ def _cache(a):
     def told(es): return [dict(vars(e), path=str(e.path)) for e in es]
     if a.json: _write_json(a.json, dict(kept=told(left), removed=told(gone)))
 
+# %% ../nbs/tools/08_cli.ipynb #fetchcl1
+def _add_fetch(sub):
+    p = sub.add_parser('fetch', help='lessons, weights and data sets in a folder, for a class without a network',
+                       description='Write what would come from the network into DIR, with a list of sizes and hashes. '
+                                   'Elsewhere TLCOURSE_HOME=DIR uses it.')
+    p.add_argument('what', nargs='+', metavar='NAME',
+                   help="'lessons', a torchvision or a timm name (resnet50:IMAGENET1K_V2 for a version), or a data "
+                        'set: pets, flowers, cifar10, imagenette')
+    p.add_argument('--to', required=True, metavar='DIR', help='the folder, such as one on a stick')
+    p.add_argument('--force', action='store_true',
+                   help='write over lessons that were changed there, and fetch files again')
+    p.add_argument('--json', metavar='FILE', help='write the machine-readable result there')
+    p.set_defaults(func=_fetch)
+
+def _fetch(a):
+    _check_json(a.json)
+    from tlcourse.fetch import fetch
+    kept = fetch(a.what, a.to, a.force, say=lambda s: print(_plain(s), flush=True))
+    print(f"On the machines without a network, set TLCOURSE_HOME to this folder: {_plain(a.to)}")
+    if a.json: _write_json(a.json, dict(folder=str(a.to), files=[vars(k) for k in kept]))
+
 # %% ../nbs/tools/08_cli.ipynb #doccli01
 def _add_doctor(sub):
     p = sub.add_parser('doctor', help='what this installation can do, what it keeps, and what would need the network',
@@ -357,6 +378,7 @@ def _parser():
     _add_predict(sub)
     _add_pretrain(sub)
     _add_cache(sub)
+    _add_fetch(sub)
     _add_doctor(sub)
     return p
 

@@ -776,7 +776,7 @@ def look_again(self:Study,
                 self.note(f"The decision is open; {n} seeds of {names} would take about {_time(need)} more: "
                           "raise --budget.")
                 return told(c.stage)
-        self.say(f"The decision is open: {names} {_at(c.top)} get {n} seeds.")
+        self.note(f"The decision is open: {names} {_at(c.top)} get {n} seeds.")
         self._run_cells(dict.fromkeys(cells, n))
         c = told(c.stage)
     return c

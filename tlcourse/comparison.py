@@ -322,7 +322,7 @@ def _missing_text(c):
 def _text(x): return isinstance(x, str)
 def _count(x): return type(x) is int and x >= 0
 def _maybe(x): return x is None or _count(x)
-def _number(x): return isinstance(x, (int, float)) and not isinstance(x, bool)
+def _number(x): return isinstance(x, (int, float)) and not isinstance(x, bool) and -1e300 < x < 1e300 # Not NaN
 def _a_size(k): return k == 'all' or _count(k) and k > 0
 def _each(good): return lambda xs: isinstance(xs, list) and all(map(good, xs))
 def _under_names(good): return lambda d: isinstance(d, dict) and all(map(good, d.values())) # JSON's keys are text

@@ -102,6 +102,9 @@ def _page(path, proc, nbs):
     front = yaml.safe_load(_text(cells[0]['source']).strip().strip('-')) if raw_first else {}
     file = front.get('output-file', f'{Path(path).stem}.html')
     name = posixpath.join(posixpath.dirname(path), file.removesuffix('.html'))
+    for o in path.removesuffix('.ipynb'), name: # They become file names and parts of links
+        if not re.fullmatch(r'([\w-]+/)?[\w-]+', o):
+            raise BadInput(f"nbs/{path} would be the page {o!r}: give it a name of letters, digits, - and _")
     raw = _read(nbs/path)['cells']
     module = next((m[1] for c in raw if (m := re.search(r'^#\|\s*default_exp\s+(\S+)', _text(c['source']), re.M))), '')
     needs = _needs(_lesson(nbs/path)) if path.startswith('lessons/') else ''
@@ -215,7 +218,8 @@ def _intro(page, book):
                  f'<a class="tlc-button" href="{colab}/blob/{book.branch}/{src}">Open in Colab</a>',
                  f'<a class="tlc-button" href="{book.base}/{page.path}" download>Download this lesson</a>']
     if parts: parts.append(f'<a href="{book.blob(src)}">the notebook</a>')
-    return '\n\n'.join(filter(None, [f'# {page.title}', f'> {page.subtitle}' if page.subtitle else '',
+    title = html.escape(page.title, quote=False) # Text: it stands in the sidebar of each page, too
+    return '\n\n'.join(filter(None, [f'# {title}', f'> {page.subtitle}' if page.subtitle else '',
                                      f'<p class="tlc-facts">{" <i>·</i> ".join(parts)}</p>' if parts else '']))
 
 def _timed(s, book):

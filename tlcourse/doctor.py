@@ -108,6 +108,21 @@ def _downloads():
                   fastai=fastai_path('data'))
     for k,d in places.items(): yield Line(f'downloads of {k}', _holding(d) if d.is_dir() else 'none')
 
+# %% ../nbs/tools/07_doctor.ipynb #dr00st01
+def _stick():
+    from tlcourse.stick import read_manifest, stick_folder, whole
+    name = 'TLCOURSE_HOME'
+    try: d = stick_folder()
+    except BadInput as e: yield Line(name, os.environ[name], str(e)); return
+    if d is None: yield Line(name, 'not set', 'for a class without a network: tlcourse fetch prepares a stick'); return
+    try: kept = read_manifest(d).values()
+    except BadInput as e: yield Line(name, str(d), str(e)); return
+    what = ', '.join(dict.fromkeys(k.what for k in kept))
+    yield Line(name, f'{len(kept):,} file{_s(len(kept))}, {sum(k.bytes for k in kept)/1e6:,.1f} MB in {d}: {what}')
+    for k in kept:
+        try: whole(d, k)
+        except BadInput as e: yield Line(f'{k.what} on the stick', 'damaged or missing', str(e))
+
 # %% ../nbs/tools/07_doctor.ipynb #dr000013
 def _there(what, f):
     "A line on something that a function returns, or refuses in a sentence"
@@ -120,7 +135,7 @@ def _weights():
     for n in ('glyphnet', 'glyphnet_multi'): yield _there(f'weights of {n}', lambda: b._packaged(n))
     yield _there('weights of tf_efficientnet_lite0', b._lite0_file)
     names = b._tv_names()
-    here = [n for n in names if b._hub_file(b._tv_weights(n).url).is_file()]
+    here = [n for n in names if b._hub_file((w := b._tv_weights(n)).url).is_file() or b._tv_stick(w, check=False)]
     yield Line("torchvision's weights", f"{len(here)} of {len(names)} networks: {', '.join(here) or 'none'}",
                'others would be downloaded, as timm\'s are; --weights FILE takes a file')
 
@@ -128,9 +143,11 @@ def _data():
     from fastai.data.external import URLs, fastai_path
     from tlcourse.sources import ONLINE, offline_targets
     from tlcourse.drawings import emoji_font
+    from tlcourse.stick import on_stick
     yield Line('targets without a network', ', '.join(offline_targets()))
     yield _there('drawings of OpenMoji', emoji_font)
     for n,(url,*_) in ONLINE.items():
+        if on_stick(f'data/{Path(url).name}', check=False): yield Line(f'target {n}', 'there, on the stick'); continue
         here = [p for p in (URLs.path(url), fastai_path('data')/Path(url).stem) if p.exists()]
         if here: yield Line(f'target {n}', f'there, {here[0]}'); continue
         yield Line(f'target {n}', 'not there', f'needs the network once, or {url} put into {URLs.path(url).parent}')
@@ -141,7 +158,7 @@ def _photos():
                '' if d else "only the cells 'On pictures' need it, and they say so")
 
 # %% ../nbs/tools/07_doctor.ipynb #dr000015
-_parts = dict(versions=_versions, device=_device, threads=_threads, caches=_caches, downloads=_downloads,
+_parts = dict(versions=_versions, device=_device, threads=_threads, caches=_caches, stick=_stick, downloads=_downloads,
               weights=_weights, data=_data, photos=_photos)
 
 def doctor() -> Lines: # Of `Line`

@@ -107,8 +107,9 @@ def _array(dtype, shape, data):
     try:
         how, _, dtype = dtype.rpartition(' ')
         dtype, shape = np.dtype(dtype), json.loads(shape)
-        n = math.prod(shape)*dtype.itemsize
-        if dtype.hasobject or any(type(o) is not int or o < 0 for o in shape) or n > _most: raise _Wrong('an odd array')
+        # Before they are multiplied: a list times a large number is a list that memory cannot hold
+        if dtype.hasobject or any(type(o) is not int or o < 0 for o in shape): raise _Wrong('an odd array')
+        if (n := math.prod(shape)*dtype.itemsize) > _most: raise _Wrong('an odd array')
         if how: data = zlib.decompressobj().decompress(data, n + 1) # No further than it may go
         return np.frombuffer(data, dtype=dtype).reshape(shape).copy()
     except (TypeError, ValueError, AttributeError, SyntaxError, OverflowError, RecursionError, zlib.error):
@@ -190,6 +191,8 @@ def _reading(self:Records):
     with self._lock:
         try: yield self._con
         except (sqlite3.Error, OSError) as e: raise self._said(e) or e
+        except UnicodeDecodeError: # In a message of SQLite that names what it read
+            raise self._said(sqlite3.DatabaseError('malformed tables')) from None
 
 @patch
 @contextmanager
@@ -250,6 +253,8 @@ def _why_damaged(self:Records): # '' where the file is sound
             if why := self._header(c): return why
             res = c.execute('pragma integrity_check(1)').fetchone()[0]
         finally: c.close()
+    # What SQLite read of damaged tables stands in its message, and need not be text
+    except UnicodeDecodeError: return 'its tables are malformed'
     except sqlite3.DatabaseError as e:
         said = 'malformed', 'not a database', 'unsupported file format', 'logic error'
         if any(o in str(e) for o in said): return str(e)
@@ -288,10 +293,10 @@ def _with_first_page(aside, d):
 def _scan(c, table, most):
     "The rows of a table that can be read"
     try: most = min(most, c.execute(f'select max(rowid) from {table}').fetchone()[0] or 0)
-    except sqlite3.Error: pass
+    except (sqlite3.Error, UnicodeDecodeError): pass
     for i in range(1, most + 1):
         try: row = c.execute(f'select * from {table} where rowid=?', (i,)).fetchone()
-        except (sqlite3.Error, OverflowError): continue
+        except (sqlite3.Error, UnicodeDecodeError, OverflowError): continue
         if row: yield row
 
 # %% ../nbs/core/06_records.ipynb #f3save02

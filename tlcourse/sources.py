@@ -8,23 +8,55 @@ Docs: https://tlcourse.github.io/tlcourse/core/sources.html.md"""
 __all__ = ['ONLINE', 'offline_targets']
 
 # %% ../nbs/core/02_sources.ipynb #so000004
-import hashlib, socket, warnings
+import hashlib, os, shutil, socket, tarfile, warnings, zlib
 from pathlib import Path
 from urllib.request import Request, urlopen
 
 import numpy as np
 import PIL
 from PIL import features
-from .base import _s, BadInput
+from .base import _s, BadInput, cache_dir
 from .copies import _odd_lines, find_conflicts, find_copies, group_copies, odd_looking, Prints
 from .drawings import DRAWINGS
 from .folders import Row, group_lines, list_folder
 from .parts import carve
 from .pictures import (
     _blocks, _cut_off, _file_hashes, _seen_lines, Intake, read_pictures, value_range)
-from .store import Store
+from .stick import _hash, on_stick
+from .store import _left_behind, _named, _temporary, Store
 from .world import drawn_targets
 from fastai.vision.all import URLs, fastai_path, untar_data
+
+# %% ../nbs/core/02_sources.ipynb #so00st01
+def _unpack(f, to):
+    "Unpack an archive into a folder that nobody sees before it is whole"
+    for o in to.parent.glob('.tlcourse-*'): # What killed processes left
+        if _named.fullmatch(o.name) and _left_behind(o): shutil.rmtree(o, ignore_errors=True)
+    if not hasattr(tarfile, 'data_filter'):
+        raise BadInput("this Python unpacks archives without a look at their names: update it")
+    tmp = _temporary(to.parent)
+    try:
+        # This filter lets nothing out of the folder: no name with '..', no link, no device
+        with tarfile.open(f) as t: t.extractall(tmp, filter='data')
+        try: os.replace(tmp, to)
+        except OSError:
+            if not to.is_dir(): raise # Else somebody else has unpacked it meanwhile
+    finally: shutil.rmtree(tmp, ignore_errors=True)
+
+def _unpacked(f):
+    "The folder that an archive of the stick holds, unpacked into the cache the first time"
+    st = f.stat()
+    to = cache_dir()/'unpacked'/f"{f.name.partition('.')[0]}-{_hash(str(f), st.st_mtime_ns, st.st_size)[:16]}"
+    try:
+        to.parent.mkdir(exist_ok=True)
+        if not to.is_dir(): _unpack(f, to)
+        inside = list(to.iterdir())
+    except (OSError, tarfile.TarError, EOFError, zlib.error) as e:
+        if getattr(e, 'errno', None):
+            raise BadInput(f"{f} cannot be unpacked into {to.parent} ({e.strerror}): free some space, or let "
+                           "TLCOURSE_CACHE name another folder") from None
+        raise BadInput(f"{f} cannot be unpacked ({e}): fetch it again where there is a network") from None
+    return inside[0] if len(inside) == 1 and inside[0].is_dir() else to
 
 # %% ../nbs/core/02_sources.ipynb #c7d00003
 def offline_targets() -> list: # Of names
@@ -58,8 +90,9 @@ ONLINE = {'pets':(URLs.PETS, _pets_rows, 128, 'CC BY-SA 4.0 (Parkhi et al. 2012)
           'imagenette':(URLs.IMAGENETTE_160, _imagenette_rows, 128, 'Apache-2.0 (fastai), pictures of ImageNet')}
 
 def _fetch(name):
-    "The folder of an online set, downloaded once; offline one clear sentence."
+    "The folder of an online set, from the stick or downloaded once; offline one clear sentence."
     url,old = ONLINE[name][0],socket.getdefaulttimeout()
+    if f := on_stick(f'data/{Path(url).name}'): return _unpacked(f)
     here = [URLs.path(url), fastai_path('data')/Path(url).stem]
     socket.setdefaulttimeout(20)
     try:
@@ -69,7 +102,8 @@ def _fetch(name):
     except Exception as e: # Every layer of the download has its own errors
         why = str(getattr(e, 'reason', e)) or type(e).__name__
         raise BadInput(f"target {name!r} is not on this machine and could not be downloaded from {url} ({why}): "
-                       f"connect to the network, put the file into {URLs.path(url).parent}, or take one of "
+                       f"connect to the network, put the file into {URLs.path(url).parent}, use a stick of "
+                       f"`tlcourse fetch {name} --to DIR`, or take one of "
                        f"{', '.join(offline_targets())}"
                       ) from None
     finally: socket.setdefaulttimeout(old)
@@ -186,11 +220,12 @@ def _pixels(rows, root, classes, how, progress):
     x,found,wrong = _store.find(key)
     if x is not None and not _read_well(found, len(x), rows, root, [], how): x,wrong = None,'their card is damaged'
     if x is not None: return x,found,[]
-    if wrong: warnings.warn(f"the decoded pictures of {root}: {wrong}; they are decoded again", stacklevel=4)
-    try: return (*_decode(*todo), [])
+    said = [f"the decoded pictures of {root.name}: {wrong}; they are decoded again"]*bool(wrong)
+    for o in said: warnings.warn(o, stacklevel=4)
+    try: return (*_decode(*todo), said)
     except OSError as e: why = f'the decoded pictures cannot be kept ({e.strerror or e})'
     # No room on the disk is no reason to refuse a folder that memory can hold
     try: x,found = _decode(*todo, memory=True)
     except MemoryError:
         raise BadInput(f"{why}, and memory cannot hold them: set TLCOURSE_CACHE to a folder with room") from None
-    return x,found,[f'{why}: they are held in memory and decoded each time; TLCOURSE_CACHE names another place']
+    return x,found,[*said, f'{why}: they are held in memory and decoded each time; TLCOURSE_CACHE names another place']
