@@ -109,8 +109,9 @@ def test_settings_are_used(built):
     for s in settings()['console_scripts'].splitlines(): assert s.strip() in points
     assert 'tlcourse=tlcourse._modidx:d' in points
 
-# Builder's tools and the engine of a cluster, and the extras that bring what only they import
-BUILDERS = {'docs': 'docs', 'dev': 'dev', 'sweep': 'distributed'}
+BUILDERS = 'docs', 'dev' # Their modules stay out of the wheel
+# The modules, and the extras that bring what only they import
+EXTRAS = {'docs': 'docs', 'dev': 'dev', 'sweep': 'distributed'}
 
 def others(src):
     "The top-level packages, neither Python's nor ours, that a module imports, anywhere in it."
@@ -125,7 +126,7 @@ def undeclared(srcs):
     def names(key): return {canonical(Requirement(r).name) for r in settings()[key].split()}
     dists = packages_distributions()
     ours = names('requirements')
-    more = {m: names(f'{x}_requirements') | names('docs_requirements') for m,x in BUILDERS.items()}
+    more = {m: names(f'{x}_requirements') | names('docs_requirements') for m,x in EXTRAS.items()}
     return [(m, o) for m,s in srcs.items() for o in sorted(others(s))
             if not {canonical(d) for d in dists.get(o, [o])} & (ours | more.get(m, set()))]
 

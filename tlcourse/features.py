@@ -505,6 +505,7 @@ def _maps(dl, part, files):
 @torch.no_grad()
 def _from_stored(dl, part, files, precision):
     "A copy of `dl` whose batches are gathered from what `part` gives for its pictures"
+    if hasattr(dl, 'over'): return dl.over(_from_stored(dl.dl, part, files, precision)) # A loader around another one
     plain = dl.new(shuffle=False, drop_last=False)
     # The order of training stays what it would be
     with _autocast(precision, dl.device), torch.random.fork_rng(devices=[]):

@@ -31,6 +31,7 @@ class _Steps(GetAttr):
     "A DataLoader's batches, round after round, until there are `n`"
     _default = 'dl'
     def __init__(self, dl, n): self.dl,self.n = dl,n
+    def over(self, dl): return _Steps(dl, self.n) # As many batches of another loader
     def __len__(self): return self.n
     def __iter__(self):
         i = 0
