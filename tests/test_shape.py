@@ -1,5 +1,5 @@
 "One-way imports, each fact in one place, everything generated current, nothing of one machine, names and docs."
-import ast, configparser, inspect, json, os, re, shutil, subprocess, sys, textwrap, zipfile
+import ast, configparser, inspect, json, math, os, re, shutil, subprocess, sys, textwrap, zipfile
 from email import message_from_string
 from functools import cache
 from importlib import import_module
@@ -41,6 +41,20 @@ def sources(): return {m: (LIB/f'{m}.py').read_text(encoding='utf-8') for m in M
 
 def test_every_module_has_a_place(): assert all(map(place, sources().values()))
 def test_one_way(): assert not wrong_imports(sources())
+
+def test_warnings_of_others_are_hushed_first():
+    "`base` says which warnings of fastai's nobody needs, and must say so before fastai is imported."
+    def first(src, what): return next((i for i,l in enumerate(src.splitlines()) if re.match(what, l)), math.inf)
+    def late(srcs): return [m for m,s in srcs.items() if first(s, r'(from|import) (fastai|timm)\b') <
+                            first(s, r'import tlcourse\.|from \.\w+ import')]
+    assert not late(sources())
+    assert late({'x': 'import re\nfrom fastai.optimizer import Adam\nfrom .base import BadInput'}) == ['x']
+
+def test_stored_rows_are_not_found_by_the_pixels_here():
+    "Glyphs drawn with another release of the fonts' libraries have another hash than those of a stored grid."
+    for p in sorted((ROOT/'nbs/lessons').glob('*.ipynb')):
+        cells = json.loads(p.read_text(encoding='utf-8'))['cells']
+        assert not [c['id'] for c in cells if c['cell_type'] == 'code' and '.pixel_hash' in ''.join(c['source'])], p.name
 
 @pytest.mark.parametrize('line', ['from .all import *', 'from tlcourse.all import target', 'import tlcourse.all',
                                   'from tlcourse import all', 'from . import all',

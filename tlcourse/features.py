@@ -8,6 +8,7 @@ Docs: https://tlcourse.github.io/tlcourse/core/features.html.md"""
 __all__ = ['Stages', 'layers', 'Features', 'extract', 'pooled', 'stored_activations']
 
 # %% ../nbs/core/11_features.ipynb #ab52e5a5
+import tlcourse.base
 import copy, hashlib, os, sys, tempfile, time, warnings
 import numpy as np, pandas as pd, torch
 from contextlib import closing, contextmanager, ExitStack, suppress
