@@ -217,8 +217,8 @@ def test_open_is_not_equal_and_says_what_would_settle_it(stages):
             in c.recommend())
     assert 'equal' not in c.recommend() and 'equal' not in repr(c)
 
-@pytest.mark.parametrize('n,words', [(60, 'would take about {:,} test pictures'), (900, 'would have shown '
-                                                                                        'on these 900 test pictures')])
+@pytest.mark.parametrize('n,words', [(60, 'would take about {:,} test pictures'),
+                                     (1200, 'would have shown on these 1,200 test pictures')])
 def test_pictures_that_would_settle_it(tmp_path, n, words):
     acc = {**ACC, 'last-layers': {'all': .95}, 'feature-extraction': {**ACC['feature-extraction'], 'all': .96}}
     c = made_staged(tmp_path, acc=acc, n=n, plan={**PLAN, 2: [('last-layers', 'all')], 3: []}, arms=ARMS[:2],

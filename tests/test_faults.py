@@ -907,7 +907,7 @@ def test_a_page_with_such_a_name(name, clone, tmp_path):
     with pytest.raises(BadInput, match='give it a name of letters'): build_site(d, tmp_path/'site')
     assert not (tmp_path/'site').exists()
 
-@pytest.mark.parametrize('file', ['../../out.html', '/tmp/out.html', 'a/b/c.html'])
+@pytest.mark.parametrize('file', ['../../out.html', '/out.html', 'a/b/c.html'])
 def test_a_page_that_leads_out(file, tmp_path):
     from tlcourse.docs import _page
     (tmp_path/'lessons').mkdir()

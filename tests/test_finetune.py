@@ -1,5 +1,6 @@
 "The contract of the strategies: the budget, what is frozen when, seeds, rates; and fastai against plain torch."
 import math, random
+from contextlib import nullcontext
 from copy import deepcopy
 from types import SimpleNamespace
 import numpy as np, pytest, torch
@@ -10,7 +11,7 @@ from tlcourse.training import FusedAdam
 from fastai.torch_core import set_seed
 from torch import nn
 from fastai.vision.all import Adam, accuracy, vision_learner
-from tlcourse import finetune
+from tlcourse import features, finetune
 from tlcourse.backbones import arch, learner
 from tlcourse.base import BadInput
 from tlcourse.data import target, weights_hash
@@ -20,7 +21,7 @@ from tlcourse.finetune import feature_extraction, random_features
 from tlcourse.probes import fit_probes
 from tlcourse.records import lesson_records
 from tlcourse.runs import _SGD
-from tlcourse.strategy import STRATEGIES, strategy
+from tlcourse.strategy import STRATEGIES, recipe, strategy
 
 digits = target('digits')
 
@@ -159,7 +160,19 @@ def test_stored_runs_by_steps_run_again(name):
 
 # The last layers
 
-def plain(learn): return finetune.nullcontext()
+def plain(learn): return nullcontext()
+
+def test_a_cell_of_the_lesson_beside_its_module(monkeypatch):
+    "The lesson makes the strategies anew that the library has; other lines under a name of the course are refused"
+    monkeypatch.setattr('tlcourse.strategy.STRATEGIES', dict(STRATEGIES))
+    @recipe(rate=5e-3)
+    def fine_tuning(learn, epochs, lr):
+        "As in the lesson"
+        learn.unfreeze()
+        learn.fit_one_cycle(epochs, slice(lr/25, lr))
+    with pytest.raises(BadInput, match="there is a strategy 'fine-tuning' already"):
+        @recipe(rate=5e-3, name='fine-tuning')
+        def another(learn, epochs, lr): learn.fit_one_cycle(epochs, slice(lr/25, lr))
 
 @pytest.mark.parametrize('precision', ['fp32', 'bf16'])
 def test_last_layers_with_and_without_storing(precision, monkeypatch):
@@ -167,8 +180,8 @@ def test_last_layers_with_and_without_storing(precision, monkeypatch):
     def run():
         dls = digits.dls(shots=5, bs=10, augment=False)
         return STRATEGIES['last-layers'](dls, 'glyphnet', steps=12, progress=False, precision=precision)
-    passes, old = [], finetune.stored_activations
-    monkeypatch.setattr(finetune, 'stored_activations', lambda learn: passes.append(1) or old(learn))
+    passes, old = [], features.stored_activations
+    monkeypatch.setattr(features, 'stored_activations', lambda learn: passes.append(1) or old(learn))
     a = run()
     monkeypatch.setattr(finetune, '_stored', plain)
     b = run()

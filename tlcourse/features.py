@@ -11,7 +11,7 @@ __all__ = ['Stages', 'layers', 'Features', 'extract', 'pooled', 'stored_activati
 import tlcourse.base
 import copy, hashlib, os, sys, tempfile, time, warnings
 import numpy as np, pandas as pd, torch
-from contextlib import closing, contextmanager, ExitStack, suppress
+from contextlib import closing, contextmanager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
 from fastai.vision.all import Callback, L, Learner, Normalize, params, Pipeline
 from fastcore.basics import patch
@@ -572,6 +572,21 @@ def _give_body(learn, backbone, layer, bn, seed, head):
     _put_body(learn, src, bn, seed)
     _cut_body(learn, src, layer, head)
     learn.model.to(dev)
+
+# %% ../nbs/core/11_features.ipynb #feat0021
+def _features(learn, views):
+    "What the head of `learn` sees: features (views,n,d) and classes to train on; (n,d) and classes to choose with"
+    dl = learn.dls.train.new(shuffle=False, drop_last=False)
+    with _autocast(learn.precision, dl.device):
+        zs, ys = zip(*(pooled(learn, dl) for _ in range(views if _varied(dl) else 1)))
+        return torch.stack(zs), ys[0], *pooled(learn, learn.dls.valid)
+
+def _stored(learn):
+    "What is frozen runs once, where the body's first stage is frozen and the pictures of a target stay the same"
+    first = [*next(learn.model[0].children()).parameters()]
+    frozen = first and not any(p.requires_grad for p in first)
+    same = all(getattr(dl, 'gathers', False) for dl in learn.dls.loaders) and not _varied(learn.dls.train)
+    return stored_activations(learn) if frozen and same else nullcontext()
 
 # %% ../nbs/core/11_features.ipynb #5c0reh02
 def _under(part, shift):

@@ -11,7 +11,6 @@ __all__ = ['fine_tune_arm', 'fine_tuning', 'single_rate', 'KeepStats', 'lp_ft', 
 # %% ../nbs/lessons/07_fine_tuning.ipynb #ft700002
 import tlcourse.base
 import torch
-from contextlib import nullcontext
 from fastai.callback.core import Callback, TrainEvalCallback
 from fastai.callback.schedule import *
 from fastai.optimizer import Adam
@@ -19,7 +18,7 @@ from fastcore.foundation import L
 from torch import nn
 from .audit import depth_split
 from .base import BadInput, unknown
-from .features import _adapt, _norms, _varied, pooled, stored_activations
+from .features import _adapt, _features, _norms, _stored
 from .layers import true_freeze
 from .strategy import _converged_head, _head_steps, fit_steps, recipe
 from .training import _autocast
@@ -89,21 +88,6 @@ def last_layers(learn, epochs, lr):
     "Train the head and the last third of the body; the rest is frozen, and runs once if no picture is augmented."
     true_freeze(learn, -2)
     with _stored(learn): learn.fit_one_cycle(epochs, slice(lr/25, lr))
-
-# %% ../nbs/lessons/07_fine_tuning.ipynb #ft700020
-def _features(learn, views):
-    "What the head of `learn` sees: features (views,n,d) and classes to train on; (n,d) and classes to choose with"
-    dl = learn.dls.train.new(shuffle=False, drop_last=False)
-    with _autocast(learn.precision, dl.device):
-        zs, ys = zip(*(pooled(learn, dl) for _ in range(views if _varied(dl) else 1)))
-        return torch.stack(zs), ys[0], *pooled(learn, learn.dls.valid)
-
-def _stored(learn):
-    "What is frozen runs once, where the body's first stage is frozen and the pictures of a target stay the same"
-    first = [*next(learn.model[0].children()).parameters()]
-    frozen = first and not any(p.requires_grad for p in first)
-    same = all(getattr(dl, 'gathers', False) for dl in learn.dls.loaders) and not _varied(learn.dls.train)
-    return stored_activations(learn) if frozen and same else nullcontext()
 
 # %% ../nbs/lessons/07_fine_tuning.ipynb #ft700021
 @recipe(rate=5e-3, pretrained=False)

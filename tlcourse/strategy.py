@@ -86,14 +86,22 @@ def seeded(seed:int, # Of Python, numpy and torch
 # %% ../nbs/core/11_strategy.ipynb #strt0032
 STRATEGIES = {} # Name to function; `strategy` fills it
 
+def _same_lines(a, b):
+    "A cell that runs again is no other strategy, nor is a cell of the lesson beside the module made from it"
+    def lines(f):
+        f = inspect.unwrap(f)
+        c = getattr(f, '__delwrap__', f).__code__ # Of a recipe the lines, and not what `recipe` puts around them
+        return c.co_name, c.co_code, c.co_names
+    return lines(a) == lines(b)
+
 def _check_strategy(f, name, knob, value):
     "Can `f` be called as a strategy is, and is its name free?"
     takes, ps = ('dls', 'backbone', 'epochs', 'steps', knob, 'seed'), signature(f).parameters
     lack = [k for k in takes if k not in ps]
     if lack and not any(p.kind == Parameter.VAR_KEYWORD for p in ps.values()):
         raise BadInput(f"a strategy takes {', '.join(takes)}; {f.__name__} lacks {', '.join(lack)}")
-    old = STRATEGIES.get(name) # A cell that runs again is no other strategy
-    if old and (old.__module__, old.__qualname__) != (f.__module__, f.__qualname__):
+    old = STRATEGIES.get(name)
+    if old and (old.__module__, old.__qualname__) != (f.__module__, f.__qualname__) and not _same_lines(old, f):
         how = f"{'rate' if knob == 'lr' else knob}={value}"
         raise BadInput(f"there is a strategy {name!r} already: give yours another name, "
                        f"as in @strategy({how}, name='my-{name}')")
