@@ -19,6 +19,7 @@ from fastai.vision.all import (Adam, Callback, CancelValidException, ImageDataLo
                                aug_transforms, imagenet_stats, params, set_seed, vision_learner)
 from PIL import Image
 from torch import nn
+import tlcourse.finetune # Fills STRATEGIES
 from tlcourse.backbones import arch, learner, linear_head
 from tlcourse.augment import BatchAugment
 from tlcourse.data import target
