@@ -136,3 +136,24 @@ if __name__ == '__main__':
     (tmp_path/'script.py').write_text(code)
     r = subprocess.run([sys.executable, 'script.py'], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert (r.returncode, r.stdout) == (0, 'done\n'), r.stderr
+
+def test_a_backbone_in_another_process(tmp_path):
+    "Its cut, its layer groups and its statistics go with it; spawned workers, as beside a GPU, knew none of them"
+    import pickle
+    from tlcourse.backbones import arch
+    names = 'glyphnet', 'tf_efficientnet_lite0'
+    (tmp_path/'archs').write_bytes(pickle.dumps([arch(n) for n in names]))
+    code = """
+import pickle, sys
+archs = pickle.load(open(sys.argv[1], 'rb'))
+from fastai.vision.learner import create_vision_model, model_meta
+for a in archs:
+    net = create_vision_model(a, 3, pretrained=False)
+    print([len(list(g)) for g in model_meta[a]['split'](net)], model_meta[a]['stats'])
+"""
+    r = subprocess.run([sys.executable, '-c', code, tmp_path/'archs'], capture_output=True, text=True, timeout=120)
+    assert not r.returncode, r.stderr
+    from fastai.vision.learner import create_vision_model, model_meta
+    here = [f"{[len(list(g)) for g in m['split'](create_vision_model(a, 3, pretrained=False))]} {m['stats']}"
+            for a in map(arch, names) for m in [model_meta[a]]]
+    assert r.stdout.splitlines() == here and all(h.count(',') >= 2 for h in here)

@@ -583,6 +583,10 @@ class Arch:
     ):
         self.name,self.kind,self.weights,self.file_hash = name,kind,weights,file_hash
 
+    def __setstate__(self, state): # In another process it is as unknown to fastai as it was here before `arch`
+        self.__dict__.update(state)
+        _register(self)
+
     def _key(self): return self.kind, self.name, self.file_hash or self.weights
     def __eq__(self, o): return isinstance(o, Arch) and self._key() == o._key()
     def __hash__(self): return hash(self._key())
@@ -732,6 +736,12 @@ def _no_version(name, weights, versions): # versions: names of torchvision's wei
     ask = f"ask for {' or '.join(versions)}" if versions else "the name is torchvision's; leave weights out"
     return BadInput(f"{name} has no weights {str(weights)!r}: {ask}, or give a file")
 
+def _register(a):
+    "Tell fastai where this backbone is cut and split, and how its pictures are normalised, unless it knows"
+    if a in _archs: return
+    _archs[a] = a
+    model_meta[a] = dict(cut=a.cut, split=a.split, stats=a.stats)
+
 def arch(
     name:str, # One in `backbones()`, or timm's; 'timm/' before it means timm's where others have it too
     weights:str|Path=None # None: packaged, pip's or a named version; a file; 'IMAGENET1K_V2' and such; 'random'
@@ -758,9 +768,7 @@ def arch(
         file_hash = _file_hash(weights)
     elif kind == 'torchvision' and weights is None: weights = _tv_weights(name).name
     a = Arch(name, kind, weights and str(weights), file_hash)
-    if a not in _archs:
-        _archs[a] = a
-        model_meta[a] = dict(cut=a.cut, split=a.split, stats=a.stats)
+    _register(a)
     # Files of equal content are one backbone; each still stands for the file that was named
     return _archs[a] if _archs[a].weights == a.weights else a
 
