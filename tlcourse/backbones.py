@@ -30,7 +30,7 @@ from safetensors.torch import load
 from timm.layers import resample_abs_pos_embed
 from torch import nn
 from .base import BadInput, html_block, html_table, package_assets, sha256, unknown, user_path
-from .stick import on_stick
+from .stick import _hash, on_stick
 
 # %% ../nbs/core/03_backbones.ipynb #0eb52f51
 def _n_params(m): return sum(p.numel() for p in m.parameters())
@@ -420,13 +420,11 @@ def _tv_stick(w, check=True):
     "The file of torchvision's weights on the stick, else None."
     return on_stick(f'checkpoints/{_hub_file(w.url).name}', check)
 
-@lru_cache(maxsize=None)
-def _sha256(path, mtime, size): return sha256(Path(path))
 def _file_hash(f):
     if not os.path.isfile(f): raise _no_file(f)
     try:
         st = os.stat(f)
-        return _sha256(str(f), st.st_mtime_ns, st.st_size)
+        return _hash(str(f), st.st_mtime_ns, st.st_size)
     except OSError as e: raise BadInput(f"cannot read {str(f)!r}: {e.strerror}") from None
 
 # %% ../nbs/core/03_backbones.ipynb #e4b74ce8

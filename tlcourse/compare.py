@@ -127,7 +127,6 @@ class Study:
         if tune not in ('valid', 'none'): raise unknown('way to tune', tune, ['valid', 'none'])
         self.backbone, self.tune, self.precision = self.arch.name, tune, pick_precision(precision, self.device)
         self._own()
-        self.workers = workers if workers is not None else _processes(self.device, self.task.own)
         self.pool = self._engine(engine, workers, address, gpus) # One for all sweeps of the study
         # A file that cannot be read is refused before anything is written
         if {_strategy(a) for a in self.arms} - {'scratch', 'random-features'}: self.arch(pretrained=True)
@@ -153,11 +152,12 @@ class Study:
 def _engine(self:Study, engine, workers, address, gpus):
     "What does the runs that train"
     run = partial(run_spec, self.task)
-    if engine != 'ray': return _pool(run, engine, self.workers, address, gpus)
-    pool = _pool(run, engine, workers, address, 1 if gpus is None and self.device == 'cuda' else gpus)
-    self.workers = pool.slots() # By which times are announced
-    return pool
-
+    if engine == 'ray':
+        pool = _pool(run, engine, workers, address, 1 if gpus is None and self.device == 'cuda' else gpus)
+        self.workers = pool.slots() # By which times are announced
+        return pool
+    self.workers = workers if workers is not None else _processes(self.device, self.task.own)
+    return _pool(run, engine, self.workers, address, gpus)
 
 # %% ../nbs/tools/03_compare.ipynb #co000004
 @patch

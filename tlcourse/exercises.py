@@ -525,6 +525,19 @@ def _is_body(learn, net):
     got,want = ([tuple(p.shape) for p in m.parameters()] for m in (learn.model[0], net))
     return got == want[:len(got)] and len(want) - len(got) <= 2
 
+def _own_lite0(learn, what):
+    "A hint where `learn` is no Learner for the reader's classes, two or more, on a body of lite0"
+    from tlcourse.backbones import tf_efficientnet_lite0
+    if h := _learner(learn, what): return h
+    if not _is_body(learn, tf_efficientnet_lite0()): return "is its body tf_efficientnet_lite0's?"
+    if len(learn.dls.vocab) < 2: return "it knows one class: two or more are needed to tell anything apart"
+
+def _as_brought(learn):
+    "Of each tensor in its body of lite0: is it as pip brought it?"
+    from tlcourse.backbones import tf_efficientnet_lite0
+    brought = tf_efficientnet_lite0(pretrained=True).state_dict().values()
+    return [v.cpu().equal(w) for v,w in zip(learn.model[0].state_dict().values(), brought)]
+
 @exercise('freezing', 2)
 def _still(learn):
     "A `vision_learner` whose body one epoch leaves as it was, by fastai's own switches"
@@ -570,15 +583,10 @@ def _keep_still(f):
 def _own_frozen(learn):
     "A trained Learner for the reader's classes, on a body of lite0 that is as pip brought it"
     from tlcourse.audit import freeze_audit
-    from tlcourse.backbones import tf_efficientnet_lite0
-    if h := _learner(learn, "after its fit"): return h
-    net = tf_efficientnet_lite0(pretrained=True)
-    if not _is_body(learn, net): return "is its body tf_efficientnet_lite0's?"
-    if len(learn.dls.vocab) < 2: return "it knows one class: two or more are needed to tell anything apart"
+    if h := _own_lite0(learn, "after its fit"): return h
     if a := freeze_audit(learn).moving:
         return f"a fit changes {len(a)} tensors of what is frozen: `true_freeze` would not let it"
-    same = [v.cpu().equal(w) for v,w in zip(learn.model[0].state_dict().values(), net.state_dict().values())]
-    if not all(same):
+    if not all(same := _as_brought(learn)):
         return f"{same.count(False)} tensors of its body are not what they were: freeze it before the first fit"
     if not learn.opt or not any('step' in s for s in learn.opt.state.values()): return "the head was not trained yet"
 
@@ -683,11 +691,7 @@ def _own_features(learn):
     "A Learner for the reader's classes: lite0's body as pip brought it, truly frozen, and a fitted linear head"
     from torch import nn
     from tlcourse.audit import freeze_audit
-    from tlcourse.backbones import tf_efficientnet_lite0
-    if h := _learner(learn, "with the head on its body"): return h
-    net = tf_efficientnet_lite0(pretrained=True)
-    if not _is_body(learn, net): return "is its body tf_efficientnet_lite0's?"
-    if len(learn.dls.vocab) < 2: return "it knows one class: two or more are needed to tell anything apart"
+    if h := _own_lite0(learn, "with the head on its body"): return h
     head = list(learn.model[1].modules())[-1]
     lines = [m for m in learn.model[1].modules() if isinstance(m, nn.Linear)]
     if len(lines) != 1 or lines[0] is not head or head.in_features != 1280:
@@ -695,8 +699,7 @@ def _own_features(learn):
     if head.out_features != len(learn.dls.vocab): return "its head is to have one output for each class"
     if not head.weight.any(): return "its head is still zero: give it the one that `fit_probes` found"
     if freeze_audit(learn).moving: return "a fit would change its body: `head_learner` freezes it truly"
-    same = [v.cpu().equal(w) for v,w in zip(learn.model[0].state_dict().values(), net.state_dict().values())]
-    if not all(same): return "its body is not what it was when the features were made"
+    if not all(_as_brought(learn)): return "its body is not what it was when the features were made"
 
 # %% ../nbs/tools/04_exercises.ipynb #ex060001
 def _one_number(got, want, hints, what):
@@ -792,13 +795,10 @@ def _phases(f):
 def _own_tuned(learn):
     "A Learner for the reader's classes on a body of lite0 that has learned too"
     from tlcourse.backbones import tf_efficientnet_lite0
-    if h := _learner(learn, "after its fit"): return h
-    net = tf_efficientnet_lite0(pretrained=True)
-    if not _is_body(learn, net): return "is its body tf_efficientnet_lite0's?"
-    if len(learn.dls.vocab) < 2: return "it knows one class: two or more are needed to tell anything apart"
+    if h := _own_lite0(learn, "after its fit"): return h
     if not learn.opt or not any('step' in s for s in learn.opt.state.values()): return "it was not trained yet"
     name, w = next((n, p) for n,p in learn.model[0].named_parameters() if p.dim() == 4) # the first convolution
-    old = next(p for p in net.parameters() if p.dim() == 4)
+    old = next(p for p in tf_efficientnet_lite0(pretrained=True).parameters() if p.dim() == 4)
     if w.detach().cpu().equal(old): return "its first convolution is as ImageNet left it: did the body train?"
 
 # %% ../nbs/tools/04_exercises.ipynb #2c21a19d
@@ -884,10 +884,7 @@ def _grouped(learn):
 @exercise('learning_rates', 4)
 def _own_rates(learn):
     "A trained Learner for the reader's classes, all layers of lite0, early groups at a lower rate"
-    from tlcourse.backbones import tf_efficientnet_lite0
-    if h := _learner(learn, "after its fit"): return h
-    if not _is_body(learn, tf_efficientnet_lite0()): return "is its body tf_efficientnet_lite0's?"
-    if len(learn.dls.vocab) < 2: return "it knows one class: two or more are needed to tell anything apart"
+    if h := _own_lite0(learn, "after its fit"): return h
     if not learn.opt or not any('step' in s for s in learn.opt.state.values()): return "it was not trained yet"
     if not all(p.requires_grad for p in learn.model.parameters()): return "a part of it is frozen: `learn.unfreeze()`"
     rates = [h['lr'] for h in learn.opt.hypers]

@@ -139,9 +139,15 @@ class Workers:
         if not self._ws: atexit.register(self.close) # Python would wait for ever for workers that wait for work
         self._ws.append(_Worker(ctx, self.run, [w.conn for w in self._ws]))
 
+    def plan(self,
+             n:int # Runs to do
+            ): # (number of workers, 1: this process; start method)
+        "How many workers so many runs get, and how they are made."
+        return _plan(self.run, self.most, n)
+
     def start(self):
         "Begin the processes before there is work: a new interpreter imports for seconds, which other work can cover."
-        n, method = _plan(self.run, self.most, self.most or cores())
+        n, method = self.plan(self.most or cores())
         while n > 1 and len(self._ws) < n: self._begin(mp.get_context(method))
 
     def _give(self, i, spec, ctx):
@@ -189,7 +195,7 @@ def _plan(run, workers, n): # (number of workers, 1: this process; start method)
     except Exception: importable = False
     if importable: return workers, 'spawn'
     warnings.warn("the function to run is defined in a notebook or script, which new processes cannot import here: "
-                  "its runs are done one after another in this process", stacklevel=3)
+                  "its runs are done one after another in this process", stacklevel=4)
     return 1, None
 
 # %% ../nbs/core/07_sweep.ipynb #ray00003
@@ -255,8 +261,11 @@ class RayWorkers(Workers):
             raise BadInput(f"the Ray cluster has no room for a run, which takes a core and {self.gpus:g} GPUs: "
                            "start a worker that has them, or ask for fewer")
 
-    def start(self):
-        "Nothing: the processes are Ray's."
+    def plan(self,
+             *_ # As `Workers` has it
+            ): # As there, but none: the processes are Ray's
+        "Nothing is made here."
+        return 0, None
 
     def slots(self) -> int:
         "How many runs at a time there is room for now, `most` at most."
@@ -353,7 +362,7 @@ def sweep(grid, # Specs (dictionaries); each says everything that its result dep
         for k in specs:
             if k not in todo: keep(k, records.get(specs[k]), False)
         if todo:
-            n, method = (None, None) if isinstance(pool, RayWorkers) else _plan(pool.run, pool.most, len(todo))
+            n, method = pool.plan(len(todo))
             with closing(_here(take, pool.run) if n == 1 else pool.work(take, n, method)) as out:
                 for spec, ok, res in out:
                     key = spec_hash(spec)
