@@ -186,12 +186,12 @@ def test_stored_takes_pictures_of_a_target(tmp_path):
 def test_gradual_runs_frozen_stages_once(monkeypatch):
     used = []
     def spy(learn): used.append(1); return stored_activations(learn)
-    monkeypatch.setattr(finetune, 'stored_activations', spy)
+    monkeypatch.setattr(features, 'stored_activations', spy)
     fast = STRATEGIES['gradual'](plain(), 'glyphnet', steps=9, progress=False)
     assert len(used) == 2 # of three phases the last has nothing frozen
     STRATEGIES['gradual'](digits.dls(shots=2, device='cpu'), 'glyphnet', steps=3, progress=False)
     assert len(used) == 2, "pictures that change from pass to pass"
-    monkeypatch.setattr(finetune, 'stored_activations', lambda learn: nullcontext())
+    monkeypatch.setattr(features, 'stored_activations', lambda learn: nullcontext())
     slow = STRATEGIES['gradual'](plain(), 'glyphnet', steps=9, progress=False)
     assert torch.allclose(losses(fast), losses(slow), atol=1e-4)
     for (k,p),q in zip(fast.model.state_dict().items(), slow.model.state_dict().values()):
