@@ -9,7 +9,6 @@ __all__ = []
 
 # %% ../../nbs/checks/10_how_much_data.ipynb #ck100008
 from functools import lru_cache
-from pathlib import Path
 from ..exercises import _calls, _choice, _is_body, _learner, _no_number, _number, exercise
 import numpy as np
 
