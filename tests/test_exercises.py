@@ -100,7 +100,10 @@ def test_hints_of_letters():
     (('learning_rates', 1), .68, 'in %'), (('learning_rates', 2), lambda lr, n: [1e-3]*n, 'table of this page'),
     (('extraction_or_tuning', 1), 45, 'still ahead'), (('extraction_or_tuning', 4), {'a', 'd'}, 'not mean equal'),
     (('extraction_or_tuning', 3), ([True]*20, [True]*19), 'same pictures for both'),
-    (('how_much_data', 3), .04, 'function itself')])
+    (('how_much_data', 3), .04, 'function itself'),
+    (('which_backbone', 1), '1', 'one number'), (('which_backbone', 2), [], 'function itself'),
+    (('which_backbone', 3), {'glyphnet': 41., 'resnet18': 43., 'tf_efficientnet_lite0': 62.}, 'a share from 0 to 1'),
+    (('which_backbone', 3), {'glyphnet': .4, 'resnet18': .5}, 'three backbones')])
 def test_hint_fits(at, answer, words): assert words in check(*at, answer).hint
 
 def test_hints_of_first_transfer(monkeypatch):

@@ -36,7 +36,8 @@ def highest(f, t):
     found = []
     for start in [(a, b) for a in (-3, 1, 5) for b in (-1, 2, 5)]:
         def down(o): return -evidence(f, t, *np.clip(o, -30, 22))
-        found.append(minimize(down, start, method='Nelder-Mead', options=dict(xatol=1e-9, fatol=1e-11, maxiter=2000)).fun)
+        options = dict(xatol=1e-9, fatol=1e-11, maxiter=2000)
+        found.append(minimize(down, start, method='Nelder-Mead', options=options).fun)
     return -min(found)
 
 @pytest.mark.parametrize('seed', range(3))

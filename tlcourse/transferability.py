@@ -13,7 +13,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from .base import BadInput
 
-# %% ../nbs/lessons/12_which_backbone.ipynb #wblib001
+# %% ../nbs/lessons/12_which_backbone.ipynb #wblib021
 def _numbers(x, what): # float64 (n,d), finite
     try: x = np.asarray(x, dtype=np.float64)
     except (TypeError, ValueError):
@@ -30,7 +30,7 @@ def _ints(y, n, what): # int64 (n,)
     if len(y) != n: raise BadInput(f"{len(y)} {what} for {n} pictures: give one for each")
     return y.astype(np.int64)
 
-# %% ../nbs/lessons/12_which_backbone.ipynb #wblib002
+# %% ../nbs/lessons/12_which_backbone.ipynb #wblib022
 def _classes(y, n): # int64 (n,), and the number of classes
     y = _ints(y, n, 'labels')
     found = np.unique(y)
@@ -40,6 +40,7 @@ def _classes(y, n): # int64 (n,), and the number of classes
     if len(found) < 2: raise BadInput("all labels are the same: a score needs two classes or more")
     return y, len(found)
 
+# %% ../nbs/lessons/12_which_backbone.ipynb #wblib023
 def _pair(f, y): # Features scaled to 1 at most, which no score here depends on; labels and classes
     f = _numbers(f, 'features')
     return f/max(np.abs(f).max(), 1e-300), *_classes(y, len(f))
@@ -94,14 +95,13 @@ def _evidence(hit, rest, s2, n): # hit, s2 (r,): squares along each axis; rest: 
     def at(t): # t: noise precision / prior precision; the best noise precision has a closed form
         g = 1 + np.multiply.outer(t, s2)
         return -(n*np.log(2*np.pi*(rest + (hit/g).sum(-1))/n) + n + np.log(g).sum(-1))/2
-    ends = [at(0.)]
-    if len(s2) == n: ends.append(-(n*np.log(2*np.pi*(hit/s2).sum()/n) + n + np.log(s2).sum())/2) # t without end
-    if not len(s2): return ends[0]
+    if not len(s2): return at(0.)
+    # So far out that what lies beyond differs by less than float64 shows
     ts = np.arange(-np.log(s2.max()) - 35, -np.log(s2.min()) + 35, .2)
     best = ts[at(np.exp(ts)).argmax()]
     found = minimize_scalar(lambda t: -at(np.exp(t)), bounds=(best - .3, best + .3), method='bounded',
                             options=dict(xatol=1e-9))
-    return max(*ends, -found.fun)
+    return -found.fun
 
 # %% ../nbs/lessons/12_which_backbone.ipynb #wblib007
 def logme(
@@ -125,6 +125,7 @@ def _shrinkage(f, e): # f (n,d) centred; e: eigenvalues of its covariance
     far = (e*e).sum() - e.sum()**2/d
     return min(1., ((f*f).sum(1)**2).mean()/n/far - (e*e).sum()/n/far) if far > 1e-15*(e*e).sum() else 0.
 
+# %% ../nbs/lessons/12_which_backbone.ipynb #wblib018
 def h_score(
     f, # float (n,d) features
     y, # int (n,) target classes, 0 to K-1
@@ -161,6 +162,7 @@ def _same_rows(f, g):
     if len(f) != len(g): raise BadInput(f"features of {len(f)} and of {len(g)} pictures: give those of the same ones")
     return _centred(f), _centred(g)
 
+# %% ../nbs/lessons/12_which_backbone.ipynb #wblib019
 def cka(
     f, # float (n,d) features of one body
     g, # float (n,e) features of another body, of the same pictures
@@ -171,6 +173,7 @@ def cka(
     norm = np.linalg.norm
     return float(norm(f.T @ g)**2/(norm(f.T @ f)*norm(g.T @ g)))
 
+# %% ../nbs/lessons/12_which_backbone.ipynb #wblib029
 def feature_distance(
     f, # float (n,d) features of some pictures, such as the source's
     g, # float (m,d) features of others by the same body, such as the target's
