@@ -70,8 +70,9 @@ def pretrained(spec):
 def source_net(name):
     "The network of a `source` row: stored, or trained now"
     spec = source_spec(name)
-    kept = [Records(out)]*out.exists() + [Records(stored, readonly=True)]*stored.exists()
-    found = next((r for o in kept if (r := o.get(spec))), None) or run(spec)
+    # Where the grid is being made its own file has it, elsewhere the one that ships
+    kept = Records(out) if out.exists() else Records(stored, readonly=True)
+    found = kept.get(spec) or run(spec)
     sd = {k: torch.from_numpy(v).float() for k,v in found.items() if isinstance(v, np.ndarray)}
     net = GlyphNet(len(sd['fc.weight']), spec['nfs'])
     net.load_state_dict(sd, strict=False)
