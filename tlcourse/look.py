@@ -16,7 +16,7 @@ from pathlib import Path
 from .base import _s, BadInput, Bar, html_table, sha256, user_path, versions, writable_folder
 from .data import Target, _check_alone, target
 from .pictures import FITS, _try
-from .report import _and, _bdi, _filled, _strip
+from .page import _and, _bdi, _filled, _strip
 from .sources import ONLINE, offline_targets
 from .store import _straight, writable_file, write_text
 

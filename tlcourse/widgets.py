@@ -13,7 +13,7 @@ import matplotlib, numpy as np
 from fastcore.basics import patch
 from .base import BadInput, _esc, lesson_name, lesson_number
 from .plots import okabe_ito, style
-from .report import _svg
+from .page import _svg
 from .exercises import _first_edition, log_score, reader_name, scores
 
 # %% ../nbs/tools/06_widgets.ipynb #3ac60f8d
