@@ -145,10 +145,12 @@ def _at_a_time(self:Study): return max(self.workers, 1)
 
 @patch
 def _say_missing(self:Study):
+    "Name the cells that are left out, unless they are those that were named before"
     lines = [f"Not run within {self.minutes:g} minutes: {_where(*cell)}, which takes about {_time(need)} more."
              for cell,need in self.missing]
-    was = [self._notes.pop(k) for k in list(self._notes) if k.startswith('left out ')]
-    if lines != was:
+    was = {k: line for k,line in self._notes.items() if k.startswith('left out ')}
+    for k in was: del self._notes[k]
+    if lines != list(was.values()):
         for line in lines: self.say(line)
     self._notes.update({f'left out {i}': line for i,line in enumerate(lines)})
 
@@ -181,7 +183,7 @@ def replan(self:Study) -> 'Study':
     done = {(c['strategy'], c['shots']) for c in self.cells}
     rest = [c for s in self.later() for c in s if c not in done]
     if self.minutes is not None and rest:
-        self.todo[1], = self._trim([rest])
+        self.todo[1] = self._trim([rest])[0]
         self._say_missing()
     return self
 

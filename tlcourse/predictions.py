@@ -53,7 +53,10 @@ class Predictions(list):
     def _shown(self):
         t = self.table
         t = t.drop(columns=[c for c in ('file', 'error') if t[c].isna().all()])
-        return t.map(lambda v: f'{v:.3f}' if isinstance(v, float) and v == v else '' if v is None or v != v else v)
+        def text(v):
+            if v is None or v != v: return '' # NaN is unequal to itself
+            return f'{v:.3f}' if isinstance(v, float) else v
+        return t.map(text)
     def __repr__(self): return self._shown().to_string(index=False) if self else 'no pictures'
     def _repr_html_(self):
         return html_block(html_table(self._shown(), f'{len(self):,} predictions')) if self else repr(self)

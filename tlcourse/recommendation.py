@@ -16,15 +16,21 @@ from .stats import forecast, n_to_settle
 from .verdicts import _alike, _choice, _few, _MARGIN, _open, _paired, _same_seeds, _tied
 
 # %% ../nbs/tools/01_recommendation.ipynb #93213e63
-def pct(x): return f'{100*x:.1f} %'
+def pct(x # A share, of 0 to 1
+       ) -> str:
+    "In percent, with one decimal."
+    return f'{100*x:.1f} %'
 
 def labels(k, # Labels per class, or 'all'
            n=None # Training pictures in all, where known
           ) -> str:
+    "A size in words."
     if k == 'all': return 'all labels' if n is None else f'all {n:,} labels'
     return f"{k} label{_s(k)} per class"
 
-def label_sizes(ks):
+def label_sizes(ks # Sizes: labels per class, or 'all'
+               ) -> str:
+    "Several sizes in words."
     few = sorted(k for k in ks if k != 'all')
     text = []
     if few: text.append(f"{', '.join(map(str, few))} label{_s(few[-1])} per class")

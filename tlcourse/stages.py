@@ -1,4 +1,4 @@
-"""The runs of a study: heads on the frozen body first, then what trains, each stage with its rates chosen before it and its row in the store after it.
+"""The runs of a study: heads on the frozen body first, then what trains, with rates that are chosen before.
 
 Docs: https://tlcourse.github.io/tlcourse/tools/stages.html.md"""
 
@@ -253,5 +253,4 @@ def _place(self:Study, arm):
 
 @patch(as_prop=True)
 def stages(self:Study): # The last that has a cell: of the two after the first either may have none
-    todo = getattr(self, 'todo', None) or self.later()
-    return max([i for i,cells in enumerate(todo, 2) if cells], default=1)
+    return max([i for i,cells in enumerate(self.todo, 2) if cells], default=1)

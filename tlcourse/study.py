@@ -1,4 +1,4 @@
-"""What a comparison is about to do: what was asked for, checked before anything is written; which cells, in which order; which runs.
+"""What a comparison is about to do: what was asked for, which cells in which order, which runs.
 
 Docs: https://tlcourse.github.io/tlcourse/tools/study.html.md"""
 
@@ -129,6 +129,8 @@ class Study:
         self.shots, self.V = self._sizes(shots), self._choosers(V)
         self.rates, self.specs, self.clock, self._bodies = {}, {}, {}, {}
         self.cells, self.missing = [], []
+        self.minutes, self.todo = None, self.later() # `plan` sets a limit, and leaves cells and seeds out
+        self.n = dict.fromkeys([c for s in self.todo for c in s], self.seeds)
         self.shifts = self._shift_hashes(shifts)
         self._open(out)
         if self.precision != 'fp32': self.note(f"Trained in {self.precision} (autocast); scored in fp32.")
@@ -264,16 +266,21 @@ def steps_of(self:Study,
 def later(self:Study) -> list: # Of two lists of cells (arm, size)
     "What stages 2 and 3 run, in order."
     *less, top = self.shots
-    known = [k for k in _order if k in less]
-    curve = known + [k for k in reversed(less) if k not in known]
-    last = [a for a in self.trained if a == 'scratch' and not _glyphs(self.target)]
+    curve = [k for k in _order if k in less]
+    curve += [k for k in reversed(less) if k not in curve]
+    photos = not _glyphs(self.target)
+    last = [a for a in self.trained if a == 'scratch' and photos]
     more = [a for a in self.trained if a.endswith('+aug')]
-    first = sorted((a for a in self.trained if a not in last + more), key=lambda a: a != 'last-layers')
-    # Of what runs unless told otherwise, only fine-tuning has a curve on photos: the others would take hours
-    whole = ['fine-tuning'] if self.default and not _glyphs(self.target) else first + more
-    three = [(a, k) for k in curve for a in first if a in whole] + [(a, top) for a in more]
-    three += [(a, k) for k in curve for a in more if a in whole] + [(a, k) for k in [top, *curve] for a in last]
-    return [[(a, top) for a in first], three]
+    first = [a for a in self.trained if a not in last + more]
+    # The quickest of them
+    if 'last-layers' in first: first = ['last-layers', *(a for a in first if a != 'last-layers')]
+    def curves(arms):
+        # Of what runs unless told otherwise, only fine-tuning has a curve on photos: the others would take hours
+        if self.default and photos: arms = [a for a in arms if a == 'fine-tuning']
+        return [(a, k) for k in curve for a in arms]
+    two = [(a, top) for a in first]
+    three = curves(first) + [(a, top) for a in more] + curves(more)
+    return [two, three + [(a, k) for k in [top, *curve] for a in last]]
 
 # %% ../nbs/tools/03_study.ipynb #27e18f0d
 @patch

@@ -1,4 +1,4 @@
-"""Which arm a model is trained with, at which rate, and what is known of its accuracy: what a study of the same pictures says.
+"""Which arm a model is trained with, at which rate, and how accurate such models are: what a study says.
 
 Docs: https://tlcourse.github.io/tlcourse/tools/training_plan.html.md"""
 
@@ -90,20 +90,24 @@ def _auto(c):
     return best, (f" Of {' and '.join(tied)}, which the test does not separate, "
                   f"{best} is best on the validation pictures.")
 
+def _rate_in(c, name):
+    "The row of a study's rates for an arm at the last size; None where there is no study, or not this arm in it"
+    if c is None: return None
+    return next((r for r in c.rates if (r['strategy'], r['shots']) == (name, c.recommendation['shots'])), None)
+
 def _plan(c, t, strategy):
     "By a study that holds the arm, else by the strategy's own rate; and what is to be said"
     name, why = _auto(c) if strategy == 'auto' else (strategy, '')
-    k = c and c.recommendation['shots']
-    rates = [r for r in c.rates if (r['strategy'], r['shots']) == (name, k)] if c else []
     if _strategy(name) not in STRATEGIES:
         raise BadInput(f"the study recommends {name!r}, which is not registered here: run the cell that makes it, "
                        "or name a strategy")
     f, own = STRATEGIES[_strategy(name)], "the strategy's own, not chosen on these pictures"
-    knob = 'lr' if f.rate is not None else 'wd'
+    knob, rate = ('wd', f.wd) if f.rate is None else ('lr', f.rate)
     aug = name.endswith('+aug')
+    r = _rate_in(c, name)
     # Without a study, drawn glyphs are changed at random and photos are not
-    if not rates: return _Plan(name, knob, f.wd if knob == 'wd' else f.rate, own, _glyphs(t) or aug), why
+    if r is None: return _Plan(name, knob, rate, own, _glyphs(t) or aug), why
     s = c.settings
-    how = own if rates[0]['fixed'] else f'chosen on validation pictures {_at(k)}'
-    return _Plan(name, knob, rates[0]['rate'], how, aug or s['augment'] or False, s['bs'], s.get('precision', 'fp32'),
+    how = own if r['fixed'] else f"chosen on validation pictures {_at(r['shots'])}"
+    return _Plan(name, knob, r['rate'], how, aug or s['augment'] or False, s['bs'], s.get('precision', 'fp32'),
                  _measured(c, name, strategy == 'auto')), why

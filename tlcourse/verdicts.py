@@ -1,4 +1,4 @@
-"""What the cells of a study let one say: paired differences, the families over which they are corrected, and which strategy to name.
+"""What the cells of a study let one say: paired differences, corrected by families, and which strategy to name.
 
 Docs: https://tlcourse.github.io/tlcourse/tools/verdicts.html.md"""
 
