@@ -141,7 +141,7 @@ def weights(d):
     return one
 
 def model_cards(d):
-    from tlcourse.model import VERSION, _check, _read_card
+    from tlcourse.card import VERSION, _check, _read_card
     card = dict(kind='tlcourse model', version=VERSION, classes=['a', 'b'], fit='crop', range=[0, 255], size=32,
                 backbone='glyphnet', head='pool-flatten-linear', statistics=dict(mean=[.5]*3, std=[.25]*3),
                 weights=dict(file='model.safetensors', sha256='0'*64), accuracy=None, notes=[], versions={})
@@ -199,10 +199,11 @@ def specs(d):
 def words(d):
     "What stands behind the options of the command line"
     from tlcourse.base import lesson_number, pick_device, user_path
-    from tlcourse.compare import _budget, _looks, _names, _whole
+    from tlcourse.budget import _budget
     from tlcourse.course import lessons
     from tlcourse.strategy import STRATEGIES
     from tlcourse.store import prune, writable_file
+    from tlcourse.study import _looks, _names, _whole
     t = type('T', (), dict(backbone='glyphnet'))()
     ways = [pick_device, _looks, lambda s: _names(s, STRATEGIES, 'strategy'), lambda s: _whole(s, 'shots'),
             lambda s: _budget(s, t, 'cpu'), user_path, lambda s: writable_file(s if '/' in s else f'w{s}'),

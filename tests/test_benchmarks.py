@@ -179,8 +179,9 @@ def test_pooled_features_are_those_of_each_part(pooled_digits):
 
 def test_weight_decay_is_the_one_that_compare_chooses(pooled_digits, tmp_path):
     head, t, x, places = pooled_digits
-    from tlcourse.compare import Study
+    import tlcourse.stages
     from tlcourse.runs import task
+    from tlcourse.study import Study
     how = dict(augment=False, out=tmp_path, workers=1, say=None)
     study = Study(task(t, device='cpu'), ['feature-extraction'], [1, 4], **how)
     mine = [head.decay(head.Pooled(t, x, places), k, dict(V=5)) for k in (1, 4)]

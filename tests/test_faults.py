@@ -540,7 +540,8 @@ NO_CARDS = dict(classes=[[], ['a', 3], None, {}], fit=['stretch', None], size=[0
 @pytest.mark.parametrize('field', NO_CARDS)
 def test_crafted_cards(field, model_folder, tmp_path):
     "Each with a right check"
-    from tlcourse.model import _check, load
+    from tlcourse.card import _check
+    from tlcourse.model import load
     shutil.copytree(model_folder, tmp_path/'m')
     card = json.loads((tmp_path/'m'/'card.json').read_text())
     for v in NO_CARDS[field]:
@@ -562,7 +563,7 @@ def test_a_pipe_is_no_model(model_folder, tmp_path):
 @unix
 def test_killed_while_a_model_is_put_in_place(model_folder, tmp_path):
     "After SIGKILL: half a folder goes, and a model that was moved out of the way comes back"
-    from tlcourse.model import _whole_folder
+    from tlcourse.card import _whole_folder
     p = subprocess.Popen([sys.executable, '-c', ''])
     p.wait()
     old, new, live = (tmp_path/f'.m.{k}-{i}' for k,i in (('old', p.pid), ('new', p.pid), ('new', os.getppid())))

@@ -326,9 +326,27 @@ def public(m):
     mod = import_module(f'tlcourse.{m}')
     return {n: getattr(mod, n) for n in getattr(mod, '__all__', [])}
 
-def test_all_has_every_module():
-    src = (LIB/'all.py').read_text(encoding='utf-8')
-    assert sorted(set(imported(src))) == sorted(set(MODULES) - {'all', 'cli', 'dev', 'docs'})
+def lacking(brought, pages):
+    "(page, module, name) of what a lesson calls by a name that is public in a module which `all` does not bring."
+    at = {n: m for m in set(MODULES) - set(brought) - {'all', 'cli', 'dev', 'docs'} for n in public(m)}
+    for p in pages:
+        nodes = []
+        for c in json.loads(p.read_text(encoding='utf-8'))['cells']:
+            src = '\n'.join(l for l in ''.join(c['source']).splitlines() if l.lstrip()[:1] not in ('%', '!'))
+            if c['cell_type'] == 'code': nodes += ast.walk(ast.parse(src))
+        names = [n for n in nodes if isinstance(n, ast.Name)]
+        own = {n.id for n in names if isinstance(n.ctx, ast.Store)}
+        own |= {n.name for n in nodes if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
+        own |= {a.asname or a.name for n in nodes if isinstance(n, ast.ImportFrom) for a in n.names}
+        yield from ((p.stem, at[n.id], n.id) for n in names if n.id in at and n.id not in own)
+
+def test_all_has_what_lessons_use():
+    "Beside modules that only others call; every module that it does bring is one of ours, and brings a name."
+    brought = set(imported((LIB/'all.py').read_text(encoding='utf-8')))
+    pages = sorted((ROOT/'nbs/lessons').glob('*.ipynb'))
+    assert all(public(m) for m in brought)
+    assert not list(lacking(brought, pages))
+    assert {m for _,m,_ in lacking(brought - {'widgets', 'compare'}, pages)} == {'widgets', 'compare'}
 
 def test_names_hide_none_of_fastai():
     import tlcourse.all as ours, fastai.vision.all as fv
@@ -341,11 +359,17 @@ def test_names_are_in_one_module():
         for n in public(m): at.setdefault(n, []).append(m)
     assert not {n: ms for n,ms in at.items() if len(ms) > 1}
 
+def named(m):
+    "What a module defines without an underscore: what is for readers, and what is for other modules alone."
+    mod = import_module(f'tlcourse.{m}')
+    own = {n: o for n,o in vars(mod).items() if n[0] != '_' and getattr(o, '__module__', '') == mod.__name__}
+    return public(m) | {n: o for n,o in own.items() if inspect.isfunction(o) or inspect.isclass(o)}
+
 def event(o, k): return any(b.__name__ == 'Callback' for b in o.__mro__) and re.match('(before|after)_', k)
 
 def functions(m):
     "(name, function, docstring of its class) of each public function and method of a module."
-    for n,o in public(m).items():
+    for n,o in named(m).items():
         if inspect.isfunction(o): yield n, o, ''
         if not inspect.isclass(o): continue
         for k,f in vars(o).items():
@@ -356,7 +380,7 @@ def functions(m):
 
 def undocumented(m):
     "Public functions, classes and methods without a docstring, and their parameters without a docment."
-    for n,o in public(m).items():
+    for n,o in named(m).items():
         if (inspect.isfunction(o) or inspect.isclass(o)) and not o.__doc__: yield n
     for k,f,_ in functions(m):
         if not f.__doc__ and not k.endswith('__init__'): yield k

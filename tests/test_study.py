@@ -6,11 +6,13 @@ from tlcourse import cli
 from tlcourse import compare as module
 from tlcourse.backbones import arch, learner
 from tlcourse.base import BadInput
-from tlcourse.compare import Study, _budget, compare
+from tlcourse.budget import _budget
+from tlcourse.compare import compare
 from tlcourse.comparison import Comparison, stored_comparison
 from tlcourse.data import Target, target
 from tlcourse.strategy import STRATEGIES, stepped, strategy
 from tlcourse.runs import Heads, run_spec, task
+from tlcourse.study import Study
 from staged import ACC, made_staged
 from types import SimpleNamespace
 

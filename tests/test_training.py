@@ -4,12 +4,12 @@ import numpy as np, pytest, torch
 from fastai.callback.schedule import *
 from fastai.optimizer import Adam
 from fastai.torch_core import set_seed
-from tlcourse import compare as compare_module, features, finetune, training
+from tlcourse import features, finetune, training
 from tlcourse.backbones import arch, learner
 from tlcourse.base import BadInput
 from tlcourse.cli import main
 from tlcourse.compare import compare
-from tlcourse.runs import run_spec, task
+from tlcourse.runs import CODE, run_spec, task
 from tlcourse.data import target
 from tlcourse.features import extract, stored_activations
 from tlcourse.strategy import STRATEGIES
@@ -17,6 +17,7 @@ from tlcourse.audit import depth_split
 from tlcourse.layers import true_freeze
 from tlcourse.stats import paired_ci
 from tlcourse.store import entries
+from tlcourse.study import Study
 from tlcourse.training import Bf16, NoSync, bf16_units, fused_adam, pick_precision
 
 digits = target('digits')
@@ -282,13 +283,13 @@ def test_a_run_of_code_1_has_its_optimiser(monkeypatch):
     where = task('digits', 'glyphnet', device='cpu')
     spec = dict(kind='tune', strategy='fine-tuning', backbone='glyphnet', shots=1, seed=0, bs=32, augment=True, V=1,
                 lr=.005, steps=1)
-    for code in 1, compare_module.CODE: run_spec(where, {**spec, 'code': code})
+    for code in 1, CODE: run_spec(where, {**spec, 'code': code})
     assert seen == [Adam, fused_adam]
 
 def test_runs_go_in_order(tmp_path):
     "Those that are stored are told first, the others as they are asked for; results come in the order of the specs"
-    st = compare_module.Study(task('digits', 'glyphnet', device='cpu'), ['scratch', 'fine-tuning'], [1, 5], seeds=3,
-                              steps=3, tune='none', V=1, out=tmp_path, workers=1, say=None)
+    st = Study(task('digits', 'glyphnet', device='cpu'), ['scratch', 'fine-tuning'], [1, 5], seeds=3, steps=3,
+               tune='none', V=1, out=tmp_path, workers=1, say=None)
     specs = [st.spec(s, k, .005, 0) for k in (5, 1) for s in st.trained]
     st.sweep(specs[2:3])
     ran = []

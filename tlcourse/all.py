@@ -36,13 +36,9 @@ from .layers import *
 from .heads import *
 from .finetune import *
 from .comparison import *
-from .report import *
 from .look import *
-from .rates import *
-from .runs import *
 from .compare import *
 from .model import *
-from .findings import *
 from .lint import *
 from .exercises import *
 from .course import *
