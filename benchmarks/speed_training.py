@@ -20,7 +20,8 @@ from fastai.vision.all import (Adam, Callback, CancelValidException, ImageDataLo
 from PIL import Image
 from torch import nn
 import tlcourse.finetune # Fills STRATEGIES
-from tlcourse.backbones import arch, learner, linear_head
+from tlcourse.backbones import arch
+from tlcourse.learner import learner, linear_head
 from tlcourse.augment import BatchAugment
 from tlcourse.data import target
 from tlcourse.features import extract, stored_activations

@@ -125,7 +125,7 @@ def trees(d):
 def weights(d):
     import torch
     from safetensors.torch import save
-    from tlcourse.backbones import _read_weights
+    from tlcourse.weights import _read_weights
     sd = {'fc.weight': torch.arange(12.).view(3, 4), 'bn.running_var': torch.ones(3), 'n': torch.tensor(3)}
     made = []
     for how in dict(), dict(_use_new_zipfile_serialization=False):

@@ -19,7 +19,7 @@ class Plant:
     now:str='' # Text of that cell, if it changes
     then:str=''
 
-unmoved = Change('tlcourse.backbones:learner', '    learn.model.to(learn.dls.device) # where it will train; '
+unmoved = Change('tlcourse.learner:learner', '    learn.model.to(learn.dls.device) # where it will train; '
                                                'fastai alone waits for the first fit\n')
 unmoved_frozen = Change('tlcourse.layers:true_freeze',
                         '    learn.model.to(learn.dls.device) # what is cloned now can then be compared after a fit\n')

@@ -508,7 +508,7 @@ def test_no_script_in_a_browser(chrome, tmp_path):
 
 @pytest.fixture(scope='module')
 def model_folder(tmp_path_factory):
-    from tlcourse.backbones import learner
+    from tlcourse.learner import learner
     from tlcourse.data import target
     from tlcourse.model import save
     d = tmp_path_factory.mktemp('model')
@@ -675,7 +675,7 @@ def odd_tensors():
 def test_odd_tensors(tmp_path):
     import torch
     from safetensors.torch import save_file
-    from tlcourse.backbones import _read_weights
+    from tlcourse.weights import _read_weights
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         for what,sd in odd_tensors():
@@ -693,7 +693,7 @@ def test_odd_tensors(tmp_path):
 def test_a_bomb_of_weights(tmp_path):
     "A zip file that unpacks to a thousand times its size is not unpacked"
     import torch, zipfile
-    from tlcourse.backbones import _read_weights
+    from tlcourse.weights import _read_weights
     torch.save({'w': torch.zeros(2**22)}, tmp_path/'w.pth')
     with zipfile.ZipFile(tmp_path/'w.pth') as z, zipfile.ZipFile(tmp_path/'bomb.pth', 'w', zipfile.ZIP_DEFLATED) as b:
         for i in z.infolist(): b.writestr(i.filename, z.read(i))

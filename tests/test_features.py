@@ -2,7 +2,8 @@
 import shutil, warnings
 import numpy as np, pytest, torch
 from torch import nn
-from tlcourse.backbones import arch, learner
+from tlcourse.backbones import arch
+from tlcourse.learner import learner
 from tlcourse.base import BadInput, photo_assets
 from tlcourse.data import SealBroken, kshot, target, weights_hash
 from tlcourse.features import extract, layers, pooled

@@ -3,7 +3,8 @@ import functools, http.server, io, json, os, shutil, signal, subprocess, sys, ta
 from pathlib import Path
 import pytest, torch
 from tlcourse import cli, fetch as fetch_, sources
-from tlcourse.backbones import _hub_file, _tv_weights, arch, backbones
+from tlcourse.backbones import arch, backbones
+from tlcourse.hubs import _hub_file, _tv_weights
 from tlcourse.base import BadInput, sha256
 from tlcourse.doctor import doctor
 from tlcourse.fetch import Wanted, download, fetch

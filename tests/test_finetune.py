@@ -12,7 +12,8 @@ from fastai.torch_core import set_seed
 from torch import nn
 from fastai.vision.all import Adam, accuracy, vision_learner
 from tlcourse import features, finetune
-from tlcourse.backbones import arch, learner
+from tlcourse.backbones import arch
+from tlcourse.learner import learner
 from tlcourse.base import BadInput
 from tlcourse.data import target, weights_hash
 from tlcourse.loaders import Part

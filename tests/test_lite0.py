@@ -10,7 +10,8 @@ from fastai.vision.learner import model_meta
 from PIL import Image
 from torch import nn
 from tlcourse import backbones as bb
-from tlcourse.backbones import arch, backbones, learner, tf_efficientnet_lite0
+from tlcourse.backbones import arch, backbones, tf_efficientnet_lite0
+from tlcourse.learner import learner
 from tlcourse.base import BadInput, photo_assets, sha256
 from tlcourse.cli import main
 from tlcourse.data import kshot, target

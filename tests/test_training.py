@@ -5,7 +5,8 @@ from fastai.callback.schedule import *
 from fastai.optimizer import Adam
 from fastai.torch_core import set_seed
 from tlcourse import compare as compare_module, features, finetune, training
-from tlcourse.backbones import arch, learner
+from tlcourse.backbones import arch
+from tlcourse.learner import learner
 from tlcourse.base import BadInput
 from tlcourse.cli import main
 from tlcourse.compare import compare

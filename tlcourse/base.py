@@ -11,6 +11,7 @@ __all__ = ['LESSONS', 'BadInput', 'unknown', 'lesson_number', 'lesson_name', 'us
 
 # %% ../nbs/core/00_base.ipynb #a79deaad
 import difflib, errno, hashlib, json, os, re, stat, sys, tempfile, time, warnings
+from functools import lru_cache
 from html import escape
 from importlib import metadata
 from numbers import Number
@@ -105,6 +106,15 @@ def sha256(data:bytes|str|Path # Bytes, or the path of a file
     with open(data, 'rb') as f:
         while b := f.read(2**20): h.update(b) # a file may exceed memory
     return h.hexdigest()
+
+# %% ../nbs/core/00_base.ipynb #ha5h0001
+@lru_cache(maxsize=None)
+def _hash_of_file(path, mtime, size): return sha256(Path(path))
+
+def _hash_once(path):
+    "`sha256` of a file, read once as long as its date and its size stay; raises `OSError`"
+    st = os.stat(path)
+    return _hash_of_file(str(path), st.st_mtime_ns, st.st_size)
 
 # %% ../nbs/core/00_base.ipynb #4ae61465
 def writable_folder(path # A folder, made if it is missing

@@ -488,7 +488,8 @@ def _source_after(momentum):
     "Source accuracy in %, as the page measures it, after a fit with `train_bn=False` and this momentum of BatchNorm"
     import torch
     from fastai.torch_core import set_seed
-    from tlcourse.backbones import glyphnet, learner
+    from tlcourse.backbones import glyphnet
+    from tlcourse.learner import learner
     from tlcourse.data import target
     from tlcourse.world import SourceDrawer
     set_seed(0, reproducible=True)
@@ -630,7 +631,7 @@ def _pooled_features(f):
     "`f(learn, dl)`: average-pooled features (n,d) of all pictures of `dl`, by a body that stays as it was"
     if h := _calls(f, 'pooled_features'): return h
     import torch
-    from tlcourse.backbones import learner
+    from tlcourse.learner import learner
     from tlcourse.data import target
     learn = learner(target('digits').dls(shots=2, bs=8, augment=False), 'glyphnet')
     body, dl = learn.model[0], learn.dls.train.new(shuffle=False, drop_last=False)
@@ -814,7 +815,7 @@ def _budgets(answer):
 def _textures_at(early, head):
     "Validation accuracy in % after the page's fit of all layers, at `slice(early, head)`"
     from fastai.torch_core import set_seed
-    from tlcourse.backbones import learner
+    from tlcourse.learner import learner
     from tlcourse.data import target
     from tlcourse.strategy import stepped
     set_seed(0, reproducible=True)

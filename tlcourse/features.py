@@ -17,7 +17,9 @@ from fastai.vision.all import Callback, L, Learner, Normalize, params, Pipeline
 from fastcore.basics import patch
 from torch import nn
 from torch.nn import functional as F
-from .backbones import _own_dl, _Vectors, arch, linear_head
+from .backbones import arch
+from .bodies import _Vectors
+from .learner import _own_dl, linear_head
 from .base import Bar, BadInput, pick_device
 from .audit import eval_frozen
 from .augment import _check_shifts, _shifted, BatchAugment, check_augments

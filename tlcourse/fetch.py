@@ -30,7 +30,7 @@ class Wanted:
     right:Callable # (path, SHA-256) -> is it the file of this address, as far as that is known?
 
 def _weights_of_torchvision(what, a): # `a`: an `Arch`
-    from tlcourse.backbones import _hub_file, _name_fits, _tv_weights
+    from tlcourse.hubs import _hub_file, _name_fits, _tv_weights
     url = _tv_weights(a.name, a.version).url
     f = _hub_file(url)
     return Wanted(what, f'checkpoints/{f.name}', url, f, lambda path, digest: _name_fits(f, digest))
@@ -52,7 +52,7 @@ def _offline(url, e, here=None):
 def _weights_of_timm(what, a):
     import timm
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
-    from tlcourse.backbones import _timm_cached, _timm_files
+    from tlcourse.hubs import _timm_cached, _timm_files
     c = timm.get_pretrained_cfg(a.name)
     files = _timm_files(c)
     if not c.has_weights or not files: raise BadInput(f"timm has no weights of {a.name} on its hub: leave it out")
@@ -71,7 +71,8 @@ _pip = dict(course='come with the course', pip='are a package that pip installs'
 def source(what:str # A word of the command line: a backbone, perhaps with a version behind ':', or a data set
           ) -> Wanted: # Raises `BadInput` for what is unknown, and for what needs no network
     "What a word stands for."
-    from tlcourse.backbones import _tv_names, arch
+    from tlcourse.backbones import arch
+    from tlcourse.hubs import _tv_names
     from tlcourse.sources import offline_targets, ONLINE
     if what in ONLINE: return _data_of_fastai(what, ONLINE[what][0])
     if what in offline_targets(): raise BadInput(f"target {what!r} needs no network: leave it out")

@@ -24,7 +24,9 @@ from pathlib import Path
 from PIL import Image
 from safetensors.torch import save as tensor_bytes
 from torch import nn
-from .backbones import _cols, _read_weights, _row, arch, heads, linear_head
+from .backbones import _cols, _row, arch
+from .learner import heads, linear_head
+from .weights import _read_weights
 from .base import (BadInput, check_regular, html_block, html_table, pick_device, sha256, unknown, user_path,
                            versions, writable_folder)
 from .compare import _inside, _root, _source_hash, _strategy, compare, default_out

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import torch, torch.nn.functional as F
 from safetensors.torch import save
-from .backbones import _compressed, _odd, _lite0_file, _lite0_pip, _lite0_stats, GlyphNet, tf_efficientnet_lite0
+from .backbones import _lite0_file, _lite0_pip, _lite0_stats, GlyphNet, tf_efficientnet_lite0
+from .weights import _compressed, _odd
 from .store import read_sealed, write_bytes, write_sealed, write_text
 from .world import SourceDrawer, kept_out
 

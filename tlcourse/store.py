@@ -115,7 +115,8 @@ def writable_file(path:str|Path # A file that is to be written later
 # %% ../nbs/core/01_store.ipynb #f0570018
 # Each kind of array, and the modules that decide what is in it
 _modules = {'pictures': ('store', 'folders', 'pictures', 'sources'),
-            'features': ('store', 'features', 'augment', 'loaders', 'data', 'backbones', 'training')}
+            'features': ('store', 'features', 'stages', 'passes', 'augment', 'loaders', 'data', 'backbones', 'bodies',
+                         'weights', 'checkpoints', 'hubs', 'training')}
 
 def code_hash(*modules # Names of modules of this library, such as 'data'
              ) -> str: # 16 hexadecimal digits

@@ -21,7 +21,7 @@ from inspect import Parameter, signature
 from types import SimpleNamespace
 
 # %% ../nbs/core/11_strategy.ipynb #strt0004
-from .backbones import learner
+from .learner import learner
 from .base import BadInput, watched
 from .probes import fit_probes
 from .training import Bf16, fused_adam, NoSync, pick_precision
