@@ -24,7 +24,8 @@ from tlcourse.backbones import arch
 from tlcourse.learner import learner, linear_head
 from tlcourse.augment import BatchAugment
 from tlcourse.data import target
-from tlcourse.features import extract, stored_activations
+from tlcourse.activations import stored_activations
+from tlcourse.features import extract
 from tlcourse.strategy import STRATEGIES, stepped
 from tlcourse.layers import true_freeze
 from tlcourse.stats import paired_ci

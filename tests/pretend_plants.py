@@ -29,7 +29,7 @@ LIBRARY = [
     Plant('the comparison of buffers after true_freeze', [unmoved, unmoved_frozen], 'true freeze and audit'),
     Plant("the same of fastai's vision_learner alone", [unmoved_frozen], 'true freeze and audit'),
     Plant('the CPU tail of stored_activations',
-          [Change('tlcourse.features:stored_activations', 'learn.model.to(learn.dls.device)', 'learn.model')],
+          [Change('tlcourse.activations:stored_activations', 'learn.model.to(learn.dls.device)', 'learn.model')],
           'activations stored'),
     Plant('the labels of stored_activations on the CPU',
           [Change('tlcourse.loaders:Part.on', 'self.x,self.y.to(self.x.device)', 'self.x,self.y')],

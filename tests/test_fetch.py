@@ -249,7 +249,7 @@ def test_the_hub_of_timms_weights(web, tmp_path, monkeypatch):
     f.parent.mkdir(parents=True)
     f.write_bytes(DATA)
     monkeypatch.setattr(huggingface_hub, 'hf_hub_url', functools.partial(huggingface_hub.hf_hub_url, endpoint=url))
-    monkeypatch.setattr('tlcourse.backbones._timm_cached', lambda *args, **kw: None)
+    monkeypatch.setattr('tlcourse.hubs._timm_cached', lambda *args, **kw: None)
     k, = fetch('timm/resnet18', tmp_path/'s')
     assert k.sha256 == sha256(DATA) and (tmp_path/'s'/k.name).read_bytes() == DATA
     monkeypatch.setattr(fetch_, 'source', lambda w: pytest.fail('asked again'))

@@ -78,7 +78,7 @@ def test_true_freeze_in_mixed_precision(digits):
 def test_stored_activations_on_cuda(digits):
     from tlcourse.learner import learner
     from tlcourse.layers import true_freeze
-    from tlcourse.features import stored_activations
+    from tlcourse.activations import stored_activations
     from tlcourse.training import fused_adam
     learn = true_freeze(learner(digits.dls(shots=20, bs=32, augment=False, device='cuda'), 'glyphnet',
                                 opt_func=fused_adam), -2)

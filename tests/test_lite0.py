@@ -15,7 +15,9 @@ from tlcourse.learner import learner
 from tlcourse.base import BadInput, photo_assets, sha256
 from tlcourse.cli import main
 from tlcourse.data import kshot, target
-from tlcourse.features import extract, layers, stored_activations
+from tlcourse.activations import stored_activations
+from tlcourse.features import extract
+from tlcourse.stages import layers
 from tlcourse.strategy import STRATEGIES
 from tlcourse.audit import depth_split, freeze_audit
 from tlcourse.layers import true_freeze

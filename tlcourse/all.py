@@ -22,6 +22,8 @@ from .sources import *
 from .loaders import *
 from .data import *
 from .backbones import *
+from .learner import *
+from .stages import *
 from .pretrain import *
 from .stats import *
 from .records import *
@@ -30,6 +32,8 @@ from .plots import *
 from .audit import *
 from .probes import *
 from .training import *
+from .passes import *
+from .activations import *
 from .features import *
 from .strategy import *
 from .layers import *

@@ -9,7 +9,7 @@ __all__ = []
 
 # %% ../nbs/core/01_bodies.ipynb #body0003
 import tlcourse.base
-import copy, timm, torch, torchvision
+import copy, torch, torchvision
 from timm.layers import resample_abs_pos_embed
 from torch import nn
 from .base import BadInput

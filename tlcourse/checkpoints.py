@@ -8,7 +8,7 @@ Docs: https://tlcourse.github.io/tlcourse/core/checkpoints.html.md"""
 __all__ = []
 
 # %% ../nbs/core/02_checkpoints.ipynb #chkp0003
-import math, re, torch
+import math, re
 from collections import Counter
 from timm.layers import resample_abs_pos_embed
 from .base import BadInput

@@ -20,7 +20,9 @@ from .base import BadInput, pick_device
 from .augment import SHIFTS
 from .data import Target, kshot, target
 from .sources import offline_targets
-from .features import _features, _norms, extract
+from .activations import _features
+from .features import extract
+from .passes import _norms
 from .layers import true_freeze
 from .probes import NearestNeighbours, fit_probes
 from .strategy import _all_curves, _head_steps, _learner, _probe_rate, _total_steps, seeded, STRATEGIES

@@ -15,7 +15,7 @@ from urllib.request import Request, urlopen
 import numpy as np
 import PIL
 from PIL import features
-from .base import _hash_once, _s, BadInput, cache_dir
+from .base import _hash_once, BadInput, cache_dir
 from .copies import _odd_lines, find_conflicts, find_copies, group_copies, odd_looking, Prints
 from .drawings import DRAWINGS
 from .folders import Row, group_lines, list_folder
