@@ -21,7 +21,7 @@ from tlcourse.features import extract
 from tlcourse.passes import pooled
 from tlcourse.finetune import feature_extraction, random_features
 from tlcourse.probes import fit_probes
-from tlcourse.records import lesson_records
+from tlcourse.stored_tables import lesson_records
 from tlcourse.runs import _SGD
 from tlcourse.strategy import STRATEGIES, recipe, strategy
 

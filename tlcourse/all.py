@@ -26,7 +26,9 @@ from .learner import *
 from .stages import *
 from .pretrain import *
 from .stats import *
+from .rows import *
 from .records import *
+from .stored_tables import *
 from .sweep import *
 from .plots import *
 from .audit import *

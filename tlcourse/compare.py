@@ -25,7 +25,8 @@ from .sources import offline_targets
 from .strategy import STRATEGIES
 from .probes import fit_probes
 from .rates import Chosen, choose, grid
-from .records import Records, spec_hash
+from .records import Records
+from .rows import spec_hash
 from .runs import CODE, Heads, Task, TUNE_SEED, _glyphs, picture_seconds, run_spec, steps_for, task
 from .sweep import _pool, cores, one_thread, sweep
 from .training import pick_precision
