@@ -19,7 +19,6 @@ from fastai.vision.all import (Adam, Callback, CancelValidException, ImageDataLo
                                aug_transforms, imagenet_stats, params, set_seed, vision_learner)
 from PIL import Image
 from torch import nn
-import tlcourse.finetune # Fills STRATEGIES
 from tlcourse.backbones import arch
 from tlcourse.learner import learner, linear_head
 from tlcourse.augment import BatchAugment

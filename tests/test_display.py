@@ -65,7 +65,6 @@ def test_workers_show_no_bar():
 
 LONG = '''
 import sys
-import tlcourse.finetune
 from tlcourse.data import target
 from tlcourse.strategy import STRATEGIES
 from tlcourse.pretrain import pretrain

@@ -7,7 +7,7 @@ Docs: https://tlcourse.github.io/tlcourse/core/base.html.md"""
 # %% auto #0
 __all__ = ['LESSONS', 'BadInput', 'unknown', 'lesson_number', 'lesson_name', 'user_path', 'cache_dir', 'package_assets',
            'photo_assets', 'check_regular', 'sha256', 'writable_folder', 'watched', 'Bar', 'html_table', 'html_block',
-           'versions', 'pick_device', 'Stamp', 'Prose', 'prose']
+           'versions', 'pick_device', 'Stamp', 'prose']
 
 # %% ../nbs/core/00_base.ipynb #a79deaad
 import difflib, errno, hashlib, json, os, re, stat, sys, tempfile, time, warnings
@@ -324,7 +324,7 @@ class Stamp:
     def _repr_markdown_(self): return f'<small>{self!r}</small>'
 
 # %% ../nbs/core/00_base.ipynb #prose002
-class Prose(dict):
+class _Prose(dict):
     "Name -> number, of what a page's text says; as JSON in a notebook's output."
     def __repr__(self): return json.dumps(self)
 
@@ -339,6 +339,6 @@ def _named(name, v):
     return {k: o for end,w in v.items() for k,o in _named(name + end, w).items()}
 
 def prose(**values # Name -> a number in the unit of the text, an interval of fractions (shown in %), or a dict
-         ) -> Prose: # Raises `BadInput` where a value is no number
+         ) -> _Prose: # Raises `BadInput` where a value is no number
     "The values that a page's text names."
-    return Prose({k: o for name,v in values.items() for k,o in _named(name, v).items()})
+    return _Prose({k: o for name,v in values.items() for k,o in _named(name, v).items()})

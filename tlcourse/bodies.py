@@ -1,4 +1,4 @@
-"""What is kept of a pretrained network: everything up to its features, as one flat sequence that fastai can cut and freeze.
+"""What is kept of a pretrained network: all up to its features, as one flat sequence that fastai can freeze.
 
 Docs: https://tlcourse.github.io/tlcourse/core/bodies.html.md"""
 

@@ -1,4 +1,4 @@
-"""The tensors of a file, moved into a network that they were made for, under whatever names they stand there; else one sentence that says what does not fit.
+"""The tensors of a file, under whatever names, moved into the network that they were made for, or refused.
 
 Docs: https://tlcourse.github.io/tlcourse/core/checkpoints.html.md"""
 
@@ -8,6 +8,7 @@ Docs: https://tlcourse.github.io/tlcourse/core/checkpoints.html.md"""
 __all__ = []
 
 # %% ../nbs/core/02_checkpoints.ipynb #chkp0003
+import tlcourse.base
 import math, re
 from collections import Counter
 from timm.layers import resample_abs_pos_embed

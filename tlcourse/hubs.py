@@ -1,4 +1,4 @@
-"""Networks of torchvision and timm with their own weights: from a stick, from the cache, or from the network, and the file that its name says.
+"""Networks of torchvision and timm with their own weights, from a stick, the cache or the network, and checked.
 
 Docs: https://tlcourse.github.io/tlcourse/core/hubs.html.md"""
 

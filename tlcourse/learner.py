@@ -1,4 +1,4 @@
-"""`vision_learner` with the plainest head, the backbone's own statistics, and a copy of the `DataLoaders` that no other run touches.
+"""`vision_learner` with the plainest head, the backbone's own statistics, and a copy of the `DataLoaders`.
 
 Docs: https://tlcourse.github.io/tlcourse/core/learner.html.md"""
 

@@ -1,4 +1,4 @@
-"""One pass of some pictures through a frozen body: in batches, the same again for the same seed, for its features or for the statistics of its BatchNorm.
+"""Pictures in batches through a frozen body: the same again for the same seed, for features or statistics.
 
 Docs: https://tlcourse.github.io/tlcourse/core/passes.html.md"""
 

@@ -89,7 +89,8 @@ def _header(c, path):
     if not there: return '', _format
     fits = [v for v in range(1, _format + 1) if there == _tables(v)]
     if not fits and app != _app: raise BadInput(f"{path} is a database of another program: use another file")
-    if not fits and ver > _format: raise BadInput(f"{path} was written by a newer tlcourse: upgrade, or use another file")
+    if not fits and ver > _format:
+        raise BadInput(f"{path} was written by a newer tlcourse: upgrade, or use another file")
     if not fits: return 'it has other tables than tlcourse makes', _format
     return '' if app == _app and ver in fits else 'its header was changed', ver
 

@@ -1,4 +1,4 @@
-"""What one row of the records is: a spec and the key that it gives, a result with its arrays, and a hash over all of it.
+"""One row of the records: a spec and the key that it gives, a result with its arrays, and a hash over all.
 
 Docs: https://tlcourse.github.io/tlcourse/core/rows.html.md"""
 

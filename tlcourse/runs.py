@@ -8,7 +8,7 @@ Docs: https://tlcourse.github.io/tlcourse/tools/runs.html.md"""
 __all__ = ['CODE', 'TUNE_SEED', 'Task', 'task', 'steps_for', 'run_spec', 'Heads', 'picture_seconds']
 
 # %% ../nbs/tools/02_runs.ipynb #ru000003
-import tlcourse.base, tlcourse.finetune
+import tlcourse.base
 import io, math, time
 import numpy as np
 from contextlib import redirect_stdout
