@@ -33,7 +33,7 @@ from tlcourse.strategy import STRATEGIES, _as_asked, _learner, fit_steps, seeded
 from tlcourse.probes import fit_probes
 from tlcourse.records import Records
 from tlcourse.runs import TUNE_SEED, Heads, steps_for
-from tlcourse.stages import _decay
+from tlcourse.study_stages import _decay
 from tlcourse.stats import mean_ci, paired_ci
 from tlcourse.sweep import sweep
 

@@ -12,7 +12,7 @@ digits came from the grid of lesson 10.
 import shutil, sys, time
 from functools import cache
 from pathlib import Path
-import tlcourse.stages # What a study does
+import tlcourse.study_stages # What a study does
 from tlcourse.base import package_assets
 from tlcourse.records import Records
 from tlcourse.runs import Heads, run_spec, task

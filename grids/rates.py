@@ -10,7 +10,7 @@ of them. Ties go to the rate nearest the middle.
 import json, math, sys
 from pathlib import Path
 import numpy as np
-import tlcourse.stages # What a study does
+import tlcourse.study_stages # What a study does
 from tlcourse.strategy import STRATEGIES
 from tlcourse.runs import TUNE_SEED, task
 from tlcourse.study import Study

@@ -125,7 +125,7 @@ def trees(d):
 def weights(d):
     import torch
     from safetensors.torch import save
-    from tlcourse.backbones import _read_weights
+    from tlcourse.weights import _read_weights
     sd = {'fc.weight': torch.arange(12.).view(3, 4), 'bn.running_var': torch.ones(3), 'n': torch.tensor(3)}
     made = []
     for how in dict(), dict(_use_new_zipfile_serialization=False):
@@ -158,7 +158,7 @@ def model_cards(d):
     return one
 
 def arrays(d):
-    from tlcourse.records import _array, _blob, _Wrong
+    from tlcourse.rows import _array, _blob, _Wrong
     def one(r):
         a = np.random.default_rng(r.randrange(99)).integers(0, 9, r.choice([0, 1, 40]))
         a = a.astype(r.choice(['u1', 'f2', 'i8', 'U3', '?']))
@@ -190,7 +190,7 @@ def studies(d):
     return one
 
 def specs(d):
-    from tlcourse.records import spec_hash
+    from tlcourse.rows import spec_hash
     def one(r):
         v = {text(r): value(r) for _ in range(3)}
         assert spec_hash(v) == spec_hash(dict(reversed(v.items()))) == spec_hash(json.loads(json.dumps(v)))

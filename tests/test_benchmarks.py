@@ -179,7 +179,7 @@ def test_pooled_features_are_those_of_each_part(pooled_digits):
 
 def test_weight_decay_is_the_one_that_compare_chooses(pooled_digits, tmp_path):
     head, t, x, places = pooled_digits
-    import tlcourse.stages
+    import tlcourse.study_stages
     from tlcourse.runs import task
     from tlcourse.study import Study
     how = dict(augment=False, out=tmp_path, workers=1, say=None)

@@ -4,7 +4,8 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
 from safetensors.torch import load_file
-from tlcourse.backbones import arch, learner
+from tlcourse.backbones import arch
+from tlcourse.learner import learner
 from tlcourse.base import BadInput, photo_assets, sha256
 from tlcourse.card import VERSION, _check
 from tlcourse.cli import main

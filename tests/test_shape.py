@@ -45,6 +45,37 @@ def sources(): return {m: (LIB/f"{m.replace('.', '/')}.py").read_text(encoding='
 def test_every_module_has_a_place(): assert all(map(place, sources().values()))
 def test_one_way(): assert not wrong_imports(sources())
 
+def named(src):
+    "Our modules that a module names in a string, as one does who imports by name."
+    values = [n.value for n in ast.walk(ast.parse(src)) if isinstance(n, ast.Constant)]
+    return [m[1] for o in values if isinstance(o, str) and (m := re.fullmatch(r'tlcourse\.(\w+)', o))]
+
+def registers(src):
+    "Does a module register a strategy?"
+    decorators = [d for n in ast.walk(ast.parse(src)) if isinstance(n, ast.FunctionDef) for d in n.decorator_list]
+    return any(isinstance(d, ast.Call) and getattr(d.func, 'id', '') in ('recipe', 'strategy') for d in decorators)
+
+def named_wrongly(srcs):
+    "What is named upward by others than the registry, which may name who registers; and who registers without that."
+    places, may = {k: place(s) for k,s in srcs.items()}, {k for k,s in srcs.items() if registers(s)}
+    up = [(k, o) for k,s in srcs.items() for o in named(s)
+          if o in srcs and o != k and places[o] >= places[k]]
+    listed = {o for k,o in up if k == 'strategy'}
+    return [o for o in up if o[0] != 'strategy'] + [('strategy', o) for o in sorted(listed ^ may)]
+
+def test_strategies_are_registered_by_name():
+    "An import by name is an import: upward there is one list of them, of the lessons that register strategies."
+    srcs = sources()
+    assert not named_wrongly(srcs)
+    assert named_wrongly(srcs | {'base': srcs['base'] + "\nx = 'tlcourse.data'\n"}) == [('base', 'data')]
+    late = srcs | {'heads': srcs['heads'] + '\n@recipe(rate=1)\ndef f(): pass\n'}
+    assert named_wrongly(late) == [('strategy', 'heads')]
+
+def test_reading_fills_the_strategies():
+    "Whoever asks for a strategy by its name has imported no lesson for that."
+    code = "from tlcourse.strategy import STRATEGIES as s; print(len(s), 'scratch' in s, s['lp-ft'].rate, 'no' in s)"
+    assert modules_after(code)[2] == '9 True 0.005 False\n'
+
 def test_warnings_of_others_are_hushed_first():
     "`base` says which warnings of fastai's nobody needs, and must say so before fastai is imported."
     def first(src, what): return next((i for i,l in enumerate(src.splitlines()) if re.match(what, l)), math.inf)
@@ -327,8 +358,8 @@ def public(m):
     return {n: getattr(mod, n) for n in getattr(mod, '__all__', [])}
 
 def lacking(brought, pages):
-    "(page, module, name) of what a lesson calls by a name that is public in a module which `all` does not bring."
-    at = {n: m for m in set(MODULES) - set(brought) - {'all', 'cli', 'dev', 'docs'} for n in public(m)}
+    "(page, module, name) of what a lesson calls by a name that is public in a module, and that `all` does not bring."
+    at = {n: m for m in set(MODULES) - {'all', 'cli', 'dev', 'docs'} for n in public(m) if n not in brought}
     for p in pages:
         nodes = []
         for c in json.loads(p.read_text(encoding='utf-8'))['cells']:
@@ -341,12 +372,23 @@ def lacking(brought, pages):
         yield from ((p.stem, at[n.id], n.id) for n in names if n.id in at and n.id not in own)
 
 def test_all_has_what_lessons_use():
-    "Beside modules that only others call; every module that it does bring is one of ours, and brings a name."
-    brought = set(imported((LIB/'all.py').read_text(encoding='utf-8')))
+    import tlcourse.all as ours
     pages = sorted((ROOT/'nbs/lessons').glob('*.ipynb'))
-    assert all(public(m) for m in brought)
-    assert not list(lacking(brought, pages))
-    assert {m for _,m,_ in lacking(brought - {'widgets', 'compare'}, pages)} == {'widgets', 'compare'}
+    assert not list(lacking(ours.__all__, pages))
+    some = {'Wilson', 'wilson', 'compare', 'ask'} & set(ours.__all__)
+    assert {n for _,_,n in lacking(set(ours.__all__) - some, pages)} == some
+
+# What functions that readers call give back or take, and what is asked for by name alone
+CONTRACTS = {'NearestNeighbours', 'Needed', 'NoSync', 'fused_adam', 'weights_hash'}
+
+def test_all_is_for_readers():
+    "Each name of the core that it has stands in a lesson, in the README or in a page beside it."
+    import tlcourse.all as ours
+    pages = [*(ROOT/'nbs/lessons').glob('*.ipynb'), *(ROOT/'nbs').glob('*.ipynb')]
+    cells = [''.join(c['source']) for p in pages for c in json.loads(p.read_text(encoding='utf-8'))['cells']]
+    said = set(re.findall(r'\w+', ' '.join(cells)))
+    core = {m: set(public(m)) for m,s in sources().items() if place(s)[0] == 0}
+    assert not {o for ns in core.values() for o in ns} & set(ours.__all__) - said - CONTRACTS
 
 def test_names_hide_none_of_fastai():
     import tlcourse.all as ours, fastai.vision.all as fv

@@ -4,7 +4,8 @@ import numpy as np, pytest
 from PIL import Image
 from tlcourse import cli
 from tlcourse import compare as module
-from tlcourse.backbones import arch, learner
+from tlcourse.backbones import arch
+from tlcourse.learner import learner
 from tlcourse.base import BadInput
 from tlcourse.budget import _budget
 from tlcourse.compare import compare

@@ -11,7 +11,7 @@ __all__ = ['VERSION']
 import tlcourse.base
 import glob, json, math, os, shutil
 from contextlib import contextmanager
-from .backbones import heads
+from .learner import heads
 from .base import BadInput, check_regular, sha256, user_path, writable_folder
 from .pictures import FITS
 from .store import gone

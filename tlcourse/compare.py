@@ -8,7 +8,7 @@ Docs: https://tlcourse.github.io/tlcourse/tools/compare.html.md"""
 __all__ = ['compare']
 
 # %% ../nbs/tools/06_compare.ipynb #783f2430
-import tlcourse.base, tlcourse.report, tlcourse.stages
+import tlcourse.base, tlcourse.report, tlcourse.study_stages
 import os, time
 from pathlib import Path
 from fastcore.basics import patch

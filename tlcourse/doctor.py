@@ -131,11 +131,12 @@ def _there(what, f):
     return Line(what, 'there, its hash is right')
 
 def _weights():
-    from tlcourse import backbones as b
+    from tlcourse import backbones as b, hubs
     for n in ('glyphnet', 'glyphnet_multi'): yield _there(f'weights of {n}', lambda: b._packaged(n))
     yield _there('weights of tf_efficientnet_lite0', b._lite0_file)
-    names = b._tv_names()
-    here = [n for n in names if b._hub_file((w := b._tv_weights(n)).url).is_file() or b._tv_stick(w, check=False)]
+    names = hubs._tv_names()
+    def is_here(w): return hubs._hub_file(w.url).is_file() or hubs._tv_stick(w, check=False)
+    here = [n for n in names if is_here(hubs._tv_weights(n))]
     yield Line("torchvision's weights", f"{len(here)} of {len(names)} networks: {', '.join(here) or 'none'}",
                'others would be downloaded, as timm\'s are; --weights FILE takes a file')
 

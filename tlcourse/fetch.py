@@ -8,7 +8,7 @@ Docs: https://tlcourse.github.io/tlcourse/tools/fetch.html.md"""
 __all__ = ['fetch']
 
 # %% ../nbs/tools/07_fetch.ipynb #fe000003
-import json, os, re, shutil
+import json, shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.request import Request, urlopen
 from .base import _s, BadInput, Bar, sha256, unknown, user_path, writable_folder
 from .course import write_lessons
-from .stick import _asked, _hash, FOLDERS, Kept, MANIFEST, read_manifest, whole
+from .stick import _asked, FOLDERS, Kept, MANIFEST, read_manifest, whole
 from .store import _sweep, write_text, writing
 
 # %% ../nbs/tools/07_fetch.ipynb #fe000007
@@ -30,7 +30,7 @@ class Wanted:
     right:Callable # (path, SHA-256) -> is it the file of this address, as far as that is known?
 
 def _weights_of_torchvision(what, a): # `a`: an `Arch`
-    from tlcourse.backbones import _hub_file, _name_fits, _tv_weights
+    from tlcourse.hubs import _hub_file, _name_fits, _tv_weights
     url = _tv_weights(a.name, a.version).url
     f = _hub_file(url)
     return Wanted(what, f'checkpoints/{f.name}', url, f, lambda path, digest: _name_fits(f, digest))
@@ -52,7 +52,7 @@ def _offline(url, e, here=None):
 def _weights_of_timm(what, a):
     import timm
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
-    from tlcourse.backbones import _timm_cached, _timm_files
+    from tlcourse.hubs import _timm_cached, _timm_files
     c = timm.get_pretrained_cfg(a.name)
     files = _timm_files(c)
     if not c.has_weights or not files: raise BadInput(f"timm has no weights of {a.name} on its hub: leave it out")
@@ -71,7 +71,8 @@ _pip = dict(course='come with the course', pip='are a package that pip installs'
 def source(what:str # A word of the command line: a backbone, perhaps with a version behind ':', or a data set
           ) -> Wanted: # Raises `BadInput` for what is unknown, and for what needs no network
     "What a word stands for."
-    from tlcourse.backbones import _tv_names, arch
+    from tlcourse.backbones import arch
+    from tlcourse.hubs import _tv_names
     from tlcourse.sources import offline_targets, ONLINE
     if what in ONLINE: return _data_of_fastai(what, ONLINE[what][0])
     if what in offline_targets(): raise BadInput(f"target {what!r} needs no network: leave it out")
@@ -124,7 +125,7 @@ def _room(folder, total):
 def download(s:Wanted, # What
              to:str|Path, # A stick; its folder is there
              progress:bool=True # Show a bar where somebody watches?
-            ) -> Path: # The file; raises `BadInput` where it does not come whole and right
+            ) -> Kept: # The file as a list tells it; raises `BadInput` where it does not come whole and right
     "Bring one file onto a stick, or leave what was there."
     f = _place(to, s.name)
     with _opened_url(s.url, s.here) as r:
@@ -137,10 +138,10 @@ def download(s:Wanted, # What
                 with open(tmp, 'wb') as o:
                     for b in _pieces(r, s.url, total): o.write(b); bar.step()
             finally: bar.close()
-            if not s.right(tmp, sha256(tmp)):
+            if not s.right(tmp, digest := sha256(tmp)):
                 raise BadInput(f"what came from {s.url} is not the file of that name (its hash differs): run the same "
                                "line again, from another network if it stays so")
-    return f
+    return Kept(s.name, f.stat().st_size, digest, s.what)
 
 # %% ../nbs/tools/07_fetch.ipynb #fe000021
 def _list(to, kept):
@@ -149,9 +150,7 @@ def _list(to, kept):
     if (to/MANIFEST).is_symlink(): raise BadInput(f"{to/MANIFEST} is a link: remove it, or name another folder")
     write_text(to/MANIFEST, json.dumps(dict(files=[vars(files[n]) for n in sorted(files)]), indent=1) + '\n')
 
-def _entry(to, name, what):
-    st = (to/name).stat()
-    return Kept(name, st.st_size, _hash(str(to/name), st.st_mtime_ns, st.st_size), what)
+def _entry(to, name, what): return Kept(name, (to/name).stat().st_size, sha256(to/name), what)
 
 def _there(to, word):
     "What the stick has under this word already, as it was fetched; else None"
@@ -162,14 +161,14 @@ def _there(to, word):
 
 def _bring(s, to, say):
     "Copy one file or download it, and list it"
-    if s.here and s.here.is_file() and s.right(s.here, sha256(s.here)):
-        f = _place(to, s.name)
+    if s.here and s.here.is_file() and s.right(s.here, digest := sha256(s.here)):
+        how, f = 'copied from this machine', _place(to, s.name)
         _room(to, s.here.stat().st_size)
-        with writing(f) as tmp: shutil.copyfile(s.here, tmp)
-        how = 'copied from this machine'
-    else: f, how = download(s, to), 'downloaded'
-    k = _entry(to, s.name, s.what)
-    if not s.right(f, k.sha256): raise BadInput(f"{f} changed while it was written: run the same line again")
+        with writing(f) as tmp:
+            shutil.copyfile(s.here, tmp)
+            if sha256(tmp) != digest: raise BadInput(f"{s.here} changed while it was copied: run the same line again")
+        k = Kept(s.name, f.stat().st_size, digest, s.what)
+    else: how, k = 'downloaded', download(s, to)
     _list(to, [k])
     say(f"{s.what}: {how}, {k.bytes/1e6:,.1f} MB, {s.name}")
     return k

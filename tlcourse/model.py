@@ -23,13 +23,14 @@ from pathlib import Path
 from PIL import Image
 from safetensors.torch import save as tensor_bytes
 from torch import nn
-from .backbones import _cols, _read_weights, _row, arch, heads, linear_head
+from .backbones import _cols, _row, arch
 from .base import BadInput, html_block, html_table, pick_device, sha256, unknown, user_path, versions
 from .card import (
     VERSION, _again, _card_file, _check, _free, _kind, _put, _read_card, _weights_file, _whole_folder)
 from .compare import compare, default_out
 from .data import _whole
 from .folders import _said
+from .learner import heads, linear_head
 from .loaders import Part, PicImage
 from .pictures import _seen_lines, _threads
 from .predictions import NONE, Prediction, Predictions, _beyond, _decode, _found
@@ -39,6 +40,7 @@ from .sources import _store
 from .strategy import STRATEGIES
 from .study import _inside, _root, _source_hash, _strategy
 from .training_plan import _arch_of, _plan, _stored_study
+from .weights import _read_weights
 
 # %% ../nbs/tools/07_model.ipynb #mo000018
 def _net(card, shapes): # shapes: of the weights that will go into it, or of their like
