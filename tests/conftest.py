@@ -89,13 +89,36 @@ def tracked():
     return [ROOT/o for o in r.stdout.splitlines() if (ROOT/o).is_file()]
 
 class Executions(dict):
-    "An execution in a fresh kernel of each notebook that a test asks for, once."
+    "An execution in a fresh kernel of each notebook that a test asks for, once; `quick`: a folder of kernelspecs."
+    def __init__(self, quick=None): self.quick = quick
     def __missing__(self, page):
-        self[page] = execute(page, reuse=True)
+        with pytest.MonkeyPatch.context() as m:
+            # Not for a lesson: a reader's seconds are a promise
+            if self.quick and page.parent.name != 'lessons': m.setenv('JUPYTER_PATH', str(self.quick()))
+            self[page] = execute(page, reuse=True)
         return self[page]
 
 @pytest.fixture(scope='session')
-def executed(): return Executions()
+def executed(tmp_path_factory):
+    "Where processes can be forked, the kernels of pages start with fastai imported (forked.py)."
+    if sys.platform != 'linux':
+        yield Executions()
+        return
+    d, script = tmp_path_factory.mktemp('kernels'), str(ROOT/'tests/forked.py')
+    started = []
+    def quick():
+        if not started:
+            (d/'kernels/python3').mkdir(parents=True)
+            argv = [sys.executable, '-S', '-E', script, str(d/'socket'), '-f', '{connection_file}']
+            (d/'kernels/python3/kernel.json').write_text(json.dumps(dict(argv=argv, display_name='forked')))
+            started.append(subprocess.Popen([sys.executable, '-W', 'ignore', script, 'serve', d/'socket'],
+                                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+            assert started[0].stdout.readline() == 'ready\n'
+        return d
+    yield Executions(quick)
+    for p in started:
+        p.stdin.close()
+        p.wait()
 
 @pytest.fixture(scope='session')
 def wheel(tmp_path_factory, tracked):
