@@ -120,10 +120,18 @@ def executed(tmp_path_factory):
         p.stdin.close()
         p.wait()
 
-@pytest.fixture(scope='session')
-def wheel(tmp_path_factory, tracked):
-    "A wheel, built without a network from an sdist of the tracked files, over a leftover of an earlier build."
-    d = tmp_path_factory.mktemp('build')
+def once(tmp_path_factory, name, make):
+    "A folder that the first process to need it fills by `make(folder)`, for both processes of a run"
+    alone = 'PYTEST_XDIST_WORKER' not in os.environ
+    d = tmp_path_factory.mktemp(name) if alone else tmp_path_factory.getbasetemp().parent/name
+    d.mkdir(exist_ok=True)
+    with FileLock(f'{d}.lock'):
+        if not (d/'made').exists():
+            make(d)
+            (d/'made').touch()
+    return d
+
+def _build_wheel(d, tracked):
     for p in tracked:
         (d/'src'/p.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(p, d/'src'/p.relative_to(ROOT))
@@ -138,7 +146,11 @@ def wheel(tmp_path_factory, tracked):
     (src/'build/lib/tlcourse/lessons').mkdir(parents=True)
     (src/'build/lib/tlcourse/lessons/99_left.ipynb').touch()
     build('wheel', src)
-    return next(d.glob('*.whl'))
+
+@pytest.fixture(scope='session')
+def wheel(tmp_path_factory, tracked):
+    "A wheel, built without a network from an sdist of the tracked files, over a leftover of an earlier build."
+    return next(once(tmp_path_factory, 'wheel', lambda d: _build_wheel(d, tracked)).glob('*.whl'))
 
 def written_to(pty):
     "All that is written to the other end of a pseudo-terminal, until it closes."
@@ -171,11 +183,7 @@ def _build_site(folder):
 @pytest.fixture(scope='session')
 def site(tmp_path_factory):
     "The static site, built once by the project's own command, for both processes."
-    alone = 'PYTEST_XDIST_WORKER' not in os.environ
-    d = tmp_path_factory.mktemp('built') if alone else tmp_path_factory.getbasetemp().parent/'built'
-    d.mkdir(exist_ok=True)
-    with FileLock(d/'lock'):
-        if not (d/'git.json').exists(): _build_site(d)
+    d = once(tmp_path_factory, 'built', _build_site)
     out = Built(d/'site')
     out.git_before, out.git_after = json.loads((d/'git.json').read_text())
     return out
