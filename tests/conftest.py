@@ -55,11 +55,12 @@ LONG = ('core/04_pretrain', 'lessons/01_first_transfer', 'lessons/02_your_own_pi
         'lessons/09_extraction_or_tuning', 'tools/05_lint')
 
 def pytest_collection_modifyitems(items):
-    "The pages come last, in reading order: what fails in seconds is known before. What executes a long one is slow."
+    """The pages come last, in reading order: what fails in seconds is known before. What executes a long one is slow.
+    JupyterLab comes first: a lesson that was run there is not executed again."""
     for o in items:
         if 'executed' in o.fixturenames and together(o.nodeid) in LONG: o.add_marker('slow')
     order = {name(p): i for i,p in enumerate(PAGES, 1)}
-    items.sort(key=lambda i: order.get(together(i.nodeid), 0))
+    items.sort(key=lambda i: order.get(together(i.nodeid), -together(i.nodeid).endswith('test_lab.py')))
 
 # --- skipping
 
