@@ -7,6 +7,7 @@ import builtins, json, os, select, signal, socket, sys
 
 def ask(path, argv):
     "Ask for a kernel with the streams, folder and environment of this process; its exit code"
+    signal.signal(signal.SIGINT, signal.SIG_IGN) # it comes before each request to end, which the kernel gets itself
     with socket.socket(socket.AF_UNIX) as s:
         s.connect(path)
         socket.send_fds(s, [b'streams'], [0, 1, 2])
@@ -42,8 +43,8 @@ def become(streams, argv, cwd, env):
         os.close(fd)
     os.chdir(cwd)
     os.environ.clear()
-    os.environ.update(env, JPY_PARENT_PID=str(os.getppid()))
-    sys.argv = argv
+    os.environ.update(env)
+    sys.argv = [*argv, f'--IPKernelApp.parent_handle={os.getppid()}'] # from JPY_PARENT_PID in a new process
     random.seed()
     np.random.seed()
 
