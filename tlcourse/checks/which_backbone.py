@@ -17,7 +17,7 @@ import numpy as np
 def _tau_of(way, random):
     "Mean weighted tau of a way of ranking on the stored targets with all labels, with or without the random bodies"
     from scipy.stats import weightedtau
-    from tlcourse.records import lesson_records
+    from tlcourse.stored_tables import lesson_records
     stored, res = lesson_records('which_backbone'), []
     for t in sorted({r.spec['target'] for r in stored.rows(kind='head')}):
         acc = {r.spec['body']: r.accuracy for r in stored.rows(kind='head', target=t, shots='all')}
