@@ -16,7 +16,7 @@ from tlcourse.backbones import arch, GlyphNet
 from tlcourse.base import package_assets
 from tlcourse.data import kshot, target
 from tlcourse.features import extract
-from tlcourse.pretrain import one_cycle, source_accuracy, source_loss
+from tlcourse.pretrain import _one_cycle, _source_accuracy, _source_loss
 from tlcourse.probes import fit_probes
 from tlcourse.records import Records
 from tlcourse.sweep import sweep
@@ -56,15 +56,15 @@ def pretrained(spec):
         net = GlyphNet(sum(drawer.n_outs), o['nfs']).to(memory_format=torch.channels_last)
     opt = torch.optim.AdamW(net.parameters(), weight_decay=.02)
     for i in range(o['steps']):
-        for g in opt.param_groups: g['lr'] = one_cycle(i, o['of'], o['lr'])
+        for g in opt.param_groups: g['lr'] = _one_cycle(i, o['of'], o['lr'])
         x,y = drawer.batch(o['bs'])
         opt.zero_grad()
-        source_loss(net((x - .5)/.25), y, drawer.n_outs).backward()
+        _source_loss(net((x - .5)/.25), y, drawer.n_outs).backward()
         opt.step()
     sd = {k: v.half().contiguous() for k,v in net.state_dict().items() if v.is_floating_point()}
     net.load_state_dict({k: v.float() for k,v in sd.items()}, strict=False)
     seconds = time.process_time() - t0
-    acc = source_accuracy(net.eval(), drawer)['glyph']['accuracy']
+    acc = _source_accuracy(net.eval(), drawer)['glyph']['accuracy']
     return {**{k: v.numpy() for k,v in sd.items()}, 'source_accuracy': acc, 'seconds': seconds}
 
 def source_net(name):
