@@ -35,6 +35,7 @@ from .strategy import *
 from .layers import *
 from .heads import *
 from .finetune import *
+from .keep import *
 from .comparison import *
 from .report import *
 from .look import *

@@ -1,0 +1,151 @@
+"""The stored grid of lesson 14: what each way to tune gains on the target, costs the source, and does under shift.
+
+    python grids/keeping.py      # about 13 minutes of one core; goes on where it was stopped
+
+Glyphnet, five labels per class, 150 steps. First three tuning seeds on the letters choose one setting for each method
+that has one (a strength, or a learning rate), by the loss on five validation pictures per class; then five other
+seeds of each method are scored once on the sealed test, and on source pictures with the old
+head. A run depends on its spec alone: `run(spec)`. What a run makes beside its network (averages of its steps,
+networks between probe and tuned one) is in the same result, its name behind each key.
+"""
+import time
+from copy import deepcopy
+from functools import cache
+import numpy as np, torch
+from fastai.callback.core import Callback
+from torch import nn
+from tlcourse.backbones import glyphnet
+from tlcourse.base import package_assets
+from tlcourse.data import target
+from tlcourse.features import _adapt
+from tlcourse.finetune import KeepStats
+from tlcourse.keep import (Delta, ema, forgetting, importance, L2SP, lora, LwF, merge_lora, old_network, Replay, swa,
+                           wise_ft)
+from tlcourse.records import Records
+from tlcourse.runs import _measured
+from tlcourse.strategy import _as_asked, _learner, fit_steps, seeded, STRATEGIES
+from tlcourse.sweep import sweep
+from tlcourse.world import SourceDrawer
+
+out, LR = 'tlcourse-out/keeping', STRATEGIES['fine-tuning'].rate
+TARGETS, SHIFTS, ALPHAS = ('letters',), ('blur', 'noise', 'contrast'), (.25, .5, .75)
+# The knob of each method: what is tried, weakest hold on the source first
+KNOBS = {'norm-tuning': (4.5e-2, 1.5e-2, 5e-3), 'LoRA': (4.5e-2, 1.5e-2, 5e-3), 'L2-SP': (10, 100, 1000),
+         'DELTA': (.1, 1, 10)}
+FIXED, BY_RATE = {'LwF': 1., 'replay': 1.}, ('norm-tuning', 'LoRA') # as loud as the new pictures
+PLAIN = 'feature-extraction', 'fine-tuning', 'statistics kept', 'last-layers', 'lp-ft'
+
+@cache
+def the_target(pixel_hash): return next(t for t in map(target, TARGETS) if t.pixel_hash == pixel_hash)
+
+def old_head():
+    net = glyphnet(pretrained=True)
+    return nn.Sequential(net.pool, net.flatten, net.fc)
+
+@cache
+def pool(): # source pictures to replay; none of them is in the meter
+    x, y = SourceDrawer('glyph', seed=2).batch(2000)
+    return (x-.5)/.25, y
+
+def replayed(seed, bs=32):
+    g, (x, y) = torch.Generator().manual_seed(seed), pool()
+    def batch():
+        i = torch.randint(len(x), (bs,), generator=g)
+        return x[i], y[i]
+    return batch
+
+def probe(dls, seed): return STRATEGIES['feature-extraction'](dls, 'glyphnet', seed=seed, progress=False)
+
+def beside(learn, how, k, dls, seed):
+    "The callback of a method"
+    if how == 'L2-SP': return [L2SP(learn, k)]
+    if how == 'DELTA': return [Delta(learn, k, importance(probe(dls, seed)))]
+    if how == 'LwF': return [LwF(learn, old_head(), k)]
+    if how == 'replay': return [Replay(learn, old_head(), replayed(seed), k)]
+    return [KeepStats()] if how == 'statistics kept' else []
+
+def on_training(model, dls):
+    "A network whose body has BatchNorm statistics of the training pictures"
+    with torch.no_grad(): body = _adapt(model[0], [x.as_subclass(torch.Tensor) for x,_ in dls.train], 'it')
+    return nn.Sequential(body, model[1]).eval()
+
+def fitted(dls, spec):
+    "The Learner after its fit, and the networks that it makes beside"
+    how, k, seed, steps = (spec[o] for o in ('method', 'knob', 'seed', 'steps'))
+    if how == 'feature-extraction': return probe(dls, seed), {}
+    if how == 'last-layers': return STRATEGIES[how](dls, 'glyphnet', steps=steps, seed=seed, progress=False), {}
+    with seeded(seed):
+        if how == 'lp-ft':
+            learn = probe(dls, seed)
+            start = deepcopy(learn.model)
+            learn.remove_cbs([cb for cb in learn.cbs if cb.name == 'true_freeze'])
+            learn.unfreeze()
+            with _as_asked(learn), learn.added_cbs([KeepStats()]): fit_steps(learn, steps - steps//3, slice(LR/25, LR))
+            return learn, {f'wise {a}': wise_ft(start, learn, a) for a in ALPHAS}
+        learn = _learner(dls, 'glyphnet', seed, progress=False)
+        if how == 'LoRA': lora(learn)
+        elif how == 'norm-tuning': learn.freeze() # fastai's own freezing lets BatchNorm train
+        else: learn.unfreeze()
+        avgs = dict(EMA=ema(learn, .95), SWA=swa(learn, .75)) if how == 'fine-tuning' else {}
+        lr = k if how in BY_RATE else slice(LR/25, LR)
+        with _as_asked(learn), learn.added_cbs(beside(learn, how, k, dls, seed)): fit_steps(learn, steps, lr)
+        if how == 'LoRA': merge_lora(learn)
+        return learn, {n: on_training(a.module, learn.dls) for n,a in avgs.items()}
+
+def measured(learn, t, spec):
+    "What one network gives: on validation pictures, and in a report on the test, under shift and on the source"
+    losses, right = _measured(learn, learn.dls.valid)
+    res = dict(losses=losses, valid_acc=float(right.mean()))
+    if spec['kind'] == 'tune': return res
+    s = t.score(learn, SHIFTS)
+    res.update(pred=s.pred, prob=s.prob, **{f'pred {n}': o.pred for n,o in s.shifts.items()})
+    if t.name == 'letters': res['pred letters-stix'] = target('letters-stix').score(learn).pred
+    f = forgetting(learn)
+    return dict(res, source=f.after, recounted=f.recounted)
+
+def run(spec):
+    "What a run of `spec` gives"
+    t = the_target(spec['pixel_hash']).unopened()
+    if spec['kind'] == 'source': return dict(before=forgetting(_learner(t.dls(shots=1), 'glyphnet', 0)).before)
+    dls = t.dls(shots=spec['shots'], seed=spec['seed'], bs=spec['bs'], device='cpu', valid_shots=5)
+    t0 = time.process_time()
+    learn, others = fitted(dls, spec)
+    res = dict(seconds=time.process_time() - t0)
+    res.update(measured(learn, t, spec))
+    if spec['kind'] == 'tune': return res
+    for n,net in others.items():
+        learn.model = net
+        res.update({f'{k} {n}': v for k,v in measured(learn, t, spec).items()})
+    return res
+
+def spec(t, method, seed, knob=None, kind='report'):
+    return dict(kind=kind, target=t.name, pixel_hash=t.pixel_hash, backbone='glyphnet', method=method, knob=knob,
+                shots=5, steps=150, bs=32, lr=LR, seed=seed)
+
+def chosen(records, method):
+    "Of the settings whose loss is within a standard error of the smallest, the one that holds on to most"
+    t = target('letters')
+    runs = {k: np.stack([records.get(spec(t, method, s, k, 'tune'))['losses'] for s in (100, 101, 102)])
+            for k in KNOBS[method]}
+    best = min(runs.values(), key=np.mean)
+    def near(v):
+        d = (v - best).ravel()
+        return d.mean() <= d.std()/len(d)**.5
+    return [k for k in KNOBS[method] if near(runs[k])][-1]
+
+def main():
+    records, ts = Records(f'{out}/records.db'), [*map(target, TARGETS)]
+    for t in ts: records.put_labels(t.pixel_hash, t._test_arrays[1], dict(target=t.name, classes=t.classes))
+    stix = target('letters-stix')
+    records.put_labels(stix.pixel_hash, stix._test_arrays[1], dict(target=stix.name))
+    first = dict(kind='source', pixel_hash=ts[0].pixel_hash)
+    sweep([first], records, run, workers=1, progress=False)
+    sweep([spec(ts[0], m, s, k, 'tune') for s in (100, 101, 102) for m,ks in KNOBS.items() for k in ks], records, run,
+          workers=1, progress=False)
+    knobs = FIXED | {m: chosen(records, m) for m in KNOBS}
+    print(knobs)
+    sweep([spec(t, m, s, knobs.get(m)) for s in range(5) for t in ts for m in (*PLAIN, *KNOBS, *FIXED)], records, run,
+          workers=1, progress=False)
+    print(records.export(package_assets()/'keeping.db').stat().st_size, 'bytes')
+
+if __name__ == '__main__': main()
