@@ -37,7 +37,7 @@ class BuildPy(build_py):
 
 setup(version=version,
       cmdclass={'build_py': BuildPy},
-      packages=['tlcourse', 'tlcourse.assets'],
+      packages=['tlcourse', 'tlcourse.assets', 'tlcourse.checks'],
       install_requires=cfg['requirements'].split(),
       extras_require=extras,
       package_data={'tlcourse': cfg['package_data'].split()},

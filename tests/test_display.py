@@ -276,7 +276,7 @@ def unstyled(src):
 
 def test_figures_share_one_style():
     from conftest import ROOT
-    found = {p.stem: o for p in (ROOT/'tlcourse').glob('*.py') if (o := unstyled(p.read_text(encoding='utf-8')))}
+    found = {p.stem: o for p in (ROOT/'tlcourse').rglob('*.py') if (o := unstyled(p.read_text(encoding='utf-8')))}
     inside = {('plots', '_axes'), ('widgets', '_draw_probs')} # Their callers hold the style
     assert {(m, f) for m,o in found.items() for f,_ in o} <= inside
 

@@ -6,10 +6,11 @@ import pytest
 from tlcourse import cli, exercises
 from tlcourse.base import BadInput
 from tlcourse.dev import cells
-from tlcourse.exercises import Verdict, _exercises, check, log_score, scores
+from tlcourse.exercises import Verdict, _checks, _exercises, check, log_score, scores
 from conftest import PAGES
 
 LESSONS = {p.stem[3:]: p for p in PAGES if p.parent.name == 'lessons'}
+EXERCISES = sorted((lesson, n) for lesson in LESSONS for n in _checks(lesson))
 
 @pytest.fixture(autouse=True)
 def reader(tmp_path, monkeypatch):
@@ -33,7 +34,7 @@ TRIVIAL = ['', 'a', None, [], (), {}, set(), 0, 1, -1, True, False, .5, float('n
            lambda *a: 0, lambda *a: 1, lambda *a: .5, lambda *a: True, lambda *a: '', lambda *a: np.zeros(3),
            lambda *a: ...]
 
-@pytest.mark.parametrize('at', sorted(_exercises), ids=lambda o: f'{o[0]}.{o[1]}')
+@pytest.mark.parametrize('at', EXERCISES, ids=lambda o: f'{o[0]}.{o[1]}')
 def test_no_empty_answer_passes(at):
     for a in TRIVIAL:
         v = check(*at, a)
@@ -45,16 +46,33 @@ def test_a_check_that_takes_anything_is_found(monkeypatch):
     assert check('freezing', 99, '') and check(5, 99, '') # by its name, and by its number
 
 def test_open_and_unknown():
-    for at in _exercises: assert check(*at, ...).state == 'open'
+    for at in EXERCISES: assert check(*at, ...).state == 'open'
     for at in ('freezing', 99), (0, 1), ('nowhere', 1), ([], {}), (None, 'x'):
         assert 'no such exercise' in check(*at, 1).hint
     assert not os.path.exists('scores.json')
+
+LOADED = """
+import sys
+from tlcourse.exercises import check, scores
+def pages(): return sorted(m for m in sys.modules if m.startswith('tlcourse.checks.'))
+assert not pages() and 'no such exercise' in check('nowhere', 1, 1).hint and not pages()
+assert check(4, 1, [.25, .19, .49, .56, .41]) and pages() == ['tlcourse.checks.inside']
+scores(sys.argv[1])
+assert pages() == ['tlcourse.checks.freezing', 'tlcourse.checks.inside']
+assert not {'torch', 'fastai'} & set(sys.modules)
+"""
+
+def test_a_page_of_checks_is_loaded_when_asked_for(tmp_path):
+    "By the lesson's number too, and by the teacher's table; what is not asked for stays where it is."
+    log_score('freezing', 1, True, path=tmp_path/'a.json')
+    r = subprocess.run([sys.executable, '-c', LOADED, str(tmp_path/'a.json')], capture_output=True, text=True)
+    assert not r.returncode, r.stderr
 
 def test_every_cell_has_its_check():
     "The checks that the lessons call are those there are."
     called = {(a, int(b)) for p in LESSONS.values() for c in cells(p, 'code')
               for a,b in re.findall(r"^check\('(\w+)', (\d+),", c['source'], re.M)}
-    assert called == set(_exercises)
+    assert called == set(EXERCISES)
 
 def test_hints_of_letters():
     "Each letter of a choice that is wrong has a hint of its own."
@@ -155,7 +173,7 @@ def library():
 # Where the last line of a solution applies it to the page's own study, the definition alone is run
 APPLIED = {('how_much_data', 3): 'the last line reads `single`, a table made of the whole stored study'}
 
-@pytest.mark.parametrize('at', sorted(_exercises), ids=lambda o: f'{o[0]}.{o[1]}')
+@pytest.mark.parametrize('at', EXERCISES, ids=lambda o: f'{o[0]}.{o[1]}')
 def test_solution_passes(at, library):
     task, solution, answer = TASKS[at]
     blocks = re.findall(r'```python\n(.*?)```', solution, re.S)

@@ -12,32 +12,35 @@ from conftest import ROOT
 
 LIB = ROOT/'tlcourse'
 MODULES = sorted(p.stem for p in LIB.glob('*.py') if p.stem[0] != '_')
-ROOMS = {'core': 0, 'lessons': 1, 'tools': 2}
+CHECKS = sorted(f'checks.{p.stem}' for p in (LIB/'checks').glob('*.py') if p.stem[0] != '_') # By lesson
+ROOMS = {'core': 0, 'lessons': 1, 'tools': 2, 'checks': 3}
 COMMANDS = ['pip install -e . && tlcourse compare digits', "pip install -e '.[dev]' && pytest"]
 
 # --- one-way imports
 
 def place(src):
     "Room and number of the notebook that a module is exported from."
-    m = re.search(r'File to edit: \.\./nbs/(\w+)/(\d+)_\w+\.ipynb', src)
+    m = re.search(r'File to edit: (?:\.\./)+nbs/(\w+)/(\d+)_\w+\.ipynb', src)
     return m and (ROOMS[m[1]], int(m[2]))
 
 def imported(src):
-    "Our modules that a module imports, anywhere in it."
+    "Our modules that a module imports, anywhere in it; a page of checks as 'checks.freezing', or 'checks' for all."
+    def ours(name): return name.removeprefix('tlcourse.') if name.startswith('tlcourse.checks') else name.split('.')[1]
     for n in ast.walk(ast.parse(src)):
-        if isinstance(n, ast.Import):
-            yield from (a.name.split('.')[1] for a in n.names if a.name.startswith('tlcourse.'))
+        if isinstance(n, ast.Import): yield from (ours(a.name) for a in n.names if a.name.startswith('tlcourse.'))
         elif isinstance(n, ast.ImportFrom):
             mod = f"tlcourse{'.' + n.module if n.module else ''}" if n.level else n.module
             if mod == 'tlcourse': yield from (a.name for a in n.names if a.name != '__version__')
-            elif mod.startswith('tlcourse.'): yield mod.split('.')[1]
+            elif mod.startswith('tlcourse.'): yield ours(mod)
 
 def wrong_imports(srcs):
-    "(module, imported module) against the order: core, lessons, tools, and within a room by number."
+    """(module, imported module) against the order: core, lessons, tools, checks, and within a room by number; nothing
+    imports a page of checks, not the next one either."""
     places = {k: place(s) for k,s in srcs.items()}
-    return [(k, o) for k,s in srcs.items() for o in imported(s) if o not in places or not places[o] < places[k]]
+    def wrong(k, o): return o not in places or o in CHECKS or not places[o] < places[k]
+    return [(k, o) for k,s in srcs.items() for o in imported(s) if wrong(k, o)]
 
-def sources(): return {m: (LIB/f'{m}.py').read_text(encoding='utf-8') for m in MODULES}
+def sources(): return {m: (LIB/f"{m.replace('.', '/')}.py").read_text(encoding='utf-8') for m in MODULES + CHECKS}
 
 def test_every_module_has_a_place(): assert all(map(place, sources().values()))
 def test_one_way(): assert not wrong_imports(sources())
@@ -46,7 +49,7 @@ def test_warnings_of_others_are_hushed_first():
     "`base` says which warnings of fastai's nobody needs, and must say so before fastai is imported."
     def first(src, what): return next((i for i,l in enumerate(src.splitlines()) if re.match(what, l)), math.inf)
     def late(srcs): return [m for m,s in srcs.items() if first(s, r'(from|import) (fastai|timm)\b') <
-                            first(s, r'import tlcourse\.|from \.\w+ import')]
+                            first(s, r'import tlcourse\.|from \.+\w+ import')]
     assert not late(sources())
     assert late({'x': 'import re\nfrom fastai.optimizer import Adam\nfrom .base import BadInput'}) == ['x']
 
@@ -66,6 +69,20 @@ def test_one_way_finds_a_planted_import(line):
     srcs['base'] += f'\n{line}\n'
     found = [o for o in wrong_imports(srcs) if o not in before]
     assert found == [('base', 'nowhere' if 'nowhere' in line else 'all')]
+
+@pytest.mark.parametrize('user', ['exercises', 'cli', 'checks.inside'])
+@pytest.mark.parametrize('line', ['from tlcourse.checks.freezing import _still', 'import tlcourse.checks.freezing',
+                                  'from tlcourse.checks import freezing'])
+def test_nothing_imports_a_page_of_checks(user, line):
+    srcs = sources()
+    srcs[user] += f'\n{line}\n'
+    assert wrong_imports(srcs) == [(user, 'checks' if 'checks import' in line else 'checks.freezing')]
+
+def test_a_page_of_checks_for_each_lesson():
+    "It stands under the lesson's name and number, and gives no name to readers."
+    def names(room): return sorted(p.name for p in (ROOT/f'nbs/{room}').glob('[0-9]*.ipynb'))
+    assert names('checks') == names('lessons') and CHECKS == sorted(f'checks.{n[3:-6]}' for n in names('checks'))
+    assert not [m for m in CHECKS if public(m)]
 
 def made_in(src):
     "Names that a module defines itself, at its top or in a class or function of it."
@@ -223,14 +240,15 @@ def test_out_of_date_finds_changes(tmp_path):
     for f in ('pyproject.toml', 'README.md'): shutil.copy(ROOT/f, tmp_path)
     before = set(out_of_date(tmp_path))
     with open(tmp_path/'tlcourse/base.py', 'a') as f: f.write('x = 1\n')
-    (tmp_path/'tlcourse/left.py').touch()
+    for o in ('left.py', 'checks/left.py'): (tmp_path/'tlcourse'/o).touch()
     (tmp_path/'README.md').write_text('old')
     nb = json.loads((p := tmp_path/'nbs/tools/09_dev.ipynb').read_text(encoding='utf-8'))
     next(c for c in nb['cells'] if c['cell_type'] == 'code')['execution_count'] = 3
     p.write_text(json.dumps(nb), encoding='utf-8')
     found = {o.split(':')[0] for o in set(out_of_date(tmp_path)) - before}
     assert (found | {o.split(':')[0] for o in before}
-            >= {'tlcourse/base.py', 'tlcourse/left.py', 'README.md', 'nbs/tools/09_dev.ipynb'})
+            >= {'tlcourse/base.py', 'tlcourse/left.py', 'tlcourse/checks/left.py', 'README.md',
+                'nbs/tools/09_dev.ipynb'})
 
 def test_readme_commands():
     text = (ROOT/'README.md').read_text(encoding='utf-8')
@@ -268,7 +286,7 @@ def test_ci_runs_what_pytest_leaves_out():
 def test_no_long_lines():
     "No line over 120 characters in the modules, the tests, the benchmarks and the grids."
     files = python_files(ROOT)
-    assert {p.parent.name for p in files} == {'tlcourse', 'tests', 'benchmarks', 'grids'} and len(files) > 100
+    assert {p.parent.name for p in files} == {'tlcourse', 'checks', 'tests', 'benchmarks', 'grids'} and len(files) > 100
     assert not {p.relative_to(ROOT).as_posix(): at for p in files if (at := long_lines(p))}
 
 # --- nothing of one machine

@@ -28,7 +28,7 @@ def test_tree_stays_clean(site): assert site.git_before == site.git_after
 def test_pages(html):
     assert {page(p) for p in PAGES} | {'search.html'} == set(html)
     links = [re.search(r'^Docs: \S+?/tlcourse/(\S+)\.md$', p.read_text(encoding='utf-8'), re.M)
-             for p in (ROOT/'tlcourse').glob('*.py')]
+             for p in (ROOT/'tlcourse').rglob('*.py')]
     assert {m[1] for m in links if m} <= set(html)
 
 def test_anchors(html):
@@ -98,6 +98,7 @@ def test_sidebar(html):
     for (_,t),l in zip(links, ls): assert f'>{l.seconds}\xa0s\xa0·\xa0{l.device}</small>' in t
     rest = [h for h,_ in links[len(ls):]]
     assert rest[0] == 'base.html' and rest[-6:] == [f'../{o}.html' for o in BESIDE] and '../tools/compare.html' in rest
+    assert rest[-6-len(ls):-6] == [f'../checks/{p.stem[3:]}.html' for p in LESSONS]
 
 def test_times_on_the_front_page(html):
     row = next(r for r in re.findall(r'<tr.*?</tr>', html['index.html'], re.S) if 'lessons/freezing.html' in r)

@@ -489,5 +489,5 @@ def test_command(store, cache, tmp_path, capsys):
 def test_one_way_to_write():
     "No module but the store renames a file that it has written; `model` and `sources` put whole folders in place"
     lib = Path(tlcourse.__file__).parent
-    assert ({f.name for f in lib.glob('*.py') if 'os.replace' in f.read_text(encoding='utf-8')}
+    assert ({f.name for f in lib.rglob('*.py') if 'os.replace' in f.read_text(encoding='utf-8')}
             == {'store.py', 'model.py', 'sources.py'})

@@ -50,6 +50,7 @@ from .course import *
 from .fetch import *
 from .doctor import *
 from .widgets import *
+from .guesses import *
 
 # %% ../nbs/tools/08_all.ipynb #d5068218
 __all__ = [o for o in dir() if not o.startswith('_')]

@@ -20,7 +20,7 @@ from .course import _text
 from .docs import WIDGET_VIEW, build_site
 
 # %% ../nbs/tools/09_dev.ipynb #f57dbbcd
-_rooms = 'core', 'lessons', 'tools'
+_rooms = 'core', 'lessons', 'tools', 'checks'
 
 # %% ../nbs/tools/09_dev.ipynb #3fe53267
 def find_root(path:str|Path='.' # Where to start
@@ -32,9 +32,9 @@ def find_root(path:str|Path='.' # Where to start
     raise BadInput(f"no clone of the course around {start}: run this inside one")
 
 # %% ../nbs/tools/09_dev.ipynb #97141ef8
-def pages(names=(), # Folders, numbers or parts of names: 'core', 'lessons/01', '05_freezing'; none means all
+def pages(names=(), # Folders, numbers or parts of paths: 'core', 'lessons/01', 'freezing'; none means all
           root:str|Path|None=None # The clone; the one around the working folder if None
-         ) -> list[Path]: # The index; core, lessons and tools, each by number; what else lies beside the index
+         ) -> list[Path]: # The index; core, lessons, tools and checks, each by number; the rest beside the index
     "The notebooks of the course in reading order. Raises `BadInput` for a name that none has."
     nbs = (Path(root) if root else find_root())/'nbs'
     rest = sorted(p for p in nbs.glob('[a-z]*.ipynb') if p.stem != 'index')
@@ -236,6 +236,7 @@ def out_of_date(root:str|Path|None=None # The clone; the one around the working 
         res = []
         for pat,what in (('nbs/**/*.ipynb', 'not clean: nbdev-clean'),
                          ('tlcourse/*.py', 'not what the notebooks say: nbdev-export'),
+                         ('tlcourse/checks/*.py', 'not what the notebooks say: nbdev-export'),
                          ('README.md', 'not current: python -m tlcourse.dev readme')):
             names = {p.relative_to(o).as_posix() for o in (root, d) for p in o.glob(pat)}
             names = {n for n in names if not any(part[0] in '._' for part in Path(n).parts[:-1])}
@@ -387,7 +388,8 @@ def long_lines(path:str|Path, # A Python file
 def python_files(root:str|Path # The clone
                 ) -> list[Path]: # Sorted by name
     "The modules, but for nbdev's index of them, the tests, the benchmarks and the grids."
-    found = [p for d in ('tlcourse', 'tests', 'benchmarks', 'grids') for p in (Path(root)/d).glob('*.py')]
+    folders = 'tlcourse', 'tlcourse/checks', 'tests', 'benchmarks', 'grids'
+    found = [p for d in folders for p in (Path(root)/d).glob('*.py')]
     return sorted(p for p in found if p.stem != '_modidx')
 
 # %% ../nbs/tools/09_dev.ipynb #de120003
@@ -409,7 +411,7 @@ def main(args:list[str]|None=None # The words after the command; `sys.argv` if N
     sub.add_parser('check', help='exported, clean, README current, no long line, no long cell in a lesson, '
                                  'every number in the prose bound to its value?')
     r = sub.add_parser('run', help='execute notebooks in fresh kernels')
-    r.add_argument('names', nargs='*', help="parts of their paths, as 'lessons' or '05_freezing'; none means all")
+    r.add_argument('names', nargs='*', help="parts of their paths, as 'lessons' or 'lessons/05'; none means all")
     r.add_argument('--inplace', action='store_true', help='save the outputs into the notebooks')
     r.add_argument('--out', help='folder for the executed copies (default: _proc/executed)')
     r.add_argument('--workers', type=int, default=1, help='kernels at a time (default: 1)')

@@ -371,7 +371,7 @@ def _settings(title):
         myst_disable_syntax=['myst_line_comment', 'myst_block_break', 'myst_target', 'myst_role'], # Quarto has none
         suppress_warnings=['myst.header']) # show_doc's headings are of level 3, wherever they stand
 
-_rooms = {'lessons': 'Lessons', 'core': 'Core', 'tools': 'Tools', '': 'Reference'}
+_rooms = {'lessons': 'Lessons', 'core': 'Core', 'tools': 'Tools', 'checks': 'Checks', '': 'Reference'}
 
 def _toctree(pages):
     def entry(p):
