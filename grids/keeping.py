@@ -38,6 +38,9 @@ PLAIN = 'feature-extraction', 'fine-tuning', 'statistics kept', 'last-layers', '
 @cache
 def the_target(pixel_hash): return next(t for t in map(target, TARGETS) if t.pixel_hash == pixel_hash)
 
+@cache
+def other_font(): return target('letters-stix')
+
 def old_head():
     net = glyphnet(pretrained=True)
     return nn.Sequential(net.pool, net.flatten, net.fc)
@@ -99,7 +102,7 @@ def measured(learn, t, spec):
     if spec['kind'] == 'tune': return res
     s = t.score(learn, SHIFTS)
     res.update(pred=s.pred, prob=s.prob, **{f'pred {n}': o.pred for n,o in s.shifts.items()})
-    if t.name == 'letters': res['pred letters-stix'] = target('letters-stix').score(learn).pred
+    if t.name == 'letters': res['pred letters-stix'] = other_font().unopened().score(learn).pred
     f = forgetting(learn)
     return dict(res, source=f.after, recounted=f.recounted)
 
@@ -136,7 +139,7 @@ def chosen(records, method):
 def main():
     records, ts = Records(f'{out}/records.db'), [*map(target, TARGETS)]
     for t in ts: records.put_labels(t.pixel_hash, t._test_arrays[1], dict(target=t.name, classes=t.classes))
-    stix = target('letters-stix')
+    stix = other_font()
     records.put_labels(stix.pixel_hash, stix._test_arrays[1], dict(target=stix.name))
     first = dict(kind='source', pixel_hash=ts[0].pixel_hash)
     sweep([first], records, run, workers=1, progress=False)

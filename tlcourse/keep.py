@@ -16,6 +16,7 @@ from fastai.callback.core import Callback
 from fastai.callback.hook import hook_output
 from fastai.learner import Learner
 from fastcore.foundation import L
+from functools import lru_cache
 from numbers import Real
 from torch import nn
 from torch.nn.utils import parametrize
@@ -261,6 +262,12 @@ class Forgetting(NamedTuple):
         said = {'before': self.before, 'after': self.after, 'statistics counted again': self.recounted}
         return '; '.join(f'{k}: {wilson(int(v.sum()), len(v))}' for k,v in said.items() if v is not None)
 
+# %% ../nbs/lessons/14_keeping.ipynb #keep005a
+@lru_cache # drawn once
+def _glyphs():
+    "Source pictures and classes to measure with, and other pictures to count statistics on"
+    return SourceDrawer('glyph').check(1000), SourceDrawer('glyph', seed=1).batch(1000)[0]
+
 # %% ../nbs/lessons/14_keeping.ipynb #keep0052
 @torch.no_grad()
 def forgetting(learn, # A Learner, or its body
@@ -273,7 +280,7 @@ def forgetting(learn, # A Learner, or its body
     a = arch(source)
     if x is None:
         if a.name != 'glyphnet': raise BadInput(f"give x, pictures for the old head of {a.name}; only glyphnet draws its own")
-        (x, y), recount = SourceDrawer('glyph').check(1000), SourceDrawer('glyph', seed=1).batch(1000)[0]
+        (x, y), recount = _glyphs()
     mean, std = (torch.tensor(o).view(-1, 1, 1) for o in a.stats)
     def answers(net, body=None):
         dev = next(net.parameters()).device
