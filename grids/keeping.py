@@ -1,26 +1,24 @@
 """The stored grid of lesson 14: what each way to tune gains on the target, costs the source, and does under shift.
 
-    python grids/keeping.py      # about 13 minutes of one core; goes on where it was stopped
+    python grids/keeping.py      # about 10 minutes of one core; goes on where it was stopped
 
-Glyphnet, five labels per class, 150 steps. First three tuning seeds on the letters choose one setting for each method
-that has one (a strength, or a learning rate), by the loss on five validation pictures per class; then five other
-seeds of each method are scored once on the sealed test, and on source pictures with the old
-head. A run depends on its spec alone: `run(spec)`. What a run makes beside its network (averages of its steps,
-networks between probe and tuned one) is in the same result, its name behind each key.
+Glyphnet, five labels per class, 150 steps. First three tuning seeds on the letters choose a strength of L2-SP and of
+DELTA, by the loss on five validation pictures per class; then five other seeds of each method are scored once on the
+sealed test, and on source pictures with the old head. A run depends on its spec alone: `run(spec)`. What a run makes
+beside its network (averages of its steps, networks between probe and tuned one) is in the same result, its name
+behind each key.
 """
 import time
 from copy import deepcopy
 from functools import cache
 import numpy as np, torch
-from fastai.callback.core import Callback
 from torch import nn
 from tlcourse.backbones import glyphnet
 from tlcourse.base import package_assets
 from tlcourse.data import target
 from tlcourse.features import _adapt
 from tlcourse.finetune import KeepStats
-from tlcourse.keep import (Delta, ema, forgetting, importance, L2SP, lora, LwF, merge_lora, old_network, Replay, swa,
-                           wise_ft)
+from tlcourse.keep import (Delta, ema, forgetting, importance, L2SP, lora, LwF, merge_lora, Replay, swa, wise_ft)
 from tlcourse.records import Records
 from tlcourse.runs import _measured
 from tlcourse.strategy import _as_asked, _learner, fit_steps, seeded, STRATEGIES
@@ -30,10 +28,10 @@ from tlcourse.world import SourceDrawer
 out, LR = 'tlcourse-out/keeping', STRATEGIES['fine-tuning'].rate
 TARGETS, SHIFTS, ALPHAS = ('letters',), ('blur', 'noise', 'contrast'), (.25, .5, .75)
 # The knob of each method: what is tried, weakest hold on the source first
-KNOBS = {'norm-tuning': (4.5e-2, 1.5e-2, 5e-3), 'LoRA': (4.5e-2, 1.5e-2, 5e-3), 'L2-SP': (10, 100, 1000),
-         'DELTA': (.1, 1, 10)}
-FIXED, BY_RATE = {'LwF': 1., 'replay': 1.}, ('norm-tuning', 'LoRA') # as loud as the new pictures
-PLAIN = 'feature-extraction', 'fine-tuning', 'statistics kept', 'last-layers', 'lp-ft'
+KNOBS = {'L2-SP': (10, 100, 1000), 'DELTA': (.1, 1, 10)}
+FIXED = {'norm-tuning': 1e-2, 'LoRA': 1e-2, # learning rates, that of lesson 5's frozen bodies
+         'LwF': 1., 'replay': 1.} # as loud as the new pictures
+PLAIN = 'feature-extraction', 'fine-tuning', 'statistics kept', 'lp-ft'
 
 @cache
 def the_target(pixel_hash): return next(t for t in map(target, TARGETS) if t.pixel_hash == pixel_hash)
@@ -76,7 +74,6 @@ def fitted(dls, spec):
     "The Learner after its fit, and the networks that it makes beside"
     how, k, seed, steps = (spec[o] for o in ('method', 'knob', 'seed', 'steps'))
     if how == 'feature-extraction': return probe(dls, seed), {}
-    if how == 'last-layers': return STRATEGIES[how](dls, 'glyphnet', steps=steps, seed=seed, progress=False), {}
     with seeded(seed):
         if how == 'lp-ft':
             learn = probe(dls, seed)
@@ -90,7 +87,7 @@ def fitted(dls, spec):
         elif how == 'norm-tuning': learn.freeze() # fastai's own freezing lets BatchNorm train
         else: learn.unfreeze()
         avgs = dict(EMA=ema(learn, .95), SWA=swa(learn, .75)) if how == 'fine-tuning' else {}
-        lr = k if how in BY_RATE else slice(LR/25, LR)
+        lr = k if how in ('norm-tuning', 'LoRA') else slice(LR/25, LR)
         with _as_asked(learn), learn.added_cbs(beside(learn, how, k, dls, seed)): fit_steps(learn, steps, lr)
         if how == 'LoRA': merge_lora(learn)
         return learn, {n: on_training(a.module, learn.dls) for n,a in avgs.items()}
@@ -109,7 +106,8 @@ def measured(learn, t, spec):
 def run(spec):
     "What a run of `spec` gives"
     t = the_target(spec['pixel_hash']).unopened()
-    if spec['kind'] == 'source': return dict(before=forgetting(_learner(t.dls(shots=1), 'glyphnet', 0)).before)
+    if spec['kind'] == 'source': return dict(before=forgetting(_learner(t.dls(shots=1), 'glyphnet', 0)).before,
+                                               other_font=other_font().pixel_hash)
     dls = t.dls(shots=spec['shots'], seed=spec['seed'], bs=spec['bs'], device='cpu', valid_shots=5)
     t0 = time.process_time()
     learn, others = fitted(dls, spec)

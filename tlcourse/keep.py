@@ -11,10 +11,12 @@ __all__ = ['L2SP', 'Delta', 'importance', 'LwF', 'Replay', 'ema', 'swa', 'wise_f
 # %% ../nbs/lessons/14_keeping.ipynb #keep0002
 import tlcourse.base
 import math, torch, torch.nn.functional as F
+from contextlib import nullcontext
 from copy import deepcopy
 from fastai.callback.core import Callback
 from fastai.callback.hook import hook_output
 from fastai.learner import Learner
+from fastcore.basics import patch
 from fastcore.foundation import L
 from functools import lru_cache
 from numbers import Real
@@ -45,6 +47,9 @@ def _parts(learn):
     raise BadInput(f"a {type(m).__name__} is no Sequential(body, head), as vision_learner and learner make them: "
                    "make the Learner with one of these")
 
+
+
+# %% ../nbs/lessons/14_keeping.ipynb #keep001a
 def _check_alike(a, b, what):
     "Have the tensors of `a` and `b` (name to tensor) the same names and shapes?"
     odd = next((k for k in [*a, *b] if k not in a or k not in b), None)
@@ -72,20 +77,23 @@ class L2SP(Callback):
 
     @torch.no_grad()
     def after_step(self):
-        for ps,h in zip(self.opt.param_lists, self.opt.hypers):
-            for p in ps:
-                home = self.home.get(p)
-                k = _share(self.beta if home is None else self.alpha, h['lr'])
-                if k: p.lerp_(torch.zeros_like(p) if home is None else home, k)
+        for p,lr in ((p, h['lr']) for ps,h in zip(self.opt.param_lists, self.opt.hypers) for p in ps):
+            home = self.home.get(p)
+            k = _share(self.beta if home is None else self.alpha, lr)
+            if k: p.lerp_(torch.zeros_like(p) if home is None else home, k)
 
-    def penalty(self, model): # Sequential(body, head) -> a scalar with its gradient
-        "What the pull descends: alpha/2 times the squared distance to the source, and beta/2 times the head's square."
-        body = sum((p - self.source[k].to(p.device)).pow(2).sum() for k,p in model[0].named_parameters())
-        return self.alpha/2*body + self.beta/2*sum(p.pow(2).sum() for p in model[1:].parameters())
+# %% ../nbs/lessons/14_keeping.ipynb #keep001b
+@patch
+def penalty(self:L2SP,
+    model # Sequential(body, head)
+): # A scalar with its gradient
+    "What the pull descends: alpha/2 times the squared distance to the source, and beta/2 times the head's square."
+    body = sum((p - self.source[k].to(p.device)).pow(2).sum() for k,p in model[0].named_parameters())
+    return self.alpha/2*body + self.beta/2*sum(p.pow(2).sum() for p in model[1:].parameters())
 
 # %% ../nbs/lessons/14_keeping.ipynb #keep0012
 def _share(strength, lr):
-    "The part of the way back that minimises lr*strength/2*d**2 + (d - where the step went)**2/2: no strength overshoots"
+    "The part of the way back that minimises lr*strength/2*d**2 + (d - step)**2/2: no strength overshoots"
     return 1. if strength == math.inf else 1 - 1/(1 + strength*lr)
 
 # %% ../nbs/lessons/14_keeping.ipynb #keep0020
@@ -103,13 +111,17 @@ class _Beside(Callback):
     def after_fit(self):
         if self.hook: self.hook.remove()
     def after_cancel_fit(self): self.after_fit()
-    def was(self, x):
-        "The source's map of the pictures, its BatchNorm by batch where that of the body now works by batch"
-        for a,b in zip(_norms(self.source), _norms(self.model[0])): a.training = b.training
-        with torch.no_grad(): return self.source(x)
     def after_loss(self):
         if self.training and self.hook:
             self.learn.loss_grad = self.loss_grad + self.alpha*self.term(self.hook.stored, self.xb[0])
+
+# %% ../nbs/lessons/14_keeping.ipynb #keep002a
+@patch
+@torch.no_grad()
+def was(self:_Beside, x):
+    "The source's map of the pictures, its BatchNorm by batch where that of the body now works by batch"
+    for a,b in zip(_norms(self.source), _norms(self.model[0])): a.training = b.training
+    return self.source(x)
 
 # %% ../nbs/lessons/14_keeping.ipynb #keep0021
 class Delta(_Beside):
@@ -123,7 +135,7 @@ class Delta(_Beside):
         if weights is None: self.weights = None; return
         w = torch.as_tensor(weights, dtype=torch.float32)
         if w.ndim != 1 or not (w >= 0).all() or not 0 < w.sum() < math.inf:
-            raise BadInput("weights: give one number of 0 or more for each channel of the body's map, not all of them 0")
+            raise BadInput("weights: give a number of 0 or more for each channel of the body's map, not all of them 0")
         self.weights = w/w.sum()
 
     def term(self, z, x): return self.distance(z, self.was(x))
@@ -133,23 +145,28 @@ class Delta(_Beside):
         if self.alpha < math.inf: return
         for p,q in zip(self.model[0].parameters(), self.source.parameters()): p.copy_(q)
 
-    def distance(self, z, was): # Maps (n,channels,...) -> a scalar
-        "Squared distance of maps: summed over places, weighted over channels, averaged over pictures."
-        d = (z - was).pow(2).reshape(len(z), z.shape[1], -1).sum(-1)
-        if self.weights is None: return d.mean()
-        if len(self.weights) != z.shape[1]:
-            raise BadInput(f"weights: {len(self.weights)} numbers for a map of {z.shape[1]} channels: give one for each")
-        return (d*self.weights.to(d)).sum(1).mean()
+# %% ../nbs/lessons/14_keeping.ipynb #keep002b
+@patch
+def distance(self:Delta,
+    z, # Maps (n,channels,...)
+    was # Those of the source
+): # A scalar; raises `BadInput`
+    "Squared distance of maps: summed over places, weighted over channels, averaged over pictures."
+    d = (z - was).pow(2).reshape(len(z), z.shape[1], -1).sum(-1)
+    if self.weights is None: return d.mean()
+    if len(self.weights) != z.shape[1]:
+        raise BadInput(f"weights: {len(self.weights)} numbers for a map of {z.shape[1]} channels: give one each")
+    return (d*self.weights.to(d)).sum(1).mean()
 
 # %% ../nbs/lessons/14_keeping.ipynb #keep0022
 @torch.no_grad()
 def importance(learn # A Learner whose head is trained, on a body as it was
               ) -> torch.Tensor: # (channels,), positive, of sum 1: `weights` of `Delta`
-    "How much the training loss grows where a channel of the body's map is silenced, by softmax (DELTA, equation 7)."
+    "How much the training loss grows where a channel of the body's map is silenced, by softmax (the attention of DELTA)."
     body, head = (o.eval() for o in _parts(learn))
     dl = learn.dls.train.new(shuffle=False, drop_last=False)
-    with dl.dataset.set_split_idx(1): batches = [(body(x.as_subclass(torch.Tensor)), y) for x,y in dl] # not augmented
-    z, y = map(torch.cat, zip(*batches))
+    with getattr(dl.dataset, 'set_split_idx', nullcontext)(1): # not augmented
+        z, y = map(torch.cat, zip(*[(body(x.as_subclass(torch.Tensor)), y) for x,y in dl]))
     def loss(silent=()):
         z_ = z.clone()
         z_[:, silent] = 0
@@ -200,7 +217,7 @@ class _Average(Callback):
 def ema(learn, # A Learner; the callback stays on it
         decay:float=.99 # Share of the average that stays at each step, 0 to 1
        ) -> AveragedModel: # The average so far is its `.module`; BatchNorm's statistics there are the last step's
-    "An exponential moving average of the weights over all steps, the start counted as the first (torch.optim.swa_utils)."
+    "An exponential moving average of the weights, the start counted as the first step (torch.optim.swa_utils)."
     avg = AveragedModel(learn.model, multi_avg_fn=get_ema_multi_avg_fn(_strength('decay', decay, 1)))
     avg.update_parameters(learn.model)
     learn.add_cb(_Average(avg))
@@ -239,8 +256,9 @@ def old_network(learn, # A Learner whose body started as `source`'s, or such a b
                ) -> nn.Module: # The whole source network in eval mode, its body replaced by the Learner's
     "The Learner's body under the head that it was pretrained with."
     a, body = arch(source), _parts(learn)[0] if isinstance(learn, Learner) else learn
-    if a.kind == 'timm': raise BadInput(f"{a.name} comes without its classifier, so its old answers are not known: take "
-                                        "one of glyphnet, tf_efficientnet_lite0 or torchvision's")
+    if a.kind == 'timm':
+        raise BadInput(f"{a.name} comes without its classifier, so its old answers are not known: take glyphnet, "
+                       "tf_efficientnet_lite0 or one of torchvision's")
     net = a(pretrained=True)
     old = a.cut(net)
     _check_alike(old.state_dict(), body.state_dict(), f"this body is none of {a.name}")
@@ -268,6 +286,14 @@ def _glyphs():
     "Source pictures and classes to measure with, and other pictures to count statistics on"
     return SourceDrawer('glyph').check(1000), SourceDrawer('glyph', seed=1).batch(1000)[0]
 
+# %% ../nbs/lessons/14_keeping.ipynb #keep005b
+def _ready(x, a, net):
+    "Batches of pictures in 0..1, normalised as the backbone has it, where the network is"
+    mean, std = (torch.tensor(o).view(-1, 1, 1) for o in a.stats)
+    return [((b-mean)/std).to(next(net.parameters()).device) for b in x.split(128)]
+
+def _answers(net, x, a): return torch.cat([net(b).argmax(1).cpu() for b in _ready(x, a, net)])
+
 # %% ../nbs/lessons/14_keeping.ipynb #keep0052
 @torch.no_grad()
 def forgetting(learn, # A Learner, or its body
@@ -278,21 +304,15 @@ def forgetting(learn, # A Learner, or its body
               ) -> Forgetting: # Raises `BadInput`
     "What is left of the source task: its old head is put back on the Learner's body."
     a = arch(source)
-    if x is None:
-        if a.name != 'glyphnet': raise BadInput(f"give x, pictures for the old head of {a.name}; only glyphnet draws its own")
-        (x, y), recount = _glyphs()
-    mean, std = (torch.tensor(o).view(-1, 1, 1) for o in a.stats)
-    def answers(net, body=None):
-        dev = next(net.parameters()).device
-        return torch.cat([net(((b-mean)/std).to(dev)).argmax(1).cpu() for b in x.split(128)])
-    first, after = old_network(a.cut(a(pretrained=True)), a), old_network(learn, a)
-    base = answers(first)
-    right = lambda p: (p == (base if y is None else y)).numpy()
+    if x is None and a.name != 'glyphnet':
+        raise BadInput(f"give x, pictures for the old head of {a.name}: only glyphnet's are drawn here")
+    if x is None: (x, y), recount = _glyphs()
+    after = old_network(learn, a)
+    was = _answers(old_network(a.cut(a(pretrained=True)), a), x, a)
+    right = lambda p: (p == (was if y is None else y)).numpy()
     again = None
-    if recount is not None and _norms(after):
-        dev = next(after.parameters()).device
-        again = right(answers(_adapt(after, [((b-mean)/std).to(dev) for b in recount.split(128)], a.name)))
-    return Forgetting(right(base), right(answers(after)), again)
+    if recount is not None and _norms(after): again = _adapt(after, _ready(recount, a, after), a.name)
+    return Forgetting(right(was), right(_answers(after, x, a)), again and right(_answers(again, x, a)))
 
 # %% ../nbs/lessons/14_keeping.ipynb #keep0060
 class _LowRank(nn.Module):
@@ -311,13 +331,16 @@ def lora(learn, # A Learner of Sequential(body, head), before its first fit
     body, head = _parts(learn)
     if not isinstance(rank, int) or rank < 1: raise BadInput(f"rank={rank}: give a whole number from 1 on")
     body.requires_grad_(False)
-    wide = [m for m in body.modules() if isinstance(m, (nn.Conv2d, nn.Linear)) and m.weight[0].numel() > rank < len(m.weight)]
+    wide = [m for m in body.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
     for m in wide: parametrize.register_parametrization(m, 'weight', _LowRank(m.weight, rank))
-    learn.splitter = lambda m: L([p for o in wide for p in o.parametrizations.weight[0].parameters()], [*m[1:].parameters()])
+    added = [p for m in wide for p in m.parametrizations.weight[0].parameters()]
+    learn.splitter = lambda m: L(added, [*m[1:].parameters()])
     learn.opt = None
     learn.add_cb(KeepStats())
     return learn
 
+
+# %% ../nbs/lessons/14_keeping.ipynb #keep0062
 def merge_lora(learn # After `lora` and a fit
               ) -> Learner: # The same: its body has the names and shapes that it had before
     "Add the adapters to the weights for good."
