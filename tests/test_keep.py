@@ -30,13 +30,15 @@ def fit(learn, *cbs, n=4, lr=slice(1e-2, 3e-2)):
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(n, lr, cbs=cbs)
     return learn
 
-def same(a, b): return all(torch.equal(x, y) for x,y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+def same(a, b):
+    return all(torch.equal(x, y) for x,y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
 def bits(m): return [v.numpy().tobytes() for v in m.state_dict().values()]
 
 HEAD = nn.Linear(4, 7)
 def batch(): return torch.ones(4, 3), torch.tensor([0, 1, 2, 3])
-MAKE = {'L2SP': L2SP, 'Delta': Delta, 'LwF': lambda l,a: LwF(l, HEAD, a), 'Replay': lambda l,a: Replay(l, HEAD, batch, a)}
+MAKE = {'L2SP': L2SP, 'Delta': Delta, 'LwF': lambda l,a: LwF(l, HEAD, a),
+        'Replay': lambda l,a: Replay(l, HEAD, batch, a)}
 
 # --- strength 0 and infinite
 
@@ -67,8 +69,8 @@ def test_very_strong_l2sp_is_near_the_source():
     assert far(1e6) < 1e-5 and far(0) > 1e-2 and far(0) > far(1) > far(100) > far(1e6)
 
 def test_very_strong_delta_keeps_the_map():
-    "At 1e6 the map of the training pictures stays within 5 % of its spread (Adam's steps have a length of their own,
-    whatever the strength); plainly, it moves four times as far and more"
+    """At 1e6 the map of the training pictures stays within 5 % of its spread (Adam's steps have a length of their own,
+    whatever the strength); plainly, it moves four times as far and more"""
     def moved(alpha):
         learn = tiny()
         was, x = deepcopy(learn.model[0]).train(), torch.stack([x for x,_ in learn.dls.train_ds])

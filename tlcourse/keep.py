@@ -162,7 +162,7 @@ def distance(self:Delta,
 @torch.no_grad()
 def importance(learn # A Learner whose head is trained, on a body as it was
               ) -> torch.Tensor: # (channels,), positive, of sum 1: `weights` of `Delta`
-    "How much the training loss grows where a channel of the body's map is silenced, by softmax (the attention of DELTA)."
+    "Growth of the training loss where a channel of the body's map is silenced, by softmax (the attention of DELTA)."
     body, head = (o.eval() for o in _parts(learn))
     dl = learn.dls.train.new(shuffle=False, drop_last=False)
     with getattr(dl.dataset, 'set_split_idx', nullcontext)(1): # not augmented

@@ -38,8 +38,8 @@ def _both(answer):
     want = _held(True, True)
     if abs(got - want) <= .15: return None
     if abs(got - _held(True, False)) <= .15: return "so it is with the pull alone; `KeepStats()` belongs beside it"
-    if abs(got - _held(False, True)) <= .15: return "so it is with the statistics kept alone; `L2SP(l, 100)` belongs beside it"
-    return "another number comes out here; is the rest as in `tuned`, and is it `after`, with the statistics as they are?"
+    if abs(got - _held(False, True)) <= .15: return "so it is with `KeepStats()` alone; `L2SP(l, 100)` belongs beside it"
+    return "another number comes out here; is the rest as in `tuned`, and is it `after`, not counted again?"
 
 # %% ../../nbs/checks/14_keeping.ipynb #ck140012
 def _pulled(cls, rate):
@@ -68,14 +68,15 @@ def _pull(cls):
     "A callback class that takes the body a tenth of the way back after each step"
     import torch
     from fastai.callback.core import Callback
-    if not (isinstance(cls, type) and issubclass(cls, Callback)): return "give the class itself, a subclass of fastai's `Callback`"
+    if not (isinstance(cls, type) and issubclass(cls, Callback)):
+        return "give the class itself, a subclass of fastai's `Callback`"
     start, seen = _pulled(cls, .1)
     for to,now in seen:
         for i,(s,a,b) in enumerate(zip(start, to, now)):
             if i > 1: # of the head
                 if not torch.equal(a, b): return "the head moved too: only `self.model[0]` goes back"
-            elif torch.equal(a, b): return "after a step the body stays where the step put it: is `after_step` spelled so?"
-            elif torch.allclose(b, s + .1*(a - s), atol=1e-6): return "that is nine tenths of the way; a tenth is asked for"
+            elif torch.equal(a, b): return "the body stays where the step put it: is it pulled in `after_step`?"
+            elif torch.allclose(b, s + .1*(a - s), atol=1e-6): return "that is nine tenths of the way; go one tenth"
             elif not torch.allclose(b, a + .1*(s - a), atol=1e-6):
                 return "it goes another way than a tenth back to the start of the fit: was the start cloned?"
 
