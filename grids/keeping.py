@@ -1,16 +1,16 @@
 """The stored grid of lesson 14: what each way to tune gains on the target, costs the source, and does under shift.
 
-    python grids/keeping.py      # about 10 minutes of one core; goes on where it was stopped
+    python grids/keeping.py      # about 14 minutes of one core; goes on where it was stopped
 
 Glyphnet, five labels per class, 150 steps. First three tuning seeds on the letters choose a strength of L2-SP and of
-DELTA, by the loss on five validation pictures per class; then five other seeds of each method are scored once on the
-sealed test, and on source pictures with the old head. A run depends on its spec alone: `run(spec)`. What a run makes
+DELTA, by the loss on five validation pictures per class; then five other seeds of each method, and of each strength,
+are scored once on the sealed test, and on source pictures with the old head. A run depends on its spec alone: `run(spec)`. What a run makes
 beside its network (averages of its steps, networks between probe and tuned one) is in the same result, its name
 behind each key.
 """
 import time
 from copy import deepcopy
-from functools import cache
+from functools import cache, partial
 import numpy as np, torch
 from torch import nn
 from tlcourse.backbones import glyphnet
@@ -26,15 +26,15 @@ from tlcourse.sweep import sweep
 from tlcourse.world import SourceDrawer
 
 out, LR = 'tlcourse-out/keeping', STRATEGIES['fine-tuning'].rate
-TARGETS, SHIFTS, ALPHAS = ('letters',), ('blur', 'noise', 'contrast'), (.25, .5, .75)
-# The knob of each method: what is tried, weakest hold on the source first
+SHIFTS, ALPHAS, TUNE = ('blur', 'noise', 'contrast'), (.25, .5, .75), (100, 101, 102)
+# Strengths that are tried, weakest first; below them is 0, which is fine-tuning
 KNOBS = {'L2-SP': (10, 100, 1000), 'DELTA': (.1, 1, 10)}
 FIXED = {'norm-tuning': 1e-2, 'LoRA': 1e-2, # learning rates, that of lesson 5's frozen bodies
          'LwF': 1., 'replay': 1.} # as loud as the new pictures
 PLAIN = 'feature-extraction', 'fine-tuning', 'statistics kept', 'lp-ft'
 
 @cache
-def the_target(pixel_hash): return next(t for t in map(target, TARGETS) if t.pixel_hash == pixel_hash)
+def letters(): return target('letters')
 
 @cache
 def other_font(): return target('letters-stix')
@@ -99,13 +99,13 @@ def measured(learn, t, spec):
     if spec['kind'] == 'tune': return res
     s = t.score(learn, SHIFTS)
     res.update(pred=s.pred, prob=s.prob, **{f'pred {n}': o.pred for n,o in s.shifts.items()})
-    if t.name == 'letters': res['pred letters-stix'] = other_font().unopened().score(learn).pred
+    res['pred letters-stix'] = other_font().unopened().score(learn).pred
     f = forgetting(learn)
     return dict(res, source=f.after, recounted=f.recounted)
 
 def run(spec):
     "What a run of `spec` gives"
-    t = the_target(spec['pixel_hash']).unopened()
+    t = letters().unopened()
     if spec['kind'] == 'source': return dict(before=forgetting(_learner(t.dls(shots=1), 'glyphnet', 0)).before,
                                                other_font=other_font().pixel_hash)
     dls = t.dls(shots=spec['shots'], seed=spec['seed'], bs=spec['bs'], device='cpu', valid_shots=5)
@@ -123,30 +123,32 @@ def spec(t, method, seed, knob=None, kind='report'):
     return dict(kind=kind, target=t.name, pixel_hash=t.pixel_hash, backbone='glyphnet', method=method, knob=knob,
                 shots=5, steps=150, bs=32, lr=LR, seed=seed)
 
+def tries(method):
+    "Strength to the spec of its tuning run, given a seed"
+    t = letters()
+    return {0: lambda s: spec(t, 'fine-tuning', s, kind='tune'),
+            **{k: partial(lambda k, s: spec(t, method, s, k, 'tune'), k) for k in KNOBS[method]}}
+
 def chosen(records, method):
-    "Of the settings whose loss is within a standard error of the smallest, the one that holds on to most"
-    t = target('letters')
-    runs = {k: np.stack([records.get(spec(t, method, s, k, 'tune'))['losses'] for s in (100, 101, 102)])
-            for k in KNOBS[method]}
+    "Of the strengths whose loss is within a standard error of the smallest, the strongest; and the mean losses"
+    runs = {k: np.stack([records.get(f(s))['losses'] for s in TUNE]) for k,f in tries(method).items()}
     best = min(runs.values(), key=np.mean)
     def near(v):
         d = (v - best).ravel()
         return d.mean() <= d.std()/len(d)**.5
-    return [k for k in KNOBS[method] if near(runs[k])][-1]
+    return dict(chosen=[k for k in runs if near(runs[k])][-1], losses=[[k, float(v.mean())] for k,v in runs.items()])
 
 def main():
-    records, ts = Records(f'{out}/records.db'), [*map(target, TARGETS)]
-    for t in ts: records.put_labels(t.pixel_hash, t._test_arrays[1], dict(target=t.name, classes=t.classes))
-    stix = other_font()
-    records.put_labels(stix.pixel_hash, stix._test_arrays[1], dict(target=stix.name))
-    first = dict(kind='source', pixel_hash=ts[0].pixel_hash)
-    sweep([first], records, run, workers=1, progress=False)
-    sweep([spec(ts[0], m, s, k, 'tune') for s in (100, 101, 102) for m,ks in KNOBS.items() for k in ks], records, run,
-          workers=1, progress=False)
-    knobs = FIXED | {m: chosen(records, m) for m in KNOBS}
-    print(knobs)
-    sweep([spec(t, m, s, knobs.get(m)) for s in range(5) for t in ts for m in (*PLAIN, *KNOBS, *FIXED)], records, run,
-          workers=1, progress=False)
+    records, t = Records(f'{out}/records.db'), letters()
+    for o in t, other_font(): records.put_labels(o.pixel_hash, o._test_arrays[1], dict(target=o.name, classes=o.classes))
+    def go(specs): sweep(specs, records, run, workers=1, progress=False)
+    go([dict(kind='source', pixel_hash=t.pixel_hash)])
+    go([f(s) for s in TUNE for m in KNOBS for f in tries(m).values()])
+    for m in KNOBS:
+        what = dict(kind='chosen', method=m, pixel_hash=t.pixel_hash)
+        if not records.has(what): records.add(what, chosen(records, m))
+    one = [(m, FIXED.get(m)) for m in (*PLAIN, *FIXED)] + [(m, k) for m,ks in KNOBS.items() for k in ks]
+    go([spec(t, m, s, k) for s in range(5) for m,k in one])
     print(records.export(package_assets()/'keeping.db').stat().st_size, 'bytes')
 
 if __name__ == '__main__': main()

@@ -171,7 +171,8 @@ def importance(learn # A Learner whose head is trained, on a body as it was
         z_ = z.clone()
         z_[:, silent] = 0
         return learn.loss_func(head(z_), y).mean()
-    return (torch.stack([loss([c]) for c in range(z.shape[1])]) - loss()).softmax(0)
+    grown = torch.stack([loss([c]) for c in range(z.shape[1])]) - loss()
+    return grown.as_subclass(torch.Tensor).softmax(0)
 
 # %% ../nbs/lessons/14_keeping.ipynb #keep0025
 class LwF(_Beside):

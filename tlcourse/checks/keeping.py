@@ -36,9 +36,9 @@ def _both(answer):
     if (got := _number(answer)) is None: return "give the share of the glyphs as one number, in %"
     if 0 <= got <= 1: return "give it in %, so between 0 and 100"
     want = _held(True, True)
-    if abs(got - want) <= .15: return None
-    if abs(got - _held(True, False)) <= .15: return "so it is with the pull alone; `KeepStats()` belongs beside it"
-    if abs(got - _held(False, True)) <= .15: return "so it is with `KeepStats()` alone; `L2SP(l, 100)` belongs beside it"
+    if abs(got - want) <= .3: return None
+    if abs(got - _held(True, False)) <= .3: return "so it is with the pull alone; `KeepStats()` belongs beside it"
+    if abs(got - _held(False, True)) <= .3: return "so it is with `KeepStats()` alone; `L2SP(l, 100)` belongs beside it"
     return "another number comes out here; is the rest as in `tuned`, and is it `after`, not counted again?"
 
 # %% ../../nbs/checks/14_keeping.ipynb #ck140012
