@@ -4,9 +4,9 @@
 
 Glyphnet, five labels per class, 150 steps. First three tuning seeds on the letters choose a strength of L2-SP and of
 DELTA, by the loss on five validation pictures per class; then five other seeds of each method, and of each strength,
-are scored once on the sealed test, and on source pictures with the old head. A run depends on its spec alone: `run(spec)`. What a run makes
-beside its network (averages of its steps, networks between probe and tuned one) is in the same result, its name
-behind each key.
+are scored once on the sealed test, and on source pictures with the old head. A run depends on its spec alone:
+`run(spec)`. What a run makes beside its network (averages of its steps, networks between probe and tuned one) is in
+the same result, its name behind each key.
 """
 import time
 from copy import deepcopy
@@ -140,7 +140,8 @@ def chosen(records, method):
 
 def main():
     records, t = Records(f'{out}/records.db'), letters()
-    for o in t, other_font(): records.put_labels(o.pixel_hash, o._test_arrays[1], dict(target=o.name, classes=o.classes))
+    for o in t, other_font():
+        records.put_labels(o.pixel_hash, o._test_arrays[1], dict(target=o.name, classes=o.classes))
     def go(specs): sweep(specs, records, run, workers=1, progress=False)
     go([dict(kind='source', pixel_hash=t.pixel_hash)])
     go([f(s) for s in TUNE for m in KNOBS for f in tries(m).values()])
