@@ -30,9 +30,10 @@ from tlcourse.training import Bf16, NoSync, bf16_units
 
 # size, batch, steps, target
 FULL = dict(nets=dict(resnet50=(224, 128, 20, .95), resnet18=(128, 256, 40, .85), glyphnet=(32, 256, 120, .6)),
-            graphs=.9, pictures=600, feats=(2000, 512), shots=(1, 2, 3, 5, 10, 20, 50, 100), seeds=5, wait=20)
+            graphs=.9, pictures=600, feats=(2000, 512), shots=(1, 2, 3, 5, 10, 20, 50, 100), seeds=5, wait=20,
+            cells=None)
 SMOKE = dict(nets=dict(resnet18=(32, 4, 1, .85), glyphnet=(32, 8, 2, .6)), graphs=.9, pictures=40, feats=(60, 16),
-             shots=(1, 2), seeds=2, wait=2)
+             shots=(1, 2), seeds=2, wait=2, cells=8)
 
 PARTS = 'throughput', 'waits', 'precision', 'heads', 'lessons'
 
@@ -164,14 +165,15 @@ def heads(k, dev, args, facts):
     return rows
 
 # --- lessons --------------------------------------------------------------------------------------------------------
-# What a fresh process does with a notebook: its code cells up to the first error; the last line says what came of it
+# What a fresh process does with a notebook: its code cells, or so many of them, up to the first error; the last line
+# says what came of it
 LESSON = '''
 import json, os, sys, time
 from IPython.core.interactiveshell import InteractiveShell
 from tlcourse.dev import cells
 shell, out, t, error = InteractiveShell.instance(), sys.stdout, time.perf_counter(), ''
 sys.stdout = open(os.devnull, 'w')
-for c in cells(sys.argv[1], 'code'):
+for c in cells(sys.argv[1], 'code')[:int(sys.argv[2]) if sys.argv[2:] else None]:
     r = shell.run_cell(c['source'])
     if e := r.error_before_exec or r.error_in_exec:
         error = f'{type(e).__name__}: {e}'
@@ -181,15 +183,16 @@ mb = torch.cuda.max_memory_allocated()/2**20 if torch and torch.cuda.is_availabl
 print(json.dumps(dict(seconds=time.perf_counter() - t, error=error, mb=mb)), file=out, flush=True)
 '''
 
-def lessons(names, dev, folder, facts, at_once=1):
+def lessons(names, k, dev, folder, facts, at_once=1):
     """Each lesson in a fresh process, so many at a time: its seconds, whether all cells passed, the most memory
-    that it held on the device"""
+    that it held on the device; a smoke run takes the first cells of each"""
+    few = [str(k['cells'])]*bool(k['cells'])
     env = {**os.environ, 'IN_TEST': '1', 'MPLBACKEND': 'agg', 'PYTHONWARNINGS': 'ignore',
            'IPYTHONDIR': f'{folder}/ipython'}
     if dev.type == 'cpu': env['CUDA_VISIBLE_DEVICES'] = ''
     def one(p):
-        r = subprocess.run([sys.executable, '-c', LESSON, str(p)], cwd=p.parent, env=env, capture_output=True,
-                           text=True)
+        r = subprocess.run([sys.executable, '-c', LESSON, str(p), *few], cwd=p.parent, env=env,
+                           capture_output=True, text=True)
         lines = r.stdout.splitlines()
         if lines and lines[-1].startswith('{'): res = json.loads(lines[-1])
         else: res = dict(error=f'ended with code {r.returncode}: {r.stderr[-400:]}', seconds=0., mb=0.)
@@ -201,7 +204,7 @@ def lessons(names, dev, folder, facts, at_once=1):
                               find_root(Path(__file__).parent)) if names == 'all' or p.stem[3:] in names.split(',')]
     with ThreadPoolExecutor(at_once) as pool: got = facts['lessons'] = list(pool.map(one, paths))
     passed, used = (sum(f(r) for r in got)/len(got) for f in (lambda r: not r['error'], lambda r: r['mb'] > 0))
-    on = f'{len(got)} lessons, all code cells: share that passes on {dev.type}'
+    on = f"{len(got)} lessons, {'the first' if few else 'all'} code cells: share that passes on {dev.type}"
     rows = [row(on, '1', passed, passed, passed, passed == 1, f"{sum(r['seconds'] for r in got):.0f} s")]
     return rows + ([row('and share that computes on the device', '1', used, used, used,
                         used == 1)] if dev.type == 'cuda' else [])
@@ -235,7 +238,7 @@ def main():
         if 'waits' in parts: done(waits(pictures('glyphnet'), k, dev, facts))
         if 'precision' in parts and precision == 'bf16': done(precisions(next(iter(k['nets'])), k, dev, args, facts))
         if 'heads' in parts: done(heads(k, dev, args, facts))
-        if 'lessons' in parts: done(lessons(own.lessons, dev, d, facts, own.at_once))
+        if 'lessons' in parts: done(lessons(own.lessons, k, dev, d, facts, own.at_once))
     print(table([(n, kind, f'{v:,.0f}') for n,o in facts['images a second'].items()
                  for kind,v in o.items()], ('network', 'arm', 'images/s')))
     finish(args, 'card', rows, **facts)

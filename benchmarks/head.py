@@ -26,7 +26,6 @@ from torch import nn
 from timing import quiet, row, save, show, table
 from tlcourse.backbones import arch
 from tlcourse.base import BadInput, photo_assets
-from tlcourse.compare import _decay
 from tlcourse.data import kshot, target
 from tlcourse.loaders import Part
 from tlcourse.features import extract
@@ -34,6 +33,7 @@ from tlcourse.strategy import STRATEGIES, _as_asked, _learner, fit_steps, seeded
 from tlcourse.probes import fit_probes
 from tlcourse.records import Records
 from tlcourse.runs import TUNE_SEED, Heads, steps_for
+from tlcourse.study_stages import _decay
 from tlcourse.stats import mean_ci, paired_ci
 from tlcourse.sweep import sweep
 

@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np, torch
 from torch.nn import functional as F
 from timing import row, save, show, table
-import tlcourse.finetune # Fills STRATEGIES
 from tlcourse.backbones import arch
 from tlcourse.base import BadInput, photo_assets
 from tlcourse.data import kshot, target

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 from speed_decision import TINY, command
 from timing import arguments, at_most, clocks, finish, quiet, rounds, said, table
-import tlcourse.finetune # Fills STRATEGIES
 from tlcourse.backbones import arch
 from tlcourse.data import target
 from tlcourse.features import extract

@@ -35,8 +35,8 @@ PARTS = 'stage1', 'big', 'hand', 'digits', 'budget', 'announced'
 NET = 'tf_efficientnet_lite0'
 FULL = dict(size=128, options={}, shots=(1, 5, 20, 'all'), curve=(5, 20, 'all'), seeds=20, big=2000, side=(4000, 3000),
             bs=64)
-SMOKE = dict(size=32, options=dict(steps=2, seeds=3), shots=(1, 2, 'all'), curve=(2, 'all'), seeds=2, big=48,
-             side=(400, 300), bs=4)
+SMOKE = dict(size=32, options=dict(steps=2, seeds=3, tune='none'), shots=(1, 2, 'all'), curve=(2, 'all'), seeds=2,
+             big=48, side=(400, 300), bs=4)
 # digits, in a smoke run
 TINY = dict(strategies='scratch,feature-extraction,fine-tuning', shots='1,2', seeds=3, steps=2, tune='none')
 MUST = ('last-layers', 'all'), ('fine-tuning', 'all'), ('fine-tuning', 20) # What the default budget has to leave whole

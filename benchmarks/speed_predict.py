@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np, torch
 import timing
 from speed_features import cache, draw_folder
-from tlcourse.backbones import learner
+from tlcourse.learner import learner
 from tlcourse.data import target
 from tlcourse.model import load, save
 from tlcourse.pictures import fit_picture, read_picture

@@ -122,7 +122,7 @@ def one_set(name, d, sizes, seeds, args, facts, bare):
     "All arms on one set; `bare`: more arms, timed in the same rounds"
     subsets = tasks(d.train, sizes, seeds)
     n = len(subsets)*len(WDS)
-    every = max(1, n//12)
+    every = n//2 if args.smoke else max(1, n//12)
     which = [(q//len(WDS), q % len(WDS)) for q in range(every//2, n, every)]
     arms = {f'ours, tol {t:g}': (lambda t=t: ours(d.train, subsets, t)) for t in (1e-5, 1e-4)}
     arms |= {f'scikit-learn, tol {t:g}': (lambda t=t: sklearn_heads(d.train, subsets, t)) for t in (1e-4, 1e-5, 1e-6)}

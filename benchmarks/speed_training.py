@@ -19,11 +19,12 @@ from fastai.vision.all import (Adam, Callback, CancelValidException, ImageDataLo
                                aug_transforms, imagenet_stats, params, set_seed, vision_learner)
 from PIL import Image
 from torch import nn
-import tlcourse.finetune # Fills STRATEGIES
-from tlcourse.backbones import arch, learner, linear_head
+from tlcourse.backbones import arch
+from tlcourse.learner import learner, linear_head
 from tlcourse.augment import BatchAugment
 from tlcourse.data import target
-from tlcourse.features import extract, stored_activations
+from tlcourse.activations import stored_activations
+from tlcourse.features import extract
 from tlcourse.strategy import STRATEGIES, stepped
 from tlcourse.layers import true_freeze
 from tlcourse.stats import paired_ci

@@ -12,10 +12,11 @@ digits came from the grid of lesson 10.
 import shutil, sys, time
 from functools import cache
 from pathlib import Path
+import tlcourse.study_stages # What a study does
 from tlcourse.base import package_assets
-from tlcourse.compare import Study
 from tlcourse.records import Records
 from tlcourse.runs import Heads, run_spec, task
+from tlcourse.study import Study
 
 arms = 'scratch', 'random-features', 'feature-extraction', 'last-layers', 'fine-tuning', 'fine_tune'
 shots = [1, 5, 20, 'all']

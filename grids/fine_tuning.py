@@ -18,7 +18,8 @@ from tlcourse.backbones import arch, glyphnet
 from tlcourse.base import package_assets
 from tlcourse.augment import SHIFTS
 from tlcourse.data import target
-from tlcourse.records import lesson_records, Records
+from tlcourse.records import Records
+from tlcourse.stored_tables import lesson_records
 from tlcourse.runs import _measured, _SGD
 from tlcourse.strategy import _as_asked, _learner, fit_steps, seeded, STRATEGIES
 from tlcourse.training import fused_adam

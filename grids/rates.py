@@ -10,9 +10,10 @@ of them. Ties go to the rate nearest the middle.
 import json, math, sys
 from pathlib import Path
 import numpy as np
-from tlcourse.compare import Study
+import tlcourse.study_stages # What a study does
 from tlcourse.strategy import STRATEGIES
 from tlcourse.runs import TUNE_SEED, task
+from tlcourse.study import Study
 
 targets, shots, rates = ['textures', 'letters-scripts'], [1, 5, 20], [5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1]
 file = Path(__file__).with_suffix('.json')

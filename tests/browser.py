@@ -58,9 +58,10 @@ def tab(browser, **options):
 
 # --- JupyterLab
 
-# No question about news, no look for a newer version
+# No question about news, no look for a newer version; the seconds of each cell are kept
 _settings = {'@jupyterlab/apputils-extension/notification.jupyterlab-settings':
-             {'fetchNews': 'false', 'checkForUpdates': False, 'doNotDisturbMode': True}}
+             {'fetchNews': 'false', 'checkForUpdates': False, 'doNotDisturbMode': True},
+             '@jupyterlab/notebook-extension/tracker.jupyterlab-settings': {'recordTiming': True}}
 _panel = '''path => [...window.jupyterapp.shell.widgets('main')].find(w => w.context?.path == path)'''
 
 @contextmanager

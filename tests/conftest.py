@@ -55,11 +55,12 @@ LONG = ('core/04_pretrain', 'lessons/01_first_transfer', 'lessons/02_your_own_pi
         'lessons/09_extraction_or_tuning', 'lessons/14_keeping', 'tools/05_lint')
 
 def pytest_collection_modifyitems(items):
-    "The pages come last, in reading order: what fails in seconds is known before. What executes a long one is slow."
+    """The pages come last, in reading order: what fails in seconds is known before. What executes a long one is slow.
+    JupyterLab comes first: a lesson that was run there is not executed again."""
     for o in items:
         if 'executed' in o.fixturenames and together(o.nodeid) in LONG: o.add_marker('slow')
     order = {name(p): i for i,p in enumerate(PAGES, 1)}
-    items.sort(key=lambda i: order.get(together(i.nodeid), 0))
+    items.sort(key=lambda i: order.get(together(i.nodeid), -together(i.nodeid).endswith('test_lab.py')))
 
 # --- skipping
 
@@ -89,18 +90,49 @@ def tracked():
     return [ROOT/o for o in r.stdout.splitlines() if (ROOT/o).is_file()]
 
 class Executions(dict):
-    "An execution in a fresh kernel of each notebook that a test asks for, once."
+    "An execution in a fresh kernel of each notebook that a test asks for, once; `quick`: a folder of kernelspecs."
+    def __init__(self, quick=None): self.quick = quick
     def __missing__(self, page):
-        self[page] = execute(page, reuse=True)
+        with pytest.MonkeyPatch.context() as m:
+            # Not for a lesson: a reader's seconds are a promise
+            if self.quick and page.parent.name != 'lessons': m.setenv('JUPYTER_PATH', str(self.quick()))
+            self[page] = execute(page, reuse=True)
         return self[page]
 
 @pytest.fixture(scope='session')
-def executed(): return Executions()
+def executed(tmp_path_factory):
+    "Where processes can be forked, the kernels of pages start with fastai imported (forked.py)."
+    if sys.platform != 'linux':
+        yield Executions()
+        return
+    d, script = tmp_path_factory.mktemp('kernels'), str(ROOT/'tests/forked.py')
+    started = []
+    def quick():
+        if not started:
+            (d/'kernels/python3').mkdir(parents=True)
+            argv = [sys.executable, '-S', '-E', script, str(d/'socket'), '-f', '{connection_file}']
+            (d/'kernels/python3/kernel.json').write_text(json.dumps(dict(argv=argv, display_name='forked')))
+            started.append(subprocess.Popen([sys.executable, '-W', 'ignore', script, 'serve', d/'socket'],
+                                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+            assert started[0].stdout.readline() == 'ready\n'
+        return d
+    yield Executions(quick)
+    for p in started:
+        p.stdin.close()
+        p.wait()
 
-@pytest.fixture(scope='session')
-def wheel(tmp_path_factory, tracked):
-    "A wheel, built without a network from an sdist of the tracked files, over a leftover of an earlier build."
-    d = tmp_path_factory.mktemp('build')
+def once(tmp_path_factory, name, make):
+    "A folder that the first process to need it fills by `make(folder)`, for both processes of a run"
+    alone = 'PYTEST_XDIST_WORKER' not in os.environ
+    d = tmp_path_factory.mktemp(name) if alone else tmp_path_factory.getbasetemp().parent/name
+    d.mkdir(exist_ok=True)
+    with FileLock(f'{d}.lock'):
+        if not (d/'made').exists():
+            make(d)
+            (d/'made').touch()
+    return d
+
+def _build_wheel(d, tracked):
     for p in tracked:
         (d/'src'/p.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(p, d/'src'/p.relative_to(ROOT))
@@ -115,7 +147,11 @@ def wheel(tmp_path_factory, tracked):
     (src/'build/lib/tlcourse/lessons').mkdir(parents=True)
     (src/'build/lib/tlcourse/lessons/99_left.ipynb').touch()
     build('wheel', src)
-    return next(d.glob('*.whl'))
+
+@pytest.fixture(scope='session')
+def wheel(tmp_path_factory, tracked):
+    "A wheel, built without a network from an sdist of the tracked files, over a leftover of an earlier build."
+    return next(once(tmp_path_factory, 'wheel', lambda d: _build_wheel(d, tracked)).glob('*.whl'))
 
 def written_to(pty):
     "All that is written to the other end of a pseudo-terminal, until it closes."
@@ -148,11 +184,7 @@ def _build_site(folder):
 @pytest.fixture(scope='session')
 def site(tmp_path_factory):
     "The static site, built once by the project's own command, for both processes."
-    alone = 'PYTEST_XDIST_WORKER' not in os.environ
-    d = tmp_path_factory.mktemp('built') if alone else tmp_path_factory.getbasetemp().parent/'built'
-    d.mkdir(exist_ok=True)
-    with FileLock(d/'lock'):
-        if not (d/'git.json').exists(): _build_site(d)
+    d = once(tmp_path_factory, 'built', _build_site)
     out = Built(d/'site')
     out.git_before, out.git_after = json.loads((d/'git.json').read_text())
     return out

@@ -125,7 +125,7 @@ def trees(d):
 def weights(d):
     import torch
     from safetensors.torch import save
-    from tlcourse.backbones import _read_weights
+    from tlcourse.weights import _read_weights
     sd = {'fc.weight': torch.arange(12.).view(3, 4), 'bn.running_var': torch.ones(3), 'n': torch.tensor(3)}
     made = []
     for how in dict(), dict(_use_new_zipfile_serialization=False):
@@ -141,7 +141,7 @@ def weights(d):
     return one
 
 def model_cards(d):
-    from tlcourse.model import VERSION, _check, _read_card
+    from tlcourse.card import VERSION, _check, _read_card
     card = dict(kind='tlcourse model', version=VERSION, classes=['a', 'b'], fit='crop', range=[0, 255], size=32,
                 backbone='glyphnet', head='pool-flatten-linear', statistics=dict(mean=[.5]*3, std=[.25]*3),
                 weights=dict(file='model.safetensors', sha256='0'*64), accuracy=None, notes=[], versions={})
@@ -158,7 +158,7 @@ def model_cards(d):
     return one
 
 def arrays(d):
-    from tlcourse.records import _array, _blob, _Wrong
+    from tlcourse.rows import _array, _blob, _Wrong
     def one(r):
         a = np.random.default_rng(r.randrange(99)).integers(0, 9, r.choice([0, 1, 40]))
         a = a.astype(r.choice(['u1', 'f2', 'i8', 'U3', '?']))
@@ -190,7 +190,7 @@ def studies(d):
     return one
 
 def specs(d):
-    from tlcourse.records import spec_hash
+    from tlcourse.rows import spec_hash
     def one(r):
         v = {text(r): value(r) for _ in range(3)}
         assert spec_hash(v) == spec_hash(dict(reversed(v.items()))) == spec_hash(json.loads(json.dumps(v)))
@@ -199,10 +199,11 @@ def specs(d):
 def words(d):
     "What stands behind the options of the command line"
     from tlcourse.base import lesson_number, pick_device, user_path
-    from tlcourse.compare import _budget, _looks, _names, _whole
+    from tlcourse.budget import _budget
     from tlcourse.course import lessons
     from tlcourse.strategy import STRATEGIES
     from tlcourse.store import prune, writable_file
+    from tlcourse.study import _looks, _names, _whole
     t = type('T', (), dict(backbone='glyphnet'))()
     ways = [pick_device, _looks, lambda s: _names(s, STRATEGIES, 'strategy'), lambda s: _whole(s, 'shots'),
             lambda s: _budget(s, t, 'cpu'), user_path, lambda s: writable_file(s if '/' in s else f'w{s}'),

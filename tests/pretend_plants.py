@@ -19,7 +19,7 @@ class Plant:
     now:str='' # Text of that cell, if it changes
     then:str=''
 
-unmoved = Change('tlcourse.backbones:learner', '    learn.model.to(learn.dls.device) # where it will train; '
+unmoved = Change('tlcourse.learner:learner', '    learn.model.to(learn.dls.device) # where it will train; '
                                                'fastai alone waits for the first fit\n')
 unmoved_frozen = Change('tlcourse.layers:true_freeze',
                         '    learn.model.to(learn.dls.device) # what is cloned now can then be compared after a fit\n')
@@ -29,7 +29,7 @@ LIBRARY = [
     Plant('the comparison of buffers after true_freeze', [unmoved, unmoved_frozen], 'true freeze and audit'),
     Plant("the same of fastai's vision_learner alone", [unmoved_frozen], 'true freeze and audit'),
     Plant('the CPU tail of stored_activations',
-          [Change('tlcourse.features:stored_activations', 'learn.model.to(learn.dls.device)', 'learn.model')],
+          [Change('tlcourse.activations:stored_activations', 'learn.model.to(learn.dls.device)', 'learn.model')],
           'activations stored'),
     Plant('the labels of stored_activations on the CPU',
           [Change('tlcourse.loaders:Part.on', 'self.x,self.y.to(self.x.device)', 'self.x,self.y')],

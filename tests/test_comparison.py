@@ -2,8 +2,9 @@
 import itertools, json
 import numpy as np, pytest
 from tlcourse.base import BadInput
-from tlcourse.comparison import Comparison, label_sizes, labels
-from tlcourse.records import lesson_records
+from tlcourse.comparison import Comparison
+from tlcourse.recommendation import label_sizes, labels
+from tlcourse.stored_tables import lesson_records
 from tlcourse.stats import forecast, holm, mean_ci, n_to_settle, paired_ci, paired_p
 from staged import ACC, ALL, ARMS, MISSING, PARTS, PLAN, made_staged
 

@@ -65,7 +65,6 @@ def test_workers_show_no_bar():
 
 LONG = '''
 import sys
-import tlcourse.finetune
 from tlcourse.data import target
 from tlcourse.strategy import STRATEGIES
 from tlcourse.pretrain import pretrain
@@ -139,7 +138,7 @@ def shown(what, digits, learn):
     from tlcourse.findings import Finding
     from tlcourse.lint import lint
     from tlcourse.pretrain import weights_card
-    from tlcourse.records import lesson_records
+    from tlcourse.stored_tables import lesson_records
     return dict(card=lambda: digits.card, weights=weights_card, pip=lambda: weights_card('tf_efficientnet_lite0'),
                 arch=lambda: arch('glyphnet'), audit=lambda: freeze_audit(learn),
                 comparison=lambda: stored_comparison(lesson_records('first_transfer')),

@@ -9,7 +9,7 @@ import tlcourse.drawings
 from tlcourse.base import BadInput
 from tlcourse.data import Score, Target, target
 from tlcourse.sources import offline_targets
-from tlcourse.drawings import DRAWINGS, drawings, emoji_families, emoji_font
+from tlcourse.drawings import DRAWINGS, drawings, _emoji_families, emoji_font
 from tlcourse.heads import head_learner
 from tlcourse.copies import Prints, find_copies, group_copies
 from tlcourse.world import draw
@@ -38,7 +38,7 @@ def test_sizes_of_the_parts():
     assert min(t.test.counts.values()) >= 10
 
 def test_no_sign_in_two_classes():
-    signs = ''.join(''.join(o) for o in emoji_families().values())
+    signs = ''.join(''.join(o) for o in _emoji_families().values())
     assert len(set(signs)) == len(signs)
 
 def test_no_near_copy_across_parts(drawn):

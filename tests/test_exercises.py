@@ -110,7 +110,7 @@ def test_hints_of_first_transfer(monkeypatch):
     from tlcourse.backbones import glyphnet
     from tlcourse.comparison import stored_comparison
     from tlcourse.data import target
-    from tlcourse.records import lesson_records
+    from tlcourse.stored_tables import lesson_records
     digits = target('digits')
     def learn(shots=5, **kwargs):
         return vision_learner(digits.dls(shots=shots, bs=10), glyphnet, metrics=accuracy, **kwargs)

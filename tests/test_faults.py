@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np, pytest
 from tlcourse import cli
 from tlcourse.base import BadInput, package_assets
-from tlcourse.records import Records, lesson_records, spec_hash
+from tlcourse.records import Records
+from tlcourse.rows import spec_hash
+from tlcourse.stored_tables import lesson_records
 from test_site import clone # noqa: F401, a fixture
 
 unix = pytest.mark.skipif(os.name != 'posix', reason='Windows has no such files, limits or signals')
@@ -169,7 +171,7 @@ def test_shipped_stores(tmp_path, monkeypatch):
     data = bytearray((tmp_path/'honest_data.db').read_bytes())
     data[len(data)//2] ^= 1
     (tmp_path/'honest_data.db').write_bytes(data)
-    monkeypatch.setattr('tlcourse.records.package_assets', lambda: tmp_path)
+    monkeypatch.setattr('tlcourse.stored_tables.package_assets', lambda: tmp_path)
     with pytest.raises(BadInput, match='is damaged'): lesson_records('honest_data')
 
 # --- F7: crafted stores
@@ -228,7 +230,7 @@ def test_of_a_newer_tlcourse(tmp_path):
 
 def forged(path, **row):
     "A store in which one row has a right hash and wrong contents"
-    from tlcourse.records import _hash_of, _run_hash
+    from tlcourse.rows import _hash_of, _run_hash
     w = Records(fill(path, 3))
     key = spec_hash(spec(1))
     with w._writing() as c:
@@ -508,7 +510,7 @@ def test_no_script_in_a_browser(chrome, tmp_path):
 
 @pytest.fixture(scope='module')
 def model_folder(tmp_path_factory):
-    from tlcourse.backbones import learner
+    from tlcourse.learner import learner
     from tlcourse.data import target
     from tlcourse.model import save
     d = tmp_path_factory.mktemp('model')
@@ -540,7 +542,8 @@ NO_CARDS = dict(classes=[[], ['a', 3], None, {}], fit=['stretch', None], size=[0
 @pytest.mark.parametrize('field', NO_CARDS)
 def test_crafted_cards(field, model_folder, tmp_path):
     "Each with a right check"
-    from tlcourse.model import _check, load
+    from tlcourse.card import _check
+    from tlcourse.model import load
     shutil.copytree(model_folder, tmp_path/'m')
     card = json.loads((tmp_path/'m'/'card.json').read_text())
     for v in NO_CARDS[field]:
@@ -562,7 +565,7 @@ def test_a_pipe_is_no_model(model_folder, tmp_path):
 @unix
 def test_killed_while_a_model_is_put_in_place(model_folder, tmp_path):
     "After SIGKILL: half a folder goes, and a model that was moved out of the way comes back"
-    from tlcourse.model import _whole_folder
+    from tlcourse.card import _whole_folder
     p = subprocess.Popen([sys.executable, '-c', ''])
     p.wait()
     old, new, live = (tmp_path/f'.m.{k}-{i}' for k,i in (('old', p.pid), ('new', p.pid), ('new', os.getppid())))
@@ -675,7 +678,7 @@ def odd_tensors():
 def test_odd_tensors(tmp_path):
     import torch
     from safetensors.torch import save_file
-    from tlcourse.backbones import _read_weights
+    from tlcourse.weights import _read_weights
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         for what,sd in odd_tensors():
@@ -693,7 +696,7 @@ def test_odd_tensors(tmp_path):
 def test_a_bomb_of_weights(tmp_path):
     "A zip file that unpacks to a thousand times its size is not unpacked"
     import torch, zipfile
-    from tlcourse.backbones import _read_weights
+    from tlcourse.weights import _read_weights
     torch.save({'w': torch.zeros(2**22)}, tmp_path/'w.pth')
     with zipfile.ZipFile(tmp_path/'w.pth') as z, zipfile.ZipFile(tmp_path/'bomb.pth', 'w', zipfile.ZIP_DEFLATED) as b:
         for i in z.infolist(): b.writestr(i.filename, z.read(i))

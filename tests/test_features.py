@@ -2,10 +2,13 @@
 import shutil, warnings
 import numpy as np, pytest, torch
 from torch import nn
-from tlcourse.backbones import arch, learner
+from tlcourse.backbones import arch
+from tlcourse.learner import learner
 from tlcourse.base import BadInput, photo_assets
 from tlcourse.data import SealBroken, kshot, target, weights_hash
-from tlcourse.features import extract, layers, pooled
+from tlcourse.features import extract
+from tlcourse.passes import pooled
+from tlcourse.stages import layers
 from tlcourse.heads import head_learner
 from tlcourse.loaders import Part
 from tlcourse.probes import NearestNeighbours, fit_probes

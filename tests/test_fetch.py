@@ -2,8 +2,9 @@
 import functools, http.server, io, json, os, shutil, signal, subprocess, sys, tarfile, threading, time
 from pathlib import Path
 import pytest, torch
-from tlcourse import cli, fetch as fetch_, sources
-from tlcourse.backbones import _hub_file, _tv_weights, arch, backbones
+from tlcourse import base, cli, fetch as fetch_, sources
+from tlcourse.backbones import arch, backbones
+from tlcourse.hubs import _hub_file, _tv_weights
 from tlcourse.base import BadInput, sha256
 from tlcourse.doctor import doctor
 from tlcourse.fetch import Wanted, download, fetch
@@ -63,8 +64,18 @@ def files(d): return sorted(o.relative_to(d).as_posix() for o in d.rglob('*') if
 def test_whole(scheme, web, tmp_path):
     folder, url = web
     (folder/'net.pth').write_bytes(DATA)
-    f = download(wanted(f'{url}/net.pth' if scheme == 'http' else (folder/'net.pth').as_uri()), tmp_path)
-    assert f.read_bytes() == DATA and f == tmp_path/'checkpoints'/'net.pth'
+    k = download(wanted(f'{url}/net.pth' if scheme == 'http' else (folder/'net.pth').as_uri()), tmp_path)
+    assert (tmp_path/'checkpoints'/'net.pth').read_bytes() == DATA
+    assert (k.name, k.bytes, k.sha256) == ('checkpoints/net.pth', len(DATA), sha256(DATA))
+
+def test_hashed_once(web, tmp_path, monkeypatch):
+    "What is downloaded is read once for its hash, before it takes its place, and listed with that"
+    folder, url = web
+    (folder/'net.pth').write_bytes(DATA)
+    read = []
+    monkeypatch.setattr(base, 'check_regular', read.append) # `sha256` asks it of every file
+    k = fetch_._bring(wanted(f'{url}/net.pth'), tmp_path, print)
+    assert len(read) == 1 and k.sha256 == sha256(DATA) and read_manifest(tmp_path) == {k.name: k}
 
 @pytest.mark.parametrize('how,words', [('cut/net.pth', r'broke off after 1,500,000 of 3,000,000 bytes'),
                                        ('bad.pth', 'its hash differs'), ('none.pth', 'answered HTTP Error 404')])
@@ -248,7 +259,7 @@ def test_the_hub_of_timms_weights(web, tmp_path, monkeypatch):
     f.parent.mkdir(parents=True)
     f.write_bytes(DATA)
     monkeypatch.setattr(huggingface_hub, 'hf_hub_url', functools.partial(huggingface_hub.hf_hub_url, endpoint=url))
-    monkeypatch.setattr('tlcourse.backbones._timm_cached', lambda *args, **kw: None)
+    monkeypatch.setattr('tlcourse.hubs._timm_cached', lambda *args, **kw: None)
     k, = fetch('timm/resnet18', tmp_path/'s')
     assert k.sha256 == sha256(DATA) and (tmp_path/'s'/k.name).read_bytes() == DATA
     monkeypatch.setattr(fetch_, 'source', lambda w: pytest.fail('asked again'))

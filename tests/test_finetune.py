@@ -11,15 +11,17 @@ from tlcourse.training import FusedAdam
 from fastai.torch_core import set_seed
 from torch import nn
 from fastai.vision.all import Adam, accuracy, vision_learner
-from tlcourse import features, finetune
-from tlcourse.backbones import arch, learner
+from tlcourse import activations, finetune
+from tlcourse.backbones import arch
+from tlcourse.learner import learner
 from tlcourse.base import BadInput
 from tlcourse.data import target, weights_hash
 from tlcourse.loaders import Part
-from tlcourse.features import extract, pooled
+from tlcourse.features import extract
+from tlcourse.passes import pooled
 from tlcourse.finetune import feature_extraction, random_features
 from tlcourse.probes import fit_probes
-from tlcourse.records import lesson_records
+from tlcourse.stored_tables import lesson_records
 from tlcourse.runs import _SGD
 from tlcourse.strategy import STRATEGIES, recipe, strategy
 
@@ -180,8 +182,8 @@ def test_last_layers_with_and_without_storing(precision, monkeypatch):
     def run():
         dls = digits.dls(shots=5, bs=10, augment=False)
         return STRATEGIES['last-layers'](dls, 'glyphnet', steps=12, progress=False, precision=precision)
-    passes, old = [], features.stored_activations
-    monkeypatch.setattr(features, 'stored_activations', lambda learn: passes.append(1) or old(learn))
+    passes, old = [], activations.stored_activations
+    monkeypatch.setattr(activations, 'stored_activations', lambda learn: passes.append(1) or old(learn))
     a = run()
     monkeypatch.setattr(finetune, '_stored', plain)
     b = run()

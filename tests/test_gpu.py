@@ -41,7 +41,7 @@ def test_strategies_train_on_cuda(digits, precision):
 
 def test_the_same_losses_as_on_a_cpu(digits, exact):
     from fastai.vision.all import Callback, set_seed
-    from tlcourse.backbones import learner
+    from tlcourse.learner import learner
     from tlcourse.training import NoSync, fused_adam
     class EachLoss(Callback):
         def before_fit(self): self.seen = []
@@ -63,7 +63,7 @@ def test_the_same_losses_as_on_a_cpu(digits, exact):
     np.testing.assert_allclose(smooth_b, smooth_a, rtol=1e-2)
 
 def test_true_freeze_in_mixed_precision(digits):
-    from tlcourse.backbones import learner
+    from tlcourse.learner import learner
     from tlcourse.layers import true_freeze
     from tlcourse.training import Bf16
     for half in 'fp16', 'bf16':
@@ -76,9 +76,9 @@ def test_true_freeze_in_mixed_precision(digits):
         assert moved and all(k.startswith('1.') for k in moved), (half, moved)
 
 def test_stored_activations_on_cuda(digits):
-    from tlcourse.backbones import learner
+    from tlcourse.learner import learner
     from tlcourse.layers import true_freeze
-    from tlcourse.features import stored_activations
+    from tlcourse.activations import stored_activations
     from tlcourse.training import fused_adam
     learn = true_freeze(learner(digits.dls(shots=20, bs=32, augment=False, device='cuda'), 'glyphnet',
                                 opt_func=fused_adam), -2)

@@ -1,7 +1,9 @@
-"What a reader sees and touches of lessons in JupyterLab, in chromium. As most readers, it has no folder of photos."
-import re, subprocess, sys
+"""What a reader sees and touches of lessons in JupyterLab, in chromium. As most readers, it has no folder of photos.
+A lesson that was run here is not executed again by test_notebooks.py."""
+import json, re, subprocess, sys
 import pytest
 from PIL import Image
+from tlcourse.dev import _clock, _cpu, _spent, digest, executed_path
 from tlcourse.docs import WIDGET_VIEW
 from conftest import ROOT, name
 from browser import INPUTS, KINDS, LESSONS, Notebook, answer, errors, having, lab, move, names, tab, unrun
@@ -28,6 +30,30 @@ def course(tmp_path_factory):
     subprocess.run([sys.executable, '-c', code, 'lessons', '--to', d/'work'], check=True)
     with lab(d/'work', d/'private') as address: yield d/'work', address
 
+def with_hidden(page, copy):
+    """Into a reader's copy, which needs none of them (test_course.py), the cells of the page that it leaves out, for
+    the execution has them; and last the clock of an execution."""
+    nb = json.loads(copy.read_text(encoding='utf-8'))
+    theirs, mine = {c['id']: c for c in nb['cells']}, json.loads(page.read_text(encoding='utf-8'))['cells']
+    clean = dict(outputs=[], execution_count=None)
+    nb['cells'] = [theirs.get(c['id'], {**c, **clean}) for c in mine if c['id'] in theirs or c['cell_type'] == 'code']
+    assert len(nb['cells']) >= len(theirs)
+    nb['cells'].append(dict(cell_type='code', id='clock', metadata={}, source=_clock, **clean))
+    copy.write_text(json.dumps(nb), encoding='utf-8')
+
+def of_the_reader(c): return not c['source'].startswith('#|') and c['id'] != 'clock'
+
+def keep_execution(page, found):
+    "What Run All has made of a lesson, where `execute` looks for an execution of the same state."
+    ran, nb = {c['id']: c for c in found}, json.loads(page.read_text(encoding='utf-8'))
+    for c in nb['cells']:
+        if c['cell_type'] == 'code': c.update({k: ran[c['id']][k] for k in ('outputs', 'metadata', 'execution_count')})
+    nb['metadata']['tlcourse'] = dict(digest=digest(page), seconds=round(_spent(nb), 2), error='',
+                                      cpu=round(_cpu(ran['clock']), 2))
+    to = executed_path(page)
+    to.parent.mkdir(parents=True, exist_ok=True)
+    to.write_text(json.dumps(nb), encoding='utf-8')
+
 def labelled(box):
     "Each input has a name; ipywidgets gives its sliders none, so there the words beside it count."
     said = box.aria_snapshot()
@@ -45,7 +71,7 @@ def guess_live(nb, i, lesson, folder):
     box.get_by_role('button', name='Commit').press('Enter')
     n = asked.count()
     box.get_by_text(f'{n} of {n} kept').wait_for()
-    reveal = next(j for j,c in enumerate(nb.cells) if j > i and '.reveal(' in c['source'])
+    reveal = next(j for j,c in enumerate(nb.cells) if j > i and of_the_reader(c) and '.reveal(' in c['source'])
     nb.run(reveal)
     shown = nb.show(reveal).locator('.tlc-reveal')
     shown.get_by_text(re.compile('foreseen|a surprise')).first.wait_for()
@@ -65,14 +91,18 @@ def test_lesson_in_lab(lesson, chrome, course, tmp_path, record_property):
     "Run All passes with each exercise open; each control has a name and moves."
     record_property('lessons in JupyterLab', f'{name(lesson)}{" (by the commit)" if lesson == IN_LAB[-1] else ""}')
     folder, address = course
+    with_hidden(lesson, folder/lesson.name)
     with tab(chrome) as (page, guard):
         nb = Notebook(page, address, lesson.name)
         passed, found = nb.run_all(), nb.cells
         assert passed and not errors(found) and not unrun(found), (errors(found), unrun(found))
-        texts = [''.join(o.get('data', {}).get('text/plain', '')) for c in found for o in c.get('outputs', [])]
+        keep_execution(lesson, found)
+        texts = [''.join(o.get('data', {}).get('text/plain', ''))
+                 for c in filter(of_the_reader, found) for o in c.get('outputs', [])]
         said = [t for t in texts if 'Exercise' in t]
         assert len(said) >= 3 and all('open' in o for o in said), said
-        live = [i for i,c in enumerate(found) for o in c.get('outputs', []) if WIDGET_VIEW in o.get('data', {})]
+        live = [i for i,c in enumerate(found) for o in c.get('outputs', [])
+                if of_the_reader(c) and WIDGET_VIEW in o.get('data', {})]
         for i in live:
             out = nb.show(i)
             for box in out.locator('.widget-vbox:has(.tlc-bare)').all():

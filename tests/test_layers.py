@@ -7,7 +7,8 @@ import torchvision
 from fastai.vision.all import (BnFreeze, Callback, CrossEntropyLossFlat, DataLoaders, Learner, OptimWrapper, SGD,
                                TfmdDL, params, set_seed, vision_learner)
 from torch import nn
-from tlcourse.backbones import arch, learner
+from tlcourse.backbones import arch
+from tlcourse.learner import learner
 from tlcourse.base import BadInput
 from tlcourse.audit import depth_split, freeze_audit
 from tlcourse.layers import true_freeze

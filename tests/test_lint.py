@@ -6,7 +6,8 @@ import pytest, torch, torchvision
 from fastai.vision.all import *
 for _n in [n for n in globals() if n.startswith('test')]: del globals()[_n] # fastcore's, which pytest would collect
 from PIL import Image
-from tlcourse.backbones import glyphnet, learner
+from tlcourse.backbones import glyphnet
+from tlcourse.learner import learner
 from tlcourse.base import BadInput
 from tlcourse.augment import BatchAugment
 from tlcourse.data import target, weights_hash

@@ -10,11 +10,14 @@ from fastai.vision.learner import model_meta
 from PIL import Image
 from torch import nn
 from tlcourse import backbones as bb
-from tlcourse.backbones import arch, backbones, learner, tf_efficientnet_lite0
+from tlcourse.backbones import arch, backbones, tf_efficientnet_lite0
+from tlcourse.learner import learner
 from tlcourse.base import BadInput, photo_assets, sha256
 from tlcourse.cli import main
 from tlcourse.data import kshot, target
-from tlcourse.features import extract, layers, stored_activations
+from tlcourse.activations import stored_activations
+from tlcourse.features import extract
+from tlcourse.stages import layers
 from tlcourse.strategy import STRATEGIES
 from tlcourse.audit import depth_split, freeze_audit
 from tlcourse.layers import true_freeze

@@ -4,14 +4,17 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
 from safetensors.torch import load_file
-from tlcourse.backbones import arch, learner
+from tlcourse.backbones import arch
+from tlcourse.learner import learner
 from tlcourse.base import BadInput, photo_assets, sha256
+from tlcourse.card import VERSION, _check
 from tlcourse.cli import main
 from tlcourse.compare import compare
 from tlcourse.data import target
 from tlcourse.runs import task
 from tlcourse.strategy import STRATEGIES
-from tlcourse.model import NONE, VERSION, _answers, _check, _joined, _licences, _with_validation, load, save, train
+from tlcourse.model import _answers, _joined, _licences, _with_validation, load, save, train
+from tlcourse.predictions import NONE
 
 command = [sys.executable, '-W', 'ignore', '-c', 'import sys; from tlcourse.cli import main; sys.exit(main())']
 

@@ -4,7 +4,7 @@ import numpy as np, pytest
 from tlcourse.base import package_assets
 from tlcourse.comparison import stored_comparison
 from tlcourse.data import target
-from tlcourse.records import lesson_records
+from tlcourse.stored_tables import lesson_records
 from tlcourse.sweep import one_thread
 from tlcourse.world import drawn_targets
 from conftest import ROOT

@@ -45,6 +45,37 @@ def sources(): return {m: (LIB/f"{m.replace('.', '/')}.py").read_text(encoding='
 def test_every_module_has_a_place(): assert all(map(place, sources().values()))
 def test_one_way(): assert not wrong_imports(sources())
 
+def named(src):
+    "Our modules that a module names in a string, as one does who imports by name."
+    values = [n.value for n in ast.walk(ast.parse(src)) if isinstance(n, ast.Constant)]
+    return [m[1] for o in values if isinstance(o, str) and (m := re.fullmatch(r'tlcourse\.(\w+)', o))]
+
+def registers(src):
+    "Does a module register a strategy?"
+    decorators = [d for n in ast.walk(ast.parse(src)) if isinstance(n, ast.FunctionDef) for d in n.decorator_list]
+    return any(isinstance(d, ast.Call) and getattr(d.func, 'id', '') in ('recipe', 'strategy') for d in decorators)
+
+def named_wrongly(srcs):
+    "What is named upward by others than the registry, which may name who registers; and who registers without that."
+    places, may = {k: place(s) for k,s in srcs.items()}, {k for k,s in srcs.items() if registers(s)}
+    up = [(k, o) for k,s in srcs.items() for o in named(s)
+          if o in srcs and o != k and places[o] >= places[k]]
+    listed = {o for k,o in up if k == 'strategy'}
+    return [o for o in up if o[0] != 'strategy'] + [('strategy', o) for o in sorted(listed ^ may)]
+
+def test_strategies_are_registered_by_name():
+    "An import by name is an import: upward there is one list of them, of the lessons that register strategies."
+    srcs = sources()
+    assert not named_wrongly(srcs)
+    assert named_wrongly(srcs | {'base': srcs['base'] + "\nx = 'tlcourse.data'\n"}) == [('base', 'data')]
+    late = srcs | {'heads': srcs['heads'] + '\n@recipe(rate=1)\ndef f(): pass\n'}
+    assert named_wrongly(late) == [('strategy', 'heads')]
+
+def test_reading_fills_the_strategies():
+    "Whoever asks for a strategy by its name has imported no lesson for that."
+    code = "from tlcourse.strategy import STRATEGIES as s; print(len(s), 'scratch' in s, s['lp-ft'].rate, 'no' in s)"
+    assert modules_after(code)[2] == '9 True 0.005 False\n'
+
 def test_warnings_of_others_are_hushed_first():
     "`base` says which warnings of fastai's nobody needs, and must say so before fastai is imported."
     def first(src, what): return next((i for i,l in enumerate(src.splitlines()) if re.match(what, l)), math.inf)
@@ -326,9 +357,38 @@ def public(m):
     mod = import_module(f'tlcourse.{m}')
     return {n: getattr(mod, n) for n in getattr(mod, '__all__', [])}
 
-def test_all_has_every_module():
-    src = (LIB/'all.py').read_text(encoding='utf-8')
-    assert sorted(set(imported(src))) == sorted(set(MODULES) - {'all', 'cli', 'dev', 'docs'})
+def lacking(brought, pages):
+    "(page, module, name) of what a lesson calls by a name that is public in a module, and that `all` does not bring."
+    at = {n: m for m in set(MODULES) - {'all', 'cli', 'dev', 'docs'} for n in public(m) if n not in brought}
+    for p in pages:
+        nodes = []
+        for c in json.loads(p.read_text(encoding='utf-8'))['cells']:
+            src = '\n'.join(l for l in ''.join(c['source']).splitlines() if l.lstrip()[:1] not in ('%', '!'))
+            if c['cell_type'] == 'code': nodes += ast.walk(ast.parse(src))
+        names = [n for n in nodes if isinstance(n, ast.Name)]
+        own = {n.id for n in names if isinstance(n.ctx, ast.Store)}
+        own |= {n.name for n in nodes if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
+        own |= {a.asname or a.name for n in nodes if isinstance(n, ast.ImportFrom) for a in n.names}
+        yield from ((p.stem, at[n.id], n.id) for n in names if n.id in at and n.id not in own)
+
+def test_all_has_what_lessons_use():
+    import tlcourse.all as ours
+    pages = sorted((ROOT/'nbs/lessons').glob('*.ipynb'))
+    assert not list(lacking(ours.__all__, pages))
+    some = {'Wilson', 'wilson', 'compare', 'ask'} & set(ours.__all__)
+    assert {n for _,_,n in lacking(set(ours.__all__) - some, pages)} == some
+
+# What functions that readers call give back or take, and what is asked for by name alone
+CONTRACTS = {'NearestNeighbours', 'Needed', 'NoSync', 'fused_adam', 'weights_hash'}
+
+def test_all_is_for_readers():
+    "Each name of the core that it has stands in a lesson, in the README or in a page beside it."
+    import tlcourse.all as ours
+    pages = [*(ROOT/'nbs/lessons').glob('*.ipynb'), *(ROOT/'nbs').glob('*.ipynb')]
+    cells = [''.join(c['source']) for p in pages for c in json.loads(p.read_text(encoding='utf-8'))['cells']]
+    said = set(re.findall(r'\w+', ' '.join(cells)))
+    core = {m: set(public(m)) for m,s in sources().items() if place(s)[0] == 0}
+    assert not {o for ns in core.values() for o in ns} & set(ours.__all__) - said - CONTRACTS
 
 def test_names_hide_none_of_fastai():
     import tlcourse.all as ours, fastai.vision.all as fv
@@ -341,11 +401,17 @@ def test_names_are_in_one_module():
         for n in public(m): at.setdefault(n, []).append(m)
     assert not {n: ms for n,ms in at.items() if len(ms) > 1}
 
+def named(m):
+    "What a module defines without an underscore: what is for readers, and what is for other modules alone."
+    mod = import_module(f'tlcourse.{m}')
+    own = {n: o for n,o in vars(mod).items() if n[0] != '_' and getattr(o, '__module__', '') == mod.__name__}
+    return public(m) | {n: o for n,o in own.items() if inspect.isfunction(o) or inspect.isclass(o)}
+
 def event(o, k): return any(b.__name__ == 'Callback' for b in o.__mro__) and re.match('(before|after)_', k)
 
 def functions(m):
     "(name, function, docstring of its class) of each public function and method of a module."
-    for n,o in public(m).items():
+    for n,o in named(m).items():
         if inspect.isfunction(o): yield n, o, ''
         if not inspect.isclass(o): continue
         for k,f in vars(o).items():
@@ -356,7 +422,7 @@ def functions(m):
 
 def undocumented(m):
     "Public functions, classes and methods without a docstring, and their parameters without a docment."
-    for n,o in public(m).items():
+    for n,o in named(m).items():
         if (inspect.isfunction(o) or inspect.isclass(o)) and not o.__doc__: yield n
     for k,f,_ in functions(m):
         if not f.__doc__ and not k.endswith('__init__'): yield k

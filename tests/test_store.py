@@ -7,7 +7,7 @@ import pytest
 import tlcourse.store
 from tlcourse import cli
 from tlcourse.base import BadInput, cache_dir, writable_folder
-from tlcourse.store import Store, code_hash, entries, prune, writable_file, write_bytes, write_text, writing
+from tlcourse.store import Store, _code_hash, entries, prune, writable_file, write_bytes, write_text, writing
 
 unix = pytest.mark.skipif(os.name != 'posix', reason='Windows has no such files, limits or signals')
 
@@ -406,11 +406,11 @@ def test_code_hash(tmp_path, monkeypatch):
     lib = tmp_path/'tlcourse'
     lib.mkdir()
     for m in 'store', 'pictures', 'data': shutil.copy(Path(tlcourse.__file__).parent/f'{m}.py', lib)
-    before = code_hash('store', 'pictures', 'data')
+    before = _code_hash('store', 'pictures', 'data')
     monkeypatch.setattr(tlcourse, '__file__', str(lib/'__init__.py'))
-    assert code_hash('store', 'pictures', 'data') == before != code_hash('store', 'data', 'pictures')
+    assert _code_hash('store', 'pictures', 'data') == before != _code_hash('store', 'data', 'pictures')
     with open(lib/'pictures.py', 'a') as f: f.write('#')
-    assert code_hash('store', 'pictures', 'data') != before and code_hash('store', 'data') != before
+    assert _code_hash('store', 'pictures', 'data') != before and _code_hash('store', 'data') != before
 
 def test_the_code_is_in_the_key(store):
     k = store.key('x')

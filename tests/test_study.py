@@ -4,13 +4,16 @@ import numpy as np, pytest
 from PIL import Image
 from tlcourse import cli
 from tlcourse import compare as module
-from tlcourse.backbones import arch, learner
+from tlcourse.backbones import arch
+from tlcourse.learner import learner
 from tlcourse.base import BadInput
-from tlcourse.compare import Study, _budget, compare
+from tlcourse.budget import _budget
+from tlcourse.compare import compare
 from tlcourse.comparison import Comparison, stored_comparison
 from tlcourse.data import Target, target
 from tlcourse.strategy import STRATEGIES, stepped, strategy
 from tlcourse.runs import Heads, run_spec, task
+from tlcourse.study import Study
 from staged import ACC, made_staged
 from types import SimpleNamespace
 

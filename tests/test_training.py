@@ -4,19 +4,22 @@ import numpy as np, pytest, torch
 from fastai.callback.schedule import *
 from fastai.optimizer import Adam
 from fastai.torch_core import set_seed
-from tlcourse import compare as compare_module, features, finetune, training
-from tlcourse.backbones import arch, learner
+from tlcourse import activations, finetune, training
+from tlcourse.backbones import arch
+from tlcourse.learner import learner
 from tlcourse.base import BadInput
 from tlcourse.cli import main
 from tlcourse.compare import compare
-from tlcourse.runs import run_spec, task
+from tlcourse.runs import CODE, run_spec, task
 from tlcourse.data import target
-from tlcourse.features import extract, stored_activations
+from tlcourse.activations import stored_activations
+from tlcourse.features import extract
 from tlcourse.strategy import STRATEGIES
 from tlcourse.audit import depth_split
 from tlcourse.layers import true_freeze
 from tlcourse.stats import paired_ci
 from tlcourse.store import entries
+from tlcourse.study import Study
 from tlcourse.training import Bf16, NoSync, bf16_units, fused_adam, pick_precision
 
 digits = target('digits')
@@ -121,9 +124,9 @@ def test_stored_in_other_bodies(backbone, n):
 
 def test_maps_are_kept_for_the_same_pictures_and_stages(monkeypatch):
     "And for no others: other pixels, other weights, another cut run again"
-    monkeypatch.setattr(features, '_kept', {})
-    ran, old = [], features._maps
-    monkeypatch.setattr(features, '_maps', lambda dl, *args: ran.append(dl.part.name) or old(dl, *args))
+    monkeypatch.setattr(activations, '_kept', {})
+    ran, old = [], activations._maps
+    monkeypatch.setattr(activations, '_maps', lambda dl, *args: ran.append(dl.part.name) or old(dl, *args))
     def fit(n=-2, change=lambda learn: None, **kwargs):
         set_seed(0)
         learn = learner(digits.dls(shots=5, bs=16, augment=False, device='cpu', **kwargs), 'glyphnet',
@@ -139,7 +142,7 @@ def test_maps_are_kept_for_the_same_pictures_and_stages(monkeypatch):
     # The validation part is the same
     assert fit(change=other)[1] == 2 and fit(change=lies)[1] == 2 and fit(n=-1)[1] == 2 and fit(seed=1)[1] == 1
     assert fit()[1] == 0
-    monkeypatch.setattr(features, '_most_kept', 1)
+    monkeypatch.setattr(activations, '_most_kept', 1)
     assert fit(seed=2)[1] == 1 and fit(seed=2)[1] == 1
 
 def test_stored_on_the_disk(monkeypatch):
@@ -153,8 +156,8 @@ def test_stored_on_the_disk(monkeypatch):
         with learn.no_bar(), learn.no_logging(), stored_activations(learn): learn.fit_one_cycle(1, 5e-3)
         return state(learn)
     set_seed(0); a = run()
-    monkeypatch.setattr(features, '_most', 0)
-    monkeypatch.setattr(features, '_kept', {})
+    monkeypatch.setattr(activations, '_most', 0)
+    monkeypatch.setattr(activations, '_kept', {})
     monkeypatch.setattr(tempfile.TemporaryDirectory, '__exit__', leave)
     set_seed(0); b = run()
     assert seen == [['0', '1']]
@@ -186,12 +189,12 @@ def test_stored_takes_pictures_of_a_target(tmp_path):
 def test_gradual_runs_frozen_stages_once(monkeypatch):
     used = []
     def spy(learn): used.append(1); return stored_activations(learn)
-    monkeypatch.setattr(features, 'stored_activations', spy)
+    monkeypatch.setattr(activations, 'stored_activations', spy)
     fast = STRATEGIES['gradual'](plain(), 'glyphnet', steps=9, progress=False)
     assert len(used) == 2 # of three phases the last has nothing frozen
     STRATEGIES['gradual'](digits.dls(shots=2, device='cpu'), 'glyphnet', steps=3, progress=False)
     assert len(used) == 2, "pictures that change from pass to pass"
-    monkeypatch.setattr(features, 'stored_activations', lambda learn: nullcontext())
+    monkeypatch.setattr(activations, 'stored_activations', lambda learn: nullcontext())
     slow = STRATEGIES['gradual'](plain(), 'glyphnet', steps=9, progress=False)
     assert torch.allclose(losses(fast), losses(slow), atol=1e-4)
     for (k,p),q in zip(fast.model.state_dict().items(), slow.model.state_dict().values()):
@@ -282,13 +285,13 @@ def test_a_run_of_code_1_has_its_optimiser(monkeypatch):
     where = task('digits', 'glyphnet', device='cpu')
     spec = dict(kind='tune', strategy='fine-tuning', backbone='glyphnet', shots=1, seed=0, bs=32, augment=True, V=1,
                 lr=.005, steps=1)
-    for code in 1, compare_module.CODE: run_spec(where, {**spec, 'code': code})
+    for code in 1, CODE: run_spec(where, {**spec, 'code': code})
     assert seen == [Adam, fused_adam]
 
 def test_runs_go_in_order(tmp_path):
     "Those that are stored are told first, the others as they are asked for; results come in the order of the specs"
-    st = compare_module.Study(task('digits', 'glyphnet', device='cpu'), ['scratch', 'fine-tuning'], [1, 5], seeds=3,
-                              steps=3, tune='none', V=1, out=tmp_path, workers=1, say=None)
+    st = Study(task('digits', 'glyphnet', device='cpu'), ['scratch', 'fine-tuning'], [1, 5], seeds=3, steps=3,
+               tune='none', V=1, out=tmp_path, workers=1, say=None)
     specs = [st.spec(s, k, .005, 0) for k in (5, 1) for s in st.trained]
     st.sweep(specs[2:3])
     ran = []

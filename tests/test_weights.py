@@ -6,7 +6,9 @@ from fastai.vision.all import CategoryBlock, DataBlock, ImageBlock, RandomSplitt
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torchvision.models import resnet18, resnet34
 from torchvision.models.vision_transformer import VisionTransformer
-from tlcourse.backbones import _body, arch, learner
+from tlcourse.backbones import arch
+from tlcourse.bodies import _body
+from tlcourse.learner import learner
 from tlcourse.base import BadInput
 from tlcourse.runs import task
 

@@ -8,42 +8,36 @@ Docs: https://tlcourse.github.io/tlcourse/tools/all.html.md"""
 __all__ = []
 
 # %% ../nbs/tools/08_all.ipynb #bf554001
-from .base import *
-from .store import *
-from .stick import *
-from .drawings import *
-from .folders import *
-from .copies import *
-from .parts import *
-from .pictures import *
-from .world import *
-from .augment import *
-from .sources import *
-from .loaders import *
-from .data import *
-from .backbones import *
-from .pretrain import *
+from .base import BadInput, cache_dir, pick_device, prose, Stamp
+from .drawings import ATTRIBUTION, drawings
+from .copies import find_copies, Prints
+from .world import SourceDrawer
+from .loaders import Part
+from .data import kshot, SealBroken, Target, target, weights_hash
+from .backbones import arch, backbones, glyphnet, glyphnet_multi, tf_efficientnet_lite0
+from .learner import learner
+from .stages import layers
+from .pretrain import pretrain, weights_card
 from .stats import *
 from .records import *
-from .sweep import *
-from .plots import *
-from .audit import *
+from .stored_tables import *
+from .sweep import sweep
+from .plots import draw_network, look, okabe_ito, picture_grid, plot_differences, plot_pairs, style
+from .audit import depth_split, eval_frozen, freeze_audit
 from .probes import *
-from .training import *
+from .training import fused_adam, NoSync
+from .passes import *
+from .activations import *
 from .features import *
-from .strategy import *
+from .strategy import fit_steps, recipe, STRATEGIES, stepped, strategy
 from .layers import *
 from .heads import *
 from .finetune import *
 from .keep import *
 from .comparison import *
-from .report import *
 from .look import *
-from .rates import *
-from .runs import *
 from .compare import *
 from .model import *
-from .findings import *
 from .lint import *
 from .exercises import *
 from .course import *

@@ -7,10 +7,11 @@ Docs: https://tlcourse.github.io/tlcourse/core/base.html.md"""
 # %% auto #0
 __all__ = ['LESSONS', 'BadInput', 'unknown', 'lesson_number', 'lesson_name', 'user_path', 'cache_dir', 'package_assets',
            'photo_assets', 'check_regular', 'sha256', 'writable_folder', 'watched', 'Bar', 'html_table', 'html_block',
-           'versions', 'pick_device', 'Stamp', 'Prose', 'prose']
+           'versions', 'pick_device', 'Stamp', 'prose']
 
 # %% ../nbs/core/00_base.ipynb #a79deaad
 import difflib, errno, hashlib, json, os, re, stat, sys, tempfile, time, warnings
+from functools import lru_cache
 from html import escape
 from importlib import metadata
 from numbers import Number
@@ -106,6 +107,15 @@ def sha256(data:bytes|str|Path # Bytes, or the path of a file
     with open(data, 'rb') as f:
         while b := f.read(2**20): h.update(b) # a file may exceed memory
     return h.hexdigest()
+
+# %% ../nbs/core/00_base.ipynb #ha5h0001
+@lru_cache(maxsize=None)
+def _hash_of_file(path, mtime, size): return sha256(Path(path))
+
+def _hash_once(path):
+    "`sha256` of a file, read once as long as its date and its size stay; raises `OSError`"
+    st = os.stat(path)
+    return _hash_of_file(str(path), st.st_mtime_ns, st.st_size)
 
 # %% ../nbs/core/00_base.ipynb #4ae61465
 def writable_folder(path # A folder, made if it is missing
@@ -315,7 +325,7 @@ class Stamp:
     def _repr_markdown_(self): return f'<small>{self!r}</small>'
 
 # %% ../nbs/core/00_base.ipynb #prose002
-class Prose(dict):
+class _Prose(dict):
     "Name -> number, of what a page's text says; as JSON in a notebook's output."
     def __repr__(self): return json.dumps(self)
 
@@ -330,6 +340,6 @@ def _named(name, v):
     return {k: o for end,w in v.items() for k,o in _named(name + end, w).items()}
 
 def prose(**values # Name -> a number in the unit of the text, an interval of fractions (shown in %), or a dict
-         ) -> Prose: # Raises `BadInput` where a value is no number
+         ) -> _Prose: # Raises `BadInput` where a value is no number
     "The values that a page's text names."
-    return Prose({k: o for name,v in values.items() for k,o in _named(name, v).items()})
+    return _Prose({k: o for name,v in values.items() for k,o in _named(name, v).items()})

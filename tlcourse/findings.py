@@ -21,7 +21,7 @@ from fastai.data.transforms import get_c
 from fastai.torch_core import to_device
 from fastcore.basics import patch
 from .base import BadInput, _Code, _esc, _s, html_block, html_table, lesson_number
-from .backbones import _own_dl
+from .learner import _own_dl
 from .audit import freeze_audit
 
 # %% ../nbs/tools/04_findings.ipynb #547077e7

@@ -18,7 +18,8 @@ from fastcore.foundation import L
 from torch import nn
 from .audit import depth_split
 from .base import BadInput, unknown
-from .features import _adapt, _features, _norms, _stored
+from .activations import _features, _stored
+from .passes import _adapt, _norms
 from .layers import true_freeze
 from .strategy import _converged_head, _head_steps, fit_steps, recipe
 from .training import _autocast

@@ -11,7 +11,7 @@ __all__ = ['head_learner']
 import tlcourse.base
 from fastai.learner import Learner
 from torch import nn
-from .backbones import learner
+from .learner import learner
 from .features import _give_body
 from .layers import true_freeze
 

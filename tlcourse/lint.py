@@ -31,7 +31,8 @@ from .audit import freeze_audit
 from .augment import BatchAugment
 from .data import Target
 from .loaders import PicDL
-from .backbones import Arch, _own_dl, arch
+from .backbones import Arch, arch
+from .learner import _own_dl
 from .layers import TrueFreeze
 from tlcourse.findings import (
     _as_it_was, _as_made, _CannotTell, _error, _first, _labels, _Look, _norm_types, _trap, _traps, Finding,

@@ -8,7 +8,7 @@ Docs: https://tlcourse.github.io/tlcourse/tools/runs.html.md"""
 __all__ = ['CODE', 'TUNE_SEED', 'Task', 'task', 'steps_for', 'run_spec', 'Heads', 'picture_seconds']
 
 # %% ../nbs/tools/02_runs.ipynb #ru000003
-import tlcourse.base, tlcourse.finetune
+import tlcourse.base
 import io, math, time
 import numpy as np
 from contextlib import redirect_stdout
@@ -20,7 +20,9 @@ from .base import BadInput, pick_device
 from .augment import SHIFTS
 from .data import Target, kshot, target
 from .sources import offline_targets
-from .features import _features, _norms, extract
+from .activations import _features
+from .features import extract
+from .passes import _norms
 from .layers import true_freeze
 from .probes import NearestNeighbours, fit_probes
 from .strategy import _all_curves, _head_steps, _learner, _probe_rate, _total_steps, seeded, STRATEGIES

@@ -15,14 +15,14 @@ from urllib.request import Request, urlopen
 import numpy as np
 import PIL
 from PIL import features
-from .base import _s, BadInput, cache_dir
+from .base import _hash_once, BadInput, cache_dir
 from .copies import _odd_lines, find_conflicts, find_copies, group_copies, odd_looking, Prints
 from .drawings import DRAWINGS
 from .folders import Row, group_lines, list_folder
 from .parts import carve
 from .pictures import (
     _blocks, _cut_off, _file_hashes, _seen_lines, Intake, read_pictures, value_range)
-from .stick import _hash, on_stick
+from .stick import on_stick
 from .store import _left_behind, _named, _temporary, Store
 from .world import drawn_targets
 from fastai.vision.all import URLs, fastai_path, untar_data
@@ -45,8 +45,7 @@ def _unpack(f, to):
 
 def _unpacked(f):
     "The folder that an archive of the stick holds, unpacked into the cache the first time"
-    st = f.stat()
-    to = cache_dir()/'unpacked'/f"{f.name.partition('.')[0]}-{_hash(str(f), st.st_mtime_ns, st.st_size)[:16]}"
+    to = cache_dir()/'unpacked'/f"{f.name.partition('.')[0]}-{_hash_once(f)[:16]}"
     try:
         to.parent.mkdir(exist_ok=True)
         if not to.is_dir(): _unpack(f, to)

@@ -10,9 +10,8 @@ __all__ = ['MANIFEST', 'FOLDERS', 'Kept', 'read_manifest', 'whole', 'stick_folde
 # %% ../nbs/core/01_stick.ipynb #st000003
 import json, os, re
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from .base import BadInput, check_regular, sha256, user_path
+from .base import _hash_once, BadInput, check_regular, user_path
 
 # %% ../nbs/core/01_stick.ipynb #st000007
 MANIFEST, FOLDERS = 'tlcourse-fetch.json', ('checkpoints', 'timm', 'data', 'lessons')
@@ -53,9 +52,6 @@ def read_manifest(folder:str|Path # A stick
     except (ValueError, KeyError, TypeError, RecursionError): raise BadInput(f"{f} is damaged: {new}") from None
 
 # %% ../nbs/core/01_stick.ipynb #st000012
-@lru_cache(maxsize=None)
-def _hash(path, mtime, size): return sha256(Path(path))
-
 def whole(folder:str|Path, # A stick
           kept:Kept # An entry of its list
          ) -> Path: # Raises `BadInput` where the file is missing, or is not as it was fetched
@@ -64,8 +60,7 @@ def whole(folder:str|Path, # A stick
     again = f"run `tlcourse fetch {kept.what} --to {folder}` again where there is a network"
     try:
         if not f.is_file(): raise BadInput(f"{f} is missing, and the list of {folder} has it: {again}")
-        st = f.stat()
-        good = st.st_size == kept.bytes and _hash(str(f), st.st_mtime_ns, st.st_size) == kept.sha256
+        good = f.stat().st_size == kept.bytes and _hash_once(f) == kept.sha256
     except OSError as e: raise BadInput(f"{f} cannot be read ({e.strerror}): {again}") from None
     if not good: raise BadInput(f"{f} is damaged, it is not the file that was fetched: {again}")
     return f

@@ -10,6 +10,7 @@ __all__ = ['STRATEGIES', 'stepped', 'seeded', 'strategy', 'fit_steps', 'recipe']
 # %% ../nbs/core/11_strategy.ipynb #strt0003
 import tlcourse.base
 import inspect, numpy as np, random, sys, torch
+from collections.abc import MutableMapping
 from contextlib import contextmanager, ExitStack
 from fastai.callback.schedule import *
 from fastai.data.core import DataLoaders, TfmdDL
@@ -17,11 +18,12 @@ from fastai.learner import Learner
 from fastai.torch_core import set_seed
 from fastcore.basics import GetAttr
 from functools import wraps
+from importlib import import_module
 from inspect import Parameter, signature
 from types import SimpleNamespace
 
 # %% ../nbs/core/11_strategy.ipynb #strt0004
-from .backbones import learner
+from .learner import learner
 from .base import BadInput, watched
 from .probes import fit_probes
 from .training import Bf16, fused_adam, NoSync, pick_precision
@@ -83,9 +85,25 @@ def seeded(seed:int, # Of Python, numpy and torch
             np.random.set_state(was[1])
             flags.deterministic, flags.benchmark = was[2:]
 
-# %% ../nbs/core/11_strategy.ipynb #strt0032
-STRATEGIES = {} # Name to function; `strategy` fills it
+# %% ../nbs/core/11_strategy.ipynb #strt0133
+_registering = 'tlcourse.finetune', # Modules of lessons with a `@recipe` or a `@strategy`
 
+class _Strategies(MutableMapping):
+    "Name to function. Reading it imports the modules that register theirs, which costs nothing the second time"
+    def __init__(self): self._fits = {}
+    def _filled(self):
+        for m in _registering: import_module(m)
+        return self._fits
+    def __getitem__(self, name): return self._filled()[name]
+    def __setitem__(self, name, fit): self._filled()[name] = fit
+    def __delitem__(self, name): del self._filled()[name]
+    def __iter__(self): return iter(self._filled())
+    def __len__(self): return len(self._filled())
+    def __repr__(self): return f"Strategies: {', '.join(self)}"
+
+STRATEGIES = _Strategies()
+
+# %% ../nbs/core/11_strategy.ipynb #strt0032
 def _same_lines(a, b):
     "A cell that runs again is no other strategy, nor is a cell of the lesson beside the module made from it"
     def lines(f):

@@ -12,7 +12,8 @@ import atexit, math, multiprocessing as mp, os, pickle, signal, socket, sys, thr
 from contextlib import closing, contextmanager
 from multiprocessing.connection import wait
 from .base import Bar, BadInput, unknown
-from .records import Records, _short, spec_hash
+from .records import Records
+from .rows import _short, spec_hash
 
 # %% ../nbs/core/07_sweep.ipynb #7f7f14a9
 _one = {f'{o}_NUM_THREADS': '1' for o in ('OMP', 'MKL', 'OPENBLAS')}

@@ -44,7 +44,7 @@ def _pooled_features(f):
     "`f(learn, dl)`: average-pooled features (n,d) of all pictures of `dl`, by a body that stays as it was"
     if h := _calls(f, 'pooled_features'): return h
     import torch
-    from tlcourse.backbones import learner
+    from tlcourse.learner import learner
     from tlcourse.data import target
     learn = learner(target('digits').dls(shots=2, bs=8, augment=False), 'glyphnet')
     body, dl = learn.model[0], learn.dls.train.new(shuffle=False, drop_last=False)

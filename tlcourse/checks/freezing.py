@@ -17,7 +17,8 @@ def _source_after(momentum):
     "Source accuracy in %, as the page measures it, after a fit with `train_bn=False` and this momentum of BatchNorm"
     import torch
     from fastai.torch_core import set_seed
-    from tlcourse.backbones import glyphnet, learner
+    from tlcourse.backbones import glyphnet
+    from tlcourse.learner import learner
     from tlcourse.data import target
     from tlcourse.world import SourceDrawer
     set_seed(0, reproducible=True)

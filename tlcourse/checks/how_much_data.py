@@ -17,7 +17,7 @@ import numpy as np
 def _forecast_of_scratch(*ks):
     "Accuracy in % at 100 labels per class, forecast from these sizes of the stored study"
     from tlcourse.comparison import stored_comparison
-    from tlcourse.records import lesson_records
+    from tlcourse.stored_tables import lesson_records
     from tlcourse.stats import forecast
     c = stored_comparison(lesson_records('how_much_data'), tune='valid')
     return 100*forecast([c.correct['scratch', k] for k in ks], ks, 100).mean

@@ -17,7 +17,7 @@ import numpy as np
 def _textures_at(early, head):
     "Validation accuracy in % after the page's fit of all layers, at `slice(early, head)`"
     from fastai.torch_core import set_seed
-    from tlcourse.backbones import learner
+    from tlcourse.learner import learner
     from tlcourse.data import target
     from tlcourse.strategy import stepped
     set_seed(0, reproducible=True)
