@@ -16,7 +16,7 @@ from torch import nn
 from tlcourse.backbones import glyphnet
 from tlcourse.base import package_assets
 from tlcourse.data import target
-from tlcourse.features import _adapt
+from tlcourse.passes import _adapt
 from tlcourse.finetune import KeepStats
 from tlcourse.keep import (Delta, ema, forgetting, importance, L2SP, lora, LwF, merge_lora, Replay, swa, wise_ft)
 from tlcourse.records import Records

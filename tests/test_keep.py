@@ -9,11 +9,12 @@ from fastai.losses import CrossEntropyLossFlat
 from fastai.optimizer import Adam, SGD
 from fastai.torch_core import params
 from torch import nn
-from tlcourse.backbones import glyphnet, learner
+from tlcourse.backbones import glyphnet
 from tlcourse.base import BadInput
 from tlcourse.data import target
 from tlcourse.keep import (Delta, ema, forgetting, importance, L2SP, lora, LwF, merge_lora, old_network, Replay, swa,
                            wise_ft)
+from tlcourse.learner import learner
 from tlcourse.world import SourceDrawer
 
 def tiny(opt_func=Adam, nf=5, classes=2, wd=.01, seed=0):

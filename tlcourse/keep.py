@@ -28,7 +28,7 @@ from typing import NamedTuple
 # %% ../nbs/lessons/14_keeping.ipynb #keep0003
 from .backbones import arch
 from .base import BadInput
-from .features import _adapt, _norms
+from .passes import _adapt, _norms
 from .finetune import KeepStats
 from .stats import wilson
 from .world import SourceDrawer

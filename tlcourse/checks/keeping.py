@@ -17,7 +17,7 @@ import math
 def _held(pull, keep):
     "Source glyphs right in % after the page's fit of 60 steps, with `L2SP` of strength 100, with `KeepStats`, or both"
     from fastai.torch_core import set_seed
-    from tlcourse.backbones import learner
+    from tlcourse.learner import learner
     from tlcourse.data import target
     from tlcourse.finetune import KeepStats
     from tlcourse.keep import forgetting, L2SP
