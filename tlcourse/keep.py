@@ -59,6 +59,11 @@ def _check_alike(a, b, what):
     raise BadInput(f"{what}: {odd!r} is {tuple(a[odd].shape)} in one and {tuple(b[odd].shape)} in the other; where the "
                    "heads have different classes, take the bodies alone (learn.model[0]), or give both the same head")
 
+# %% ../nbs/lessons/14_keeping.ipynb #keep0012
+def _share(strength, lr):
+    "The part of the way back that minimises lr*strength/2*d**2 + (d - step)**2/2: no strength overshoots"
+    return 1. if strength == math.inf else 1 - 1/(1 + strength*lr)
+
 # %% ../nbs/lessons/14_keeping.ipynb #keep0011
 class L2SP(Callback):
     "After each step, pull the body back to its source (L2-SP; Li, Grandvalet & Davoine 2018, arXiv:1802.01483)."
@@ -90,11 +95,6 @@ def penalty(self:L2SP,
     "What the pull descends: alpha/2 times the squared distance to the source, and beta/2 times the head's square."
     body = sum((p - self.source[k].to(p.device)).pow(2).sum() for k,p in model[0].named_parameters())
     return self.alpha/2*body + self.beta/2*sum(p.pow(2).sum() for p in model[1:].parameters())
-
-# %% ../nbs/lessons/14_keeping.ipynb #keep0012
-def _share(strength, lr):
-    "The part of the way back that minimises lr*strength/2*d**2 + (d - step)**2/2: no strength overshoots"
-    return 1. if strength == math.inf else 1 - 1/(1 + strength*lr)
 
 # %% ../nbs/lessons/14_keeping.ipynb #keep0020
 class _Beside(Callback):
