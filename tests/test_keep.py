@@ -142,7 +142,7 @@ def test_delta_is_zero_at_the_source_in_both_modes():
     cb.learn = learn
     for mode in False, True:
         z = learn.model[0].train(mode)(x)
-        assert cb.term(z, x).item() < 1e-10
+        assert cb._term(z, x).item() < 1e-10
     assert torch.equal(cb.source[1].running_mean, torch.zeros(5))
 
 def test_lwf_term_is_cross_entropy_less_entropy():
@@ -152,7 +152,7 @@ def test_lwf_term_is_cross_entropy_less_entropy():
     learn.model[0][0].weight.data.mul_(1.5)
     z = learn.model[0].eval()(x)
     p, q = ((HEAD(o)/3).softmax(1).detach().numpy() for o in (cb.source.eval()(x), z))
-    assert cb.term(z, x).item() == pytest.approx((p*(np.log(p) - np.log(q))).sum(1).mean(), abs=1e-6)
+    assert cb._term(z, x).item() == pytest.approx((p*(np.log(p) - np.log(q))).sum(1).mean(), abs=1e-6)
 
 def test_importance_by_hand():
     learn = tiny()

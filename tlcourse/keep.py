@@ -98,7 +98,7 @@ def penalty(self:L2SP,
 
 # %% ../nbs/lessons/14_keeping.ipynb #keep0020
 class _Beside(Callback):
-    "Adds `alpha` times `term(map, pictures)` to the loss, beside a copy of the body as it was"
+    "Adds `alpha` times `_term(map, pictures)` to the loss, beside a copy of the body as it was"
     def __init__(self, learn, alpha, finite=True):
         self.alpha, self.source = _strength('alpha', alpha), deepcopy(_parts(learn)[0]).eval().requires_grad_(False)
         if finite and self.alpha == math.inf: raise BadInput("alpha=inf: a part of the loss is finite; give a number")
@@ -113,7 +113,7 @@ class _Beside(Callback):
     def after_cancel_fit(self): self.after_fit()
     def after_loss(self):
         if self.training and self.hook:
-            self.learn.loss_grad = self.loss_grad + self.alpha*self.term(self.hook.stored, self.xb[0])
+            self.learn.loss_grad = self.loss_grad + self.alpha*self._term(self.hook.stored, self.xb[0])
 
 # %% ../nbs/lessons/14_keeping.ipynb #keep002a
 @patch
@@ -138,7 +138,7 @@ class Delta(_Beside):
             raise BadInput("weights: give a number of 0 or more for each channel of the body's map, not all of them 0")
         self.weights = w/w.sum()
 
-    def term(self, z, x): return self.distance(z, self.was(x))
+    def _term(self, z, x): return self.distance(z, self.was(x))
 
     @torch.no_grad()
     def after_step(self): # the limit of ever larger strengths
@@ -186,7 +186,7 @@ class LwF(_Beside):
         super().__init__(learn, alpha)
         self.head, self.T = deepcopy(head).eval().requires_grad_(False), T
 
-    def term(self, z, x):
+    def _term(self, z, x):
         old, new = (self.head.to(o.device)(o)/self.T for o in (self.was(x), z))
         return F.kl_div(new.log_softmax(1), old.softmax(1), reduction='batchmean')
 
@@ -202,7 +202,7 @@ class Replay(_Beside):
         super().__init__(learn, alpha)
         self.head, self.batch = deepcopy(head).eval().requires_grad_(False), batch
 
-    def term(self, z, x):
+    def _term(self, z, x):
         old, y = (o.to(z.device) for o in self.batch())
         return F.cross_entropy(self.head.to(z.device)(self.model[0](old)), y)
 
@@ -227,7 +227,7 @@ def ema(learn, # A Learner; the callback stays on it
 # %% ../nbs/lessons/14_keeping.ipynb #keep0032
 def swa(learn, # A Learner; the callback stays on it
         start:float=.5 # Share of the fit that passes before the first step counts, below 1
-       ) -> AveragedModel: # The average so far is its `.module`; count BatchNorm's statistics again before use
+       ) -> AveragedModel: # The average so far is its `.module`; count BatchNorm's statistics again before use; raises `BadInput`
     "The plain mean of the weights over the late steps (SWA; Izmailov et al. 2018, arXiv:1803.05407)."
     if _strength('start', start, 1) == 1: raise BadInput("start=1: no step would be left to average; give less")
     avg = AveragedModel(learn.model)
@@ -327,7 +327,7 @@ class _LowRank(nn.Module):
 # %% ../nbs/lessons/14_keeping.ipynb #keep0061
 def lora(learn, # A Learner of Sequential(body, head), before its first fit
          rank:int=4 # Of what is added to the weights of each convolution and linear layer of the body
-        ) -> Learner: # The same: adapters and head train, all else of the body rests; `merge_lora` ends it
+        ) -> Learner: # The same: adapters and head train, all else rests, until `merge_lora`; raises `BadInput`
     "Train what is added to a frozen body, in matrices of low rank (LoRA; Hu et al. 2021, arXiv:2106.09685)."
     body, head = _parts(learn)
     if not isinstance(rank, int) or rank < 1: raise BadInput(f"rank={rank}: give a whole number from 1 on")
