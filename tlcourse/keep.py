@@ -227,7 +227,7 @@ def ema(learn, # A Learner; the callback stays on it
 # %% ../nbs/lessons/14_keeping.ipynb #keep0032
 def swa(learn, # A Learner; the callback stays on it
         start:float=.5 # Share of the fit that passes before the first step counts, below 1
-       ) -> AveragedModel: # The average so far is its `.module`; count BatchNorm's statistics again before use; raises `BadInput`
+       ) -> AveragedModel: # The average so far is its `.module`; recount statistics before use; raises `BadInput`
     "The plain mean of the weights over the late steps (SWA; Izmailov et al. 2018, arXiv:1803.05407)."
     if _strength('start', start, 1) == 1: raise BadInput("start=1: no step would be left to average; give less")
     avg = AveragedModel(learn.model)
@@ -254,7 +254,7 @@ def wise_ft(source, # The network before: a module, or a Learner
 # %% ../nbs/lessons/14_keeping.ipynb #keep0050
 def old_network(learn, # A Learner whose body started as `source`'s, or such a body
                 source='glyphnet' # The backbone it started from: a name with its classifier, or a callable from `arch`
-               ) -> nn.Module: # The whole source network in eval mode, its body replaced by the Learner's
+               ) -> nn.Module: # The source network in eval mode, its body replaced; raises `BadInput`
     "The Learner's body under the head that it was pretrained with."
     a, body = arch(source), _parts(learn)[0] if isinstance(learn, Learner) else learn
     if a.kind == 'timm':
