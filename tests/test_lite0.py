@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 from tlcourse import backbones as bb
 from tlcourse.backbones import arch, backbones, tf_efficientnet_lite0
-from tlcourse.learner import learner
+from tlcourse.learner import learner, linear_head
 from tlcourse.base import BadInput, photo_assets, sha256
 from tlcourse.cli import main
 from tlcourse.data import kshot, target
@@ -293,7 +293,7 @@ def test_names_for_the_record():
     n = sum(v.numel() for v in tf_efficientnet_lite0().parameters())
     assert (row.params, row.groups, row['size'], row.licence, row.here) == (round(n/1e6, 2), 3, 224, 'Apache-2.0', True)
 
-def head(n=3): return bb.linear_head(1280, n)
+def head(n=3): return linear_head(1280, n)
 
 def test_groups():
     a = arch('tf_efficientnet_lite0', 'random')

@@ -45,7 +45,7 @@ def sources(): return {m: (LIB/f"{m.replace('.', '/')}.py").read_text(encoding='
 def test_every_module_has_a_place(): assert all(map(place, sources().values()))
 def test_one_way(): assert not wrong_imports(sources())
 
-def named(src):
+def modules_named(src):
     "Our modules that a module names in a string, as one does who imports by name."
     values = [n.value for n in ast.walk(ast.parse(src)) if isinstance(n, ast.Constant)]
     return [m[1] for o in values if isinstance(o, str) and (m := re.fullmatch(r'tlcourse\.(\w+)', o))]
@@ -58,7 +58,7 @@ def registers(src):
 def named_wrongly(srcs):
     "What is named upward by others than the registry, which may name who registers; and who registers without that."
     places, may = {k: place(s) for k,s in srcs.items()}, {k for k,s in srcs.items() if registers(s)}
-    up = [(k, o) for k,s in srcs.items() for o in named(s)
+    up = [(k, o) for k,s in srcs.items() for o in modules_named(s)
           if o in srcs and o != k and places[o] >= places[k]]
     listed = {o for k,o in up if k == 'strategy'}
     return [o for o in up if o[0] != 'strategy'] + [('strategy', o) for o in sorted(listed ^ may)]

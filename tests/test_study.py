@@ -2,7 +2,7 @@
 import json, os
 import numpy as np, pytest
 from PIL import Image
-from tlcourse import cli
+from tlcourse import budget, cli, runs, study_stages
 from tlcourse import compare as module
 from tlcourse.backbones import arch
 from tlcourse.learner import learner
@@ -288,7 +288,8 @@ def test_a_second_start_measures_and_extracts_nothing(tmp_path, monkeypatch):
               out=tmp_path)
     first, lines = compare('digits', say=lambda _: None, **kw), []
     def never(*args, **kwargs): raise AssertionError('asked again')
-    for name in 'picture_seconds', 'fit_probes', 'Heads': monkeypatch.setattr(module, name, never)
+    for at,name in (budget, 'picture_seconds'), (budget, 'fit_probes'), (study_stages, 'Heads'), (runs, 'fit_probes'):
+        monkeypatch.setattr(at, name, never)
     again = compare('digits', say=lines.append, **kw)
     assert again.cells == first.cells and 'Stage 1, frozen features: all of it is stored.' in lines
 

@@ -10,7 +10,6 @@ __all__ = []
 # %% ../nbs/tools/08_all.ipynb #bf554001
 from .base import BadInput, cache_dir, pick_device, prose, Stamp
 from .drawings import ATTRIBUTION, drawings
-from .copies import find_copies, Prints
 from .world import SourceDrawer
 from .loaders import Part
 from .data import kshot, SealBroken, Target, target, weights_hash
@@ -34,6 +33,7 @@ from .layers import *
 from .heads import *
 from .finetune import *
 from .transferability import *
+from .keep import *
 from .comparison import *
 from .look import *
 from .compare import *
