@@ -216,4 +216,5 @@ def test_editable_reads_the_clone(): assert {l.path.parent for l in lessons()} =
 def test_one_lesson_by_its_number(one): assert [l.number for l in lessons(one)] == [4]
 
 def test_a_number_is_no_list_of_digits():
-    with pytest.raises(BadInput, match="unknown lesson '12'"): lessons('12')
+    assert [l.number for l in lessons('12')] == [12]
+    with pytest.raises(BadInput, match="unknown lesson '34'"): lessons('34')
