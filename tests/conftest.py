@@ -50,10 +50,10 @@ def pytest_xdist_auto_num_workers(config):
     return min(2, os.cpu_count() or 1) if config.args_source == config.ArgsSource.TESTPATHS else 0
 
 # Over 40 seconds each on a quiet core: `.ci/run` executes them, and `pytest -m slow -k PAGE` one of them
-LONG = ('core/04_pretrain', 'lessons/01_first_transfer', 'lessons/02_your_own_pictures', 'lessons/03_honest_data',
+LONG = ('core/22_pretrain', 'lessons/01_first_transfer', 'lessons/02_your_own_pictures', 'lessons/03_honest_data',
         'lessons/04_inside', 'lessons/05_freezing', 'lessons/07_fine_tuning', 'lessons/08_learning_rates',
         'lessons/09_extraction_or_tuning', 'lessons/12_which_backbone', 'lessons/14_keeping',
-        'tools/05_lint')
+        'tools/23_lint')
 
 def pytest_collection_modifyitems(items):
     """The pages come last, in reading order: what fails in seconds is known before. What executes a long one is slow.

@@ -7,7 +7,7 @@ from browser import INPUTS, KINDS, LESSONS, PHONE, answer, having, move, names, 
 pytestmark = pytest.mark.browser
 SCREENS = ROOT/'_proc/screens'
 
-def site_page(page): # core/01_world.ipynb is core/world.html
+def site_page(page): # core/08_world.ipynb is core/world.html
     return re.sub(r'(\A|/)\d+_', r'\1', name(page)) + '.html'
 
 # --- the watch itself

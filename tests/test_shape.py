@@ -45,6 +45,13 @@ def sources(): return {m: (LIB/f"{m.replace('.', '/')}.py").read_text(encoding='
 def test_every_module_has_a_place(): assert all(map(place, sources().values()))
 def test_one_way(): assert not wrong_imports(sources())
 
+def numbers(room): return sorted(int(p.name[:2]) for p in (ROOT/'nbs'/room).glob('[0-9]*.ipynb'))
+
+def test_each_number_stands_once():
+    "The lessons' may leave out what is planned; the other rooms' go on without a gap."
+    for room in 'core', 'tools': assert numbers(room) == [*range(numbers(room)[0], numbers(room)[-1] + 1)]
+    for room in 'lessons', 'checks': assert len({*numbers(room)}) == len(numbers(room)) == len(numbers('lessons'))
+
 def modules_named(src):
     "Our modules that a module names in a string, as one does who imports by name."
     values = [n.value for n in ast.walk(ast.parse(src)) if isinstance(n, ast.Constant)]
@@ -273,13 +280,13 @@ def test_out_of_date_finds_changes(tmp_path):
     with open(tmp_path/'tlcourse/base.py', 'a') as f: f.write('x = 1\n')
     for o in ('left.py', 'checks/left.py'): (tmp_path/'tlcourse'/o).touch()
     (tmp_path/'README.md').write_text('old')
-    nb = json.loads((p := tmp_path/'nbs/tools/09_dev.ipynb').read_text(encoding='utf-8'))
+    nb = json.loads((p := tmp_path/'nbs/tools/30_dev.ipynb').read_text(encoding='utf-8'))
     next(c for c in nb['cells'] if c['cell_type'] == 'code')['execution_count'] = 3
     p.write_text(json.dumps(nb), encoding='utf-8')
     found = {o.split(':')[0] for o in set(out_of_date(tmp_path)) - before}
     assert (found | {o.split(':')[0] for o in before}
             >= {'tlcourse/base.py', 'tlcourse/left.py', 'tlcourse/checks/left.py', 'README.md',
-                'nbs/tools/09_dev.ipynb'})
+                'nbs/tools/30_dev.ipynb'})
 
 def test_readme_commands():
     text = (ROOT/'README.md').read_text(encoding='utf-8')
