@@ -121,7 +121,8 @@ def compare(target='digits', # A target's name, the path of a folder of pictures
 
 # %% ../nbs/tools/14_compare.ipynb #defout01
 def default_out(job:Task, # What is compared
-                name=None # The target's name or folder, as it was given
+                name=None, # The target's name or folder, as it was given
+                of=None # What stands behind the target's; None: the backbone's name
                ) -> Path: # Not made yet
     "Where the command line keeps a study: a folder for each target and backbone, and each place that pictures lie in."
     stem, given = job.target.name, name is not None and not isinstance(name, Target)
@@ -129,4 +130,4 @@ def default_out(job:Task, # What is compared
     # The name itself is in use where it is no path: `target` reads it as the offline target
     if place is not None and place.is_dir() and job.target.train.paths:
         stem += f"-{sha256(os.fsencode(place.resolve()))[:6]}"
-    return Path('tlcourse-out')/f'{stem}-{job.arch.name}'
+    return Path('tlcourse-out')/f'{stem}-{of or job.arch.name}'
