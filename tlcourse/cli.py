@@ -207,7 +207,8 @@ def _rank(a):
     from tlcourse.runs import task
     how = dict(drop_duplicates=a.drop_duplicates, valid_pct=a.valid_pct, test_pct=a.test_pct, seed=a.split_seed,
                groups=a.groups, fit=a.fit, min_class=a.min_class)
-    out = a.out if a.out is not None else default_out(task(a.target, size=a.size, device=a.device, **how), a.target, 'backbones')
+    out = a.out
+    if out is None: out = default_out(task(a.target, size=a.size, device=a.device, **how), a.target, 'backbones')
     r = rank_backbones(a.target, a.backbones, a.shots, a.size, out, a.device, a.augment,
                        say=lambda s: print(s, flush=True), **how)
     print(f'\n{r!r}\n')

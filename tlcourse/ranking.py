@@ -13,7 +13,7 @@ import tlcourse.study_stages # What a study does
 import pandas as pd
 from fastcore.basics import patch
 from .base import BadInput, _esc, html_block, html_table
-from .recommendation import _at, labels, pct
+from .recommendation import _at, _spread, labels
 from .runs import task
 from .stats import holm, paired_ci, paired_p
 from .stored import _read_cell
@@ -23,7 +23,7 @@ from .study import Study
 class Ranking:
     "Bodies as they came, on the same pictures, in the order of their heads' validation loss."
     def __init__(self,
-                 rows, # Of each body a dict: backbone, params, seconds of a picture, loss, cells, correct (seeds, pictures)
+                 rows, # Of each body: backbone, params, seconds (a picture), loss, cells, correct (seeds, pictures)
                  target # The `Target` that they saw
                 ):
         self.rows, self.target = sorted(rows, key=lambda r: r['loss']), target
@@ -36,9 +36,9 @@ class Ranking:
 # %% ../nbs/tools/15_ranking.ipynb #rank0011
 @patch(as_prop=True)
 def table(self:Ranking) -> pd.DataFrame:
-    "A line for each body, the first one first: millions of parameters, CPU ms a picture, loss, accuracy in %."
+    "A line for each body, the first one first: millions of parameters, CPU ms a picture, loss, accuracy."
     def row(r):
-        right = {labels(c['shots']): f"{100*c['mean']:.1f} [{100*c['low']:.1f}, {100*c['high']:.1f}]" for c in r['cells']}
+        right = {labels(c['shots']): _spread(c) for c in r['cells']}
         return {'backbone': r['backbone'], 'parameters, M': f"{r['params']/1e6:.1f}",
                 'CPU ms a picture': f"{1000*r['seconds']:.1f}", 'validation loss': f"{r['loss']:.3f}", **right}
     return pd.DataFrame(map(row, self.rows))
@@ -58,7 +58,7 @@ def recommend(self:Ranking) -> str:
     best = self.rows[0]
     c, clear = best['cells'][-1], [p for p in self.pairs if p['p_holm'] < .05]
     text = (f"{best['backbone']}: {_at(c['shots'])} its head has the smallest validation loss of {len(self.rows)} "
-            f"bodies, and is right on {pct(c['mean'])} [{100*c['low']:.1f}, {100*c['high']:.1f}] of the test pictures.")
+            f"bodies, and is right on {_spread(c)} of the test pictures.")
     for say,ps in (("It is ahead of", [p for p in clear if p['diff'] > 0]),
                    ("The test puts it behind", [p for p in clear if p['diff'] < 0]),
                    ("Open is the difference to", [p for p in self.pairs if p not in clear])):
@@ -71,7 +71,8 @@ def __repr__(self:Ranking):
 
 @patch
 def _repr_html_(self:Ranking):
-    return html_block(f'<p>{_esc(self.recommend())}</p>', html_table(self.table, 'Frozen features of each body', 1, {0}),
+    return html_block(f'<p>{_esc(self.recommend())}</p>',
+                      html_table(self.table, 'Frozen features of each body', 1, {0}),
                       html_table(self.differences, 'The first less the others, in points of accuracy', 1))
 
 @patch
@@ -99,7 +100,7 @@ def _ranked(study):
 def rank_backbones(target, # As in `compare`: a target's name, a folder of pictures, or a `Target`
                    backbones, # Two names in `backbones()` or more, a list or comma-separated
                    shots=None, # Labels per class and 'all'; None: 1, 5, 20, 100 as they go, and all
-                   size:int|None=None, # Side of the pictures in pixels; None: the target's default, or the backbone's own
+                   size:int|None=None, # Side of the pictures in pixels; None: the target's, or the backbone's own
                    out=None, # Folder for `records.db`; None: a temporary one
                    device:str='auto', # As in `compare`, like the next two
                    augment:bool|None=None, # The target's augmentations
