@@ -487,7 +487,7 @@ def test_command(store, cache, tmp_path, capsys):
         assert (code, out) == (2, '') and words in err and err.count('\n') == 1
 
 def test_one_way_to_write():
-    "No module but the store renames a file that it has written; `model` and `sources` put whole folders in place"
+    "No module but the store renames a file that it has written; `card` and `sources` put whole folders in place"
     lib = Path(tlcourse.__file__).parent
     assert ({f.name for f in lib.rglob('*.py') if 'os.replace' in f.read_text(encoding='utf-8')}
-            == {'store.py', 'model.py', 'sources.py'})
+            == {'store.py', 'card.py', 'sources.py'})
