@@ -12,6 +12,7 @@ import numpy as np, torch
 from fastai.vision.all import *
 from fastai.vision.all import test_eq as same
 from tlcourse.all import *
+from tlcourse.runs import Heads, picture_seconds, task
 import pretend_plants as plants
 
 digits = target('digits')

@@ -68,7 +68,7 @@ LESSONS = [
     Plant('feature_extraction: a batch on the CPU', [], 'fx000008', 'feature_extraction', 'maps = body(x)',
           'maps = body(x.cpu())'),
     Plant('feature_extraction: the body on the CPU, batches on the device', [], 'fx000043', 'feature_extraction',
-          'pool).eval()', 'pool).eval().cpu()'),
+          'nn.Sequential(frozen.model[0], pool)', 'deepcopy(nn.Sequential(frozen.model[0], pool)).cpu()'),
     Plant('fine_tuning: the twin of an unmoved model', [unmoved], '24d93ab0', 'fine_tuning',
           "digits.dls(shots=5, bs=10, device='cpu')", 'dls'),
     Plant('fine_tuning: a batch for an unmoved model', [unmoved], '29d78441', 'fine_tuning'),
