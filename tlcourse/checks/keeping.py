@@ -34,7 +34,7 @@ def _held(pull, keep):
 def _both(answer):
     "Source glyphs right after a fit with the pull and the statistics kept, in %"
     if (got := _number(answer)) is None: return "give the share of the glyphs as one number, in %"
-    if 0 <= got <= 1: return "give it in %, so between 0 and 100"
+    if not 1 < got <= 100: return "give it in %, so between 0 and 100"
     want = _held(True, True)
     if abs(got - want) <= .3: return None
     if abs(got - _held(True, False)) <= .3: return "so it is with the pull alone; `KeepStats()` belongs beside it"
