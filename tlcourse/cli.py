@@ -196,6 +196,10 @@ def _add_compare(sub):
     p.set_defaults(func=_compare)
 
 # %% ../nbs/tools/28_cli.ipynb #03f114f2
+def _how_read(a): # What `_add_compare` asks about the pictures, as `task` takes it
+    return dict(drop_duplicates=a.drop_duplicates, valid_pct=a.valid_pct, test_pct=a.test_pct, seed=a.split_seed,
+                groups=a.groups, fit=a.fit, min_class=a.min_class)
+
 def _rank(a):
     "What `compare --backbones` does"
     usual = dict(seeds=5, tune='valid', engine='local', precision='fp32')
@@ -205,9 +209,7 @@ def _rank(a):
     from tlcourse.compare import default_out
     from tlcourse.ranking import rank_backbones
     from tlcourse.runs import task
-    how = dict(drop_duplicates=a.drop_duplicates, valid_pct=a.valid_pct, test_pct=a.test_pct, seed=a.split_seed,
-               groups=a.groups, fit=a.fit, min_class=a.min_class)
-    out = a.out
+    how, out = _how_read(a), a.out
     if out is None: out = default_out(task(a.target, size=a.size, device=a.device, **how), a.target, 'backbones')
     r = rank_backbones(a.target, a.backbones, a.shots, a.size, out, a.device, a.augment,
                        say=lambda s: print(s, flush=True), **how)
@@ -219,9 +221,7 @@ def _compare(a):
     if a.backbones is not None: return _rank(a)
     from tlcourse.compare import compare, default_out
     from tlcourse.runs import task
-    job = task(a.target, a.backbone, a.size, a.weights, a.device,
-               drop_duplicates=a.drop_duplicates, valid_pct=a.valid_pct,
-               test_pct=a.test_pct, seed=a.split_seed, groups=a.groups, fit=a.fit, min_class=a.min_class)
+    job = task(a.target, a.backbone, a.size, a.weights, a.device, **_how_read(a))
     out = a.out if a.out is not None else default_out(job, a.target)
     wrote = []
     def told(c): # After each stage, the last one too, so that stopping early loses nothing

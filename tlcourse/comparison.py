@@ -134,11 +134,18 @@ def stored_comparison(records, # A store that `compare` made
 # %% ../nbs/tools/04_comparison.ipynb #bbef3849
 def _size(c, k): return f'all ({c.n_train:,})' if k == 'all' else k # In a table
 
+def _p_text(p): return '< .001' if p < .001 else f'{p:.3f}'
+
+def _difference_row(p):
+    "A paired difference of a comparison's or a ranking's pairs, in points"
+    return {'difference': f"{p['a']} - {p['b']}", 'points': f"{100*p['diff']:+.1f}",
+            '95 % interval': f"[{100*p['low']:+.1f}, {100*p['high']:+.1f}]"}
+
 def _holm_text(c, p):
     "A corrected p-value with the size of its family, or why there is none"
     if p['p_holm'] is None:
         return 'provisional' if p['provisional'] else 'so far' if not _few(p['shots']) else 'no verdict'
-    text = '< .001' if p['p_holm'] < .001 else f"{p['p_holm']:.3f}"
+    text = _p_text(p['p_holm'])
     if not c.staged: return text
     again = f', {c.looks} looks' if p['family'] == 'decision' and c.looks > 1 else ''
     return f"{text} of {c.families[p['family']]}{again}"
@@ -160,11 +167,8 @@ def table(self:Comparison) -> pd.DataFrame:
 def differences(self:Comparison) -> pd.DataFrame:
     "The paired differences, in points of accuracy; the p-values are Holm-corrected over their family."
     name = 'Holm p (of its family)' if self.staged else f'Holm p (of {len(self.pairs)})'
-    def row(p):
-        return {'labels': _size(self, p['shots']), 'difference': f"{p['a']} - {p['b']}",
-                'points': f"{100*p['diff']:+.1f}",
-                '95 % interval': f"[{100*p['low']:+.1f}, {100*p['high']:+.1f}]", name: _holm_text(self, p)}
-    return pd.DataFrame([row(p) for p in self.pairs])
+    return pd.DataFrame([{'labels': _size(self, p['shots']), **_difference_row(p), name: _holm_text(self, p)}
+                         for p in self.pairs])
 
 # %% ../nbs/tools/04_comparison.ipynb #cmhtml01
 def _marked(c):

@@ -47,8 +47,6 @@ def _parts(learn):
     raise BadInput(f"a {type(m).__name__} is no Sequential(body, head), as vision_learner and learner make them: "
                    "make the Learner with one of these")
 
-
-
 # %% ../nbs/lessons/14_keeping.ipynb #keep001a
 def _check_alike(a, b, what):
     "Have the tensors of `a` and `b` (name to tensor) the same names and shapes?"
@@ -309,7 +307,7 @@ def forgetting(learn, # A Learner, or its body
         raise BadInput(f"give x, pictures for the old head of {a.name}: only glyphnet's are drawn here")
     if x is None: (x, y), recount = _glyphs()
     after = old_network(learn, a)
-    was = _answers(old_network(a.cut(a(pretrained=True)), a), x, a)
+    was = _answers(a(pretrained=True).eval(), x, a)
     right = lambda p: (p == (was if y is None else y)).numpy()
     again = None
     if recount is not None and _norms(after): again = _adapt(after, _ready(recount, a, after), a.name)
@@ -339,7 +337,6 @@ def lora(learn, # A Learner of Sequential(body, head), before its first fit
     learn.opt = None
     learn.add_cb(KeepStats())
     return learn
-
 
 # %% ../nbs/lessons/14_keeping.ipynb #keep0062
 def merge_lora(learn # After `lora` and a fit

@@ -12,12 +12,14 @@ import tlcourse.base
 import tlcourse.study_stages # What a study does
 import pandas as pd
 from fastcore.basics import patch
+from .backbones import _n_params
 from .base import BadInput, _esc, html_block, html_table
+from .comparison import _difference_row, _p_text
 from .recommendation import _at, _spread, labels
 from .runs import task
 from .stats import holm, paired_ci, paired_p
 from .stored import _read_cell
-from .study import Study
+from .study import Study, _listed
 
 # %% ../nbs/tools/15_ranking.ipynb #rank0009
 class Ranking:
@@ -46,9 +48,7 @@ def table(self:Ranking) -> pd.DataFrame:
 @patch(as_prop=True)
 def differences(self:Ranking) -> pd.DataFrame:
     "The first body less each other, in points of accuracy on the test; p-values are Holm-corrected."
-    return pd.DataFrame([{'difference': f"{p['a']} - {p['b']}", 'points': f"{100*p['diff']:+.1f}",
-                          '95 % interval': f"[{100*p['low']:+.1f}, {100*p['high']:+.1f}]",
-                          f'Holm p (of {len(self.pairs)})': '< .001' if p['p_holm'] < .001 else f"{p['p_holm']:.3f}"}
+    return pd.DataFrame([{**_difference_row(p), f'Holm p (of {len(self.pairs)})': _p_text(p['p_holm'])}
                          for p in self.pairs])
 
 # %% ../nbs/tools/15_ranking.ipynb #rank0012
@@ -92,7 +92,7 @@ def _ranked(study):
     if chosen.fixed: raise BadInput("no validation loss to rank by: name a size above 2 labels per class in shots")
     read = [_read_cell(study.records, c, study.specs[c]) for c in [('feature-extraction', k) for k in study.shots]]
     net = study.arch
-    return dict(backbone=net.name, params=sum(p.numel() for p in net.cut(net(pretrained=False)).parameters()),
+    return dict(backbone=net.name, params=_n_params(net.cut(net(pretrained=False))),
                 seconds=study._picture()[1], loss=next(o[1] for o in chosen.tried if o[0] == chosen.rate),
                 cells=[c for c,_ in read], correct=read[-1][1])
 
@@ -108,8 +108,7 @@ def rank_backbones(target, # As in `compare`: a target's name, a folder of pictu
                    **reading # How a folder is read, as in `compare`: valid_pct, groups, fit, min_class, ...
                   ) -> Ranking: # Raises `BadInput` for what cannot be ranked
     "Rank frozen bodies by the validation loss of their heads: one pass through each, and no training of any."
-    names = [n.strip() for n in backbones.split(',') if n.strip()] if isinstance(backbones, str) else list(backbones)
-    names = list(dict.fromkeys(names))
+    names = _listed(backbones)
     if len(names) < 2: raise BadInput(f"backbones is {backbones!r}: name two or more, as in glyphnet,resnet18")
     jobs, rows, told = [task(target, n, size, None, device, **reading) for n in names], [], set()
     def once(line): # What is said of the pictures is the same for all bodies

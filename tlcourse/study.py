@@ -24,13 +24,18 @@ from .sweep import _pool, cores
 from .training import pick_precision
 
 # %% ../nbs/tools/11_study.ipynb #53eed0ea
+def _listed(names):
+    "A list, or a comma-separated string, as a list without repeats"
+    names = [n.strip() for n in names.split(',') if n.strip()] if isinstance(names, str) else names
+    return list(dict.fromkeys(names))
+
 def _names(names, known, kind):
     "A list of known names, from a list or a comma-separated string"
-    names = [n.strip() for n in names.split(',') if n.strip()] if isinstance(names, str) else list(names)
+    names = _listed(names)
     for n in names:
         if n not in known: raise unknown(kind, n, known)
     if not names: raise BadInput(f"no {kind}: name one of {', '.join(known)}")
-    return list(dict.fromkeys(names))
+    return names
 
 def _whole(x, what, least=1, most=10**7):
     "`x` as a whole number"
