@@ -63,6 +63,19 @@ def pytest_collection_modifyitems(items):
     order = {name(p): i for i,p in enumerate(PAGES, 1)}
     items.sort(key=lambda i: order.get(together(i.nodeid), -together(i.nodeid).endswith('test_lab.py')))
 
+# --- what belongs to whoever runs the tests
+
+@pytest.fixture(autouse=True)
+def fastai_home(tmp_path_factory, monkeypatch):
+    """A folder of fastai's own for each test: no test finds, or writes over, what somebody has downloaded.
+    fastai reads FASTAI_HOME once, so its answer is forgotten before and after."""
+    home = tmp_path_factory.getbasetemp()/'fastai'
+    monkeypatch.setenv('FASTAI_HOME', str(home))
+    forget = lambda: (m := sys.modules.get('fastai.data.external')) and m.fastai_cfg.cache_clear()
+    forget()
+    yield home
+    forget()
+
 # --- skipping
 
 def pytest_runtest_setup(item):

@@ -283,6 +283,7 @@ FOLDER = '''
 import os, sys
 from pathlib import Path
 from tlcourse.exercises import check
+import tlcourse.checks.first_transfer # Nobody may be unable to read the folder of the course
 os.chdir(sys.argv[1])
 if os.getuid() == 0: os.setgid(65534); os.setuid(65534)
 assert check('first_transfer', 4, {'a', 'b', 'd'}) and not check('first_transfer', 4, {'a'})
