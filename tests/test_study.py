@@ -204,6 +204,38 @@ def test_the_rest_is_planned_anew(tmp_path, monkeypatch):
         assert st.todo[1] == order[2:2+more] and [c for c,_ in st.missing] == order[2+more:]
         assert sum('Not run within' in n for n in st.notes) == 4 - more
 
+def test_a_cell_comes_back_when_the_rates_are_chosen(tmp_path, monkeypatch):
+    "The choice was to take long and did not: what follows stage 2 is planned anew, stage 2 stays whatever it costs"
+    costs(monkeypatch, scratch=(0, .01), fine_tuning=(0, .01))
+    order = [c for s in study(tmp_path).later() for c in s]
+    for took,more in (.5, 3), (5, 2), (20, 0):
+        st = study(tmp_path, bs=2, seeds=3)
+        monkeypatch.setattr(Study, '_left', lambda self: 17)
+        st.plan(17/60)
+        monkeypatch.setattr(Study, '_left', lambda self: 17 - took)
+        st.replan(order[:2])
+        assert st.todo[0] == order[:2] and st.todo[1] == order[2:2+more], took
+
+def test_no_core_waits_for_the_last_run_of_stage_2(tmp_path, monkeypatch):
+    "On photos the curve takes over rates, so its runs go behind those of stage 2; the table of stage 2 does not wait"
+    monkeypatch.setattr(Study, '_race', True)
+    swept, told, real = [], [], Study.sweep
+    def sweep(self, specs, on_done=None):
+        if specs: swept.append([s['shots'] for s in specs])
+        return real(self, specs, on_done)
+    monkeypatch.setattr(Study, 'sweep', sweep)
+    def run(folder, **kwargs):
+        st = study(folder, strategies=['fine-tuning'], shots=[5, 20], seeds=3, steps=2, **kwargs)
+        def on_stage(c): told.append((c.stage, len(c.cells), len(st.records.rows(kind='report', shots=5))))
+        return st.run('none', on_stage)
+    c = run(tmp_path/'a')
+    assert swept == [[20]*3 + [5]*3]
+    assert told == [(2, 1, 0), (3, 2, 3)]
+    monkeypatch.setattr(Study, 'ahead', lambda self, cells: []) # One after another, as on drawn glyphs
+    d = run(tmp_path/'b')
+    assert swept[1:] == [[20]*3, [5]*3] and told[2:] == told[:2]
+    assert [(x['shots'], x['mean']) for x in c.cells] == [(x['shots'], x['mean']) for x in d.cells]
+
 def test_stored_runs_cost_nothing(tmp_path, monkeypatch):
     costs(monkeypatch, scratch=(0, .01), fine_tuning=(0, .01))
     st = study(tmp_path, bs=2)

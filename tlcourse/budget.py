@@ -162,9 +162,9 @@ def _left(self:Study):
 def _fewer(n, seeds, where): return f"To fit the budget: {n} seeds instead of {seeds} in the cells that train{where}."
 
 @patch
-def _trim(self:Study, todo): # Lists of cells; -> what of them is run
+def _trim(self:Study, todo, now=()): # Lists of cells; those that run before them; -> what of `todo` is run
     "Fewer seeds, then fewer cells, so that they take no more than what is left of the minutes"
-    left = self._left()
+    left = self._left() - sum(self.cell_seconds(c, self.n[c])[-1] for c in now)/self._at_a_time()
     cells, n = [c for s in todo for c in s], self.seeds
     cost = {c: [s/self._at_a_time() for s in self.cell_seconds(c, n)] for c in cells}
     def need(cells, n): return sum(cost[c][n] for c in cells)
@@ -178,12 +178,14 @@ def _trim(self:Study, todo): # Lists of cells; -> what of them is run
     return [[c for c in s if c in keep] for s in todo]
 
 @patch
-def replan(self:Study) -> 'Study':
-    "After stage 2: more of the rest fits into the minutes where it took less time than was announced, or less of it."
-    done = {(c['strategy'], c['shots']) for c in self.cells}
-    rest = [c for s in self.later() for c in s if c not in done]
+def replan(self:Study,
+           now=() # Cells (arm, shots) that run, whatever comes behind them
+          ) -> 'Study':
+    "More of the rest fits into the minutes where less time was taken than was announced, or less of it."
+    kept = {(c['strategy'], c['shots']) for c in self.cells}.union(now)
+    rest = [c for s in self.later() for c in s if c not in kept]
     if self.minutes is not None and rest:
-        self.todo[1] = self._trim([rest])[0]
+        self.todo[1] = [c for c in now if c not in self.todo[0]] + self._trim([rest], now)[0]
         self._say_missing()
     return self
 

@@ -68,13 +68,16 @@ def run(self:Study,
     self.control()
     self.plan(budget)
     if not any(self.todo): return told(1)
-    for i in 2, 3:
-        if not (cells := self.todo[i-2]): continue
-        start = time.monotonic()
-        self.stage(cells)
-        if i in self.clock: self.clock[i][1] = time.monotonic() - start
-        if i == 2: self.replan()
-        res = told(i)
+    start, early, res = time.monotonic(), [], None
+    def two_done(behind):
+        nonlocal res
+        if 2 in self.clock: self.clock[2][1] = time.monotonic() - start
+        self.replan(behind)
+        res = told(2)
+    if self.todo[0]: early = self.stage(self.todo[0], self.ahead, two_done)
+    if self.todo[1]:
+        if rest := [c for c in self.todo[1] if c not in early]: self.stage(rest)
+        res = told(3)
     return self.look_again(self.spend(res, told), told)
 
 # %% ../nbs/tools/14_compare.ipynb #615a614f

@@ -12,6 +12,7 @@ import tlcourse.base
 import math, time
 from dataclasses import asdict, replace
 from fastcore.basics import patch
+from itertools import takewhile
 from .base import _s, versions
 from .budget import _time
 from .comparison import Comparison
@@ -165,26 +166,44 @@ def choose(self:Study,
 
 # %% ../nbs/tools/13_study_stages.ipynb #5ae8ff30
 @patch
+def _has_rate(self:Study, cell):
+    "Needs this cell no runs to choose its rate? On photos these take long"
+    return self._race and (self._by_table(cell) or self._chosen_in(cell) in self.rates)
+
+@patch
+def ahead(self:Study,
+          cells:list # (arm, shots) of stage 2, their rates chosen
+         ) -> list: # The first cells of stage 3, as far as they need no choice any more
+    "What can run behind stage 2 where a core would have nothing to do."
+    return list(takewhile(self._has_rate, self.replan(cells).todo[1]))
+
+@patch
 def stage(self:Study,
-          cells:list # (arm, shots)
-         ) -> 'Study':
+          cells:list, # (arm, shots)
+          ahead=None, # Called with them when their rates are chosen; gives cells that run behind them
+          on_done=None # Called with the cells that run behind as soon as `cells` are complete
+         ) -> list: # What ran behind
     "Run these cells; a `scratch` that ends below 95 % training accuracy gets a run of four times the steps beside it."
-    # On photos a choice takes long: what needs none goes first
-    known = [c for c in cells if self._race and (self._by_table(c) or self._chosen_in(c) in self.rates)]
-    for part in known, [c for c in cells if c not in known]:
-        if part: self.choose(part)._run_cells({c: self.n[c] for c in part})
+    known = [c for c in cells if self._has_rate(c)]
+    new = [c for c in cells if c not in known] or known
+    if known and known != new: # What needs no choice goes first
+        self.choose(known)._run_cells({c: self.n[c] for c in known})
+    self.choose(new)
+    more = ahead(cells) if ahead else []
+    self.choose(more)._run_cells({c: self.n[c] for c in new + more}, new if more else [], lambda: on_done(more))
     scratch = [c for c in self.cells if c['strategy'] == 'scratch' and ('scratch-4x', c['shots']) not in self.specs]
     weak = [c['shots'] for c in scratch if c['train_acc'] < .95]
     if weak:
         self._run_cells({('scratch-4x', k): 1 for k in weak})
         self.note(f"scratch ends below 95 % training accuracy at {label_sizes(weak)}: "
                   "one run of four times the steps stands beside it, scratch-4x.")
-    return self
+    if on_done and not more: on_done(more)
+    return more
 
 @patch
-def _run_cells(self:Study, todo): # (arm, shots) -> seeds
+def _run_cells(self:Study, todo, first=(), on_first=None): # (arm, shots) -> seeds; some of them; called after these
     "Run cells, saying a line as each is complete"
-    of, left = {}, dict(todo)
+    of, left, first = {}, dict(todo), set(first)
     for (arm,k),n in todo.items():
         rate = self.rates[_strategy(arm) if arm.endswith('-4x') else arm, k].rate
         self.specs[arm, k] = [self.spec(arm, k, rate, i, 'report', 4 if arm.endswith('-4x') else 1) for i in range(n)]
@@ -192,7 +211,11 @@ def _run_cells(self:Study, todo): # (arm, shots) -> seeds
     def done(spec, result, fresh):
         cell = of[spec_hash(spec)]
         left[cell] -= 1
-        if not left[cell]: self._finish(cell)
+        if left[cell]: return
+        self._finish(cell)
+        if cell not in first: return
+        first.remove(cell)
+        if not first: on_first()
     self.sweep([sp for c in todo for sp in self.specs[c]], on_done=done)
 
 @patch
