@@ -78,12 +78,15 @@ class L2SP(Callback):
         _check_alike(self.source, body, "L2SP was made for another body")
         self.home = {p: self.source[k].to(p.device) for k,p in body.items()}
 
-    @torch.no_grad()
-    def after_step(self):
-        for p,lr in ((p, h['lr']) for ps,h in zip(self.opt.param_lists, self.opt.hypers) for p in ps):
-            home = self.home.get(p)
-            k = _share(self.beta if home is None else self.alpha, lr)
-            if k: p.lerp_(torch.zeros_like(p) if home is None else home, k)
+# %% ../nbs/lessons/14_keeping.ipynb #keep001c
+@patch
+@torch.no_grad()
+def after_step(self:L2SP):
+    "Take each weight a share of the way back."
+    for p,lr in ((p, h['lr']) for ps,h in zip(self.opt.param_lists, self.opt.hypers) for p in ps):
+        home = self.home.get(p)
+        k = _share(self.beta if home is None else self.alpha, lr)
+        if k: p.lerp_(torch.zeros_like(p) if home is None else home, k)
 
 # %% ../nbs/lessons/14_keeping.ipynb #keep001b
 @patch
