@@ -6,7 +6,9 @@ import os
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # before torch is imported; for the processes that tests start too
 os.environ.setdefault('MPLBACKEND', 'Agg')
 if os.environ.get('TLCOURSE_ASSETS'): os.environ['TLCOURSE_ASSETS'] = os.path.abspath(os.environ['TLCOURSE_ASSETS'])
-import json, re, shutil, subprocess, sys, tarfile
+import json, re, shutil, subprocess, sys, tarfile, time
+from dataclasses import replace
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 import pytest
@@ -103,39 +105,65 @@ def tracked():
     r = subprocess.run(cmd, cwd=ROOT, capture_output=True, text=True, check=True)
     return [ROOT/o for o in r.stdout.splitlines() if (ROOT/o).is_file()]
 
+# --- processes that have imported fastai already
+
+_began = None # the folder of the processes that are forked, and the environment that they had
+
+def pytest_sessionstart(session):
+    global _began
+    base = session.config._tmp_path_factory.getbasetemp()
+    _began = (base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base)/'forked', dict(os.environ)
+
+@cache
+def python(kind='script'):
+    """The beginning of a command that goes on as after `python`, whose process is forked from one that has imported
+    fastai, as in a script or as in a notebook (forked.py). Where that cannot be, `python` itself."""
+    d, env = _began
+    ours, there = str(ROOT/'tests/forked.py'), d/kind
+    if sys.platform != 'linux' or len(f'{there}.new') > 100: return [sys.executable] # the address of a socket is short
+    d.mkdir(exist_ok=True)
+    with FileLock(f'{there}.lock'):
+        if not (d/'alive').exists(): os.mkfifo(d/'alive')
+        os.open(d/'alive', os.O_RDWR) # as long as this process lives
+        if not there.exists():
+            p = subprocess.Popen([sys.executable, ours, 'serve', d, kind], env=env, stdin=subprocess.DEVNULL,
+                                 stdout=subprocess.DEVNULL)
+            while p.poll() is None and not there.exists(): time.sleep(.02)
+            # Where importing starts threads, the process refuses to be forked
+            if p.poll() is not None: there.touch()
+            else: p.returncode = 0 # nobody waits for it
+    return [sys.executable, '-S', '-E', ours, str(there)] if there.is_socket() else [sys.executable]
+
 class Executions(dict):
-    "An execution in a fresh kernel of each notebook that a test asks for, once; `quick`: a folder of kernelspecs."
-    def __init__(self, quick=None): self.quick = quick
+    "An execution in a fresh kernel of each notebook that a test asks for, once; `folder`: of kernelspecs."
+    def __init__(self, folder): self.folder = folder
     def __missing__(self, page):
         with pytest.MonkeyPatch.context() as m:
-            # Not for a lesson: a reader's seconds are a promise
-            d = self.quick() if self.quick and page.parent.name != 'lessons' else None
-            if d: m.setenv('JUPYTER_PATH', str(d))
-            self[page] = execute(page, reuse=True)
-        return self[page]
+            m.setenv('JUPYTER_PATH', str(self.folder))
+            e = execute(page, reuse=True)
+        if page.parent.name == 'lessons' and not e.reused: e = with_imports(e)
+        self[page] = e
+        return e
+
+def with_imports(e):
+    "A reader's seconds are a promise: an execution, and its copy, with those that the kernel had behind it."
+    if len(python('notebook')) == 1: return e
+    spent = float(Path(python('notebook')[-1] + '.seconds').read_text())
+    e = replace(e, seconds=e.seconds + spent, cpu=e.cpu + spent)
+    nb = json.loads(e.path.read_text(encoding='utf-8'))
+    nb['metadata']['tlcourse'].update(seconds=round(e.seconds, 2), cpu=round(e.cpu, 2))
+    e.path.write_text(json.dumps(nb), encoding='utf-8')
+    return e
+
+def kernels(d):
+    "A folder of kernelspecs, for JUPYTER_PATH: kernels are forked."
+    (d/'kernels/python3').mkdir(parents=True)
+    argv = [*python('notebook'), '-m', 'ipykernel_launcher', '-f', '{connection_file}']
+    (d/'kernels/python3/kernel.json').write_text(json.dumps(dict(argv=argv, display_name='forked')))
+    return d
 
 @pytest.fixture(scope='session')
-def executed(tmp_path_factory):
-    "Where processes can be forked, the kernels of pages start with fastai imported (forked.py)."
-    if sys.platform != 'linux':
-        yield Executions()
-        return
-    d, script = tmp_path_factory.mktemp('kernels'), str(ROOT/'tests/forked.py')
-    started = []
-    def quick():
-        if not started:
-            (d/'kernels/python3').mkdir(parents=True)
-            argv = [sys.executable, '-S', '-E', script, str(d/'socket'), '-f', '{connection_file}']
-            (d/'kernels/python3/kernel.json').write_text(json.dumps(dict(argv=argv, display_name='forked')))
-            started.append(subprocess.Popen([sys.executable, '-W', 'ignore', script, 'serve', d/'socket'],
-                                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
-            started.append(started[0].stdout.readline())
-        # Where importing starts threads, the process refuses to be forked: such pages get kernels of their own
-        return d if started[1] == 'ready\n' else None
-    yield Executions(quick)
-    for p in started[:1]:
-        p.stdin.close()
-        p.wait()
+def executed(tmp_path_factory): return Executions(kernels(tmp_path_factory.mktemp('kernels')))
 
 def once(tmp_path_factory, name, make):
     "A folder that the first process to need it fills by `make(folder)`, for both processes of a run"
