@@ -6,9 +6,10 @@ import os
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # before torch is imported; for the processes that tests start too
 os.environ.setdefault('MPLBACKEND', 'Agg')
 if os.environ.get('TLCOURSE_ASSETS'): os.environ['TLCOURSE_ASSETS'] = os.path.abspath(os.environ['TLCOURSE_ASSETS'])
-import json, re, shutil, subprocess, sys, tarfile, time
+import hashlib, json, re, shutil, subprocess, sys, tarfile, time
 from dataclasses import replace
 from functools import cache
+from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
 import pytest
@@ -165,16 +166,25 @@ def kernels(d):
 @pytest.fixture(scope='session')
 def executed(tmp_path_factory): return Executions(kernels(tmp_path_factory.mktemp('kernels')))
 
-def once(tmp_path_factory, name, make):
-    "A folder that the first process to need it fills by `make(folder)`, for both processes of a run"
-    alone = 'PYTEST_XDIST_WORKER' not in os.environ
-    d = tmp_path_factory.mktemp(name) if alone else tmp_path_factory.getbasetemp().parent/name
-    d.mkdir(exist_ok=True)
+def once(tmp_path_factory, name, make, tracked=None):
+    """A folder that the first process to need it fills by `make(folder)`, for both processes of a run. What is made of
+    the `tracked` files alone is there for a later run too, where TLCOURSE_KEPT names a folder (`.ci/run`)."""
+    if tracked and os.environ.get('TLCOURSE_KEPT'): d = Path(os.environ['TLCOURSE_KEPT'])/f'{name}-{state(tracked)}'
+    elif 'PYTEST_XDIST_WORKER' not in os.environ: d = tmp_path_factory.mktemp(name)
+    else: d = tmp_path_factory.getbasetemp().parent/name
+    d.mkdir(parents=True, exist_ok=True)
     with FileLock(f'{d}.lock'):
         if not (d/'made').exists():
             make(d)
             (d/'made').touch()
     return d
+
+def state(tracked):
+    "A hash of the files of the project, of where they are, and of all that is installed."
+    installed = sorted(f"{o.metadata['Name']} {o.version}" for o in distributions())
+    h = hashlib.sha256('\n'.join([sys.version, str(ROOT), *installed]).encode())
+    for p in sorted(tracked): h.update(f'\n{p.relative_to(ROOT)} {p.stat().st_size}\n'.encode() + p.read_bytes())
+    return h.hexdigest()[:16]
 
 def _build_wheel(d, tracked):
     for p in tracked:
@@ -226,9 +236,9 @@ def _build_site(folder):
     (folder/'git.json').write_text(json.dumps([before, _git_status()]))
 
 @pytest.fixture(scope='session')
-def site(tmp_path_factory):
+def site(tmp_path_factory, tracked):
     "The static site, built once by the project's own command, for both processes."
-    d = once(tmp_path_factory, 'built', _build_site)
+    d = once(tmp_path_factory, 'built', _build_site, tracked)
     out = Built(d/'site')
     out.git_before, out.git_after = json.loads((d/'git.json').read_text())
     return out
