@@ -9,7 +9,7 @@ made an import another one, a real process is started."""
 import atexit, builtins, gc, json, os, select, signal, socket, sys, threading, time, warnings
 
 # What no import of a library reads: it is ours, or is asked for when it is needed
-FREE = ('TLCOURSE_', 'FASTAI_HOME', 'IN_TEST', 'PYTEST_', 'MPLBACKEND', 'TERM', 'COLUMNS', 'LINES', 'PWD', 'OLDPWD',
+FREE = ('TLCOURSE_', 'FASTAI_HOME', 'IN_TEST', 'PYTEST_', 'TERM', 'COLUMNS', 'LINES', 'PWD', 'OLDPWD',
         'RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_', 'JPY_', 'JUPYTER', 'IPYTHONDIR', 'http_proxy', 'https_proxy',
         'HTTP_PROXY', 'HTTPS_PROXY', 'all_proxy', 'ALL_PROXY', 'no_proxy', 'NO_PROXY', 'CLICOLOR', 'FORCE_COLOR', 'GIT_',
         'PYDEVD_', 'PAGER', '_', 'OUT')
@@ -29,13 +29,15 @@ def ask(path, argv):
 
 class InteractiveShell: "What fastai takes for a notebook as it is imported"
 
-began, added = dict(os.environ), {} # by imports
+began, added, own = dict(os.environ), {}, () # the environment; what imports add to it; what a kernel sets itself
 
 def warm(notebook):
     "Import what scripts import, or pages in a notebook"
     said = os.dup(2)
     with open(os.devnull, 'w') as f: os.dup2(f.fileno(), 2)
+    global own
     if notebook:
+        own = 'MPLBACKEND',
         os.environ['MPLBACKEND'] = 'module://matplotlib_inline.backend_inline' # as a kernel has it
         builtins.get_ipython = InteractiveShell
         import ipykernel.kernelapp # noqa: F401
@@ -67,11 +69,11 @@ def watch(con, pid):
     os.killpg(pid, signal.SIGKILL)
     os._exit(0)
 
-def fixed(env): return {k: v for k,v in env.items() if not k.startswith(FREE)}
+def fixed(env): return {k: v for k,v in env.items() if not k.startswith(FREE) and k not in own and k not in added}
 
 def become(streams, argv, cwd, env):
     "Make this process what a new one would be, or start a new one in its place"
-    import random, matplotlib, numpy as np, torch
+    import random, numpy as np, torch
     from fastai.data.external import fastai_cfg
     os.setsid()
     for i,fd in enumerate(streams):
@@ -79,8 +81,6 @@ def become(streams, argv, cwd, env):
         os.close(fd)
     os.chdir(cwd)
     if fixed(env) != fixed(began): os.execve(sys.executable, [sys.executable, *argv], env)
-    if (backend := env.get('MPLBACKEND', os.environ['MPLBACKEND'])) != os.environ['MPLBACKEND']:
-        matplotlib.rcParams['backend'] = backend
     os.environ.clear()
     os.environ.update(env | added)
     fastai_cfg.cache_clear()
