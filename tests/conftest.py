@@ -58,12 +58,21 @@ LONG = ('core/22_pretrain', 'lessons/01_first_transfer', 'lessons/02_your_own_pi
         'lessons/09_extraction_or_tuning', 'lessons/12_which_backbone', 'lessons/14_keeping',
         'tools/24_lint')
 
+# Seconds, about, of the other pages over ten, named without their numbers: they come before the short ones, so that both processes end together
+SECONDS = {'lessons/how_much_data': 66, 'tools/compare': 35, 'checks/keeping': 21,
+           'lessons/feature_extraction': 19, 'core/world': 18, 'core/data': 18, 'checks/learning_rates': 15,
+           'cards': 15, 'checks/fine_tuning': 13, 'tools/model': 13, 'core/drawings': 12,
+           'tools/report': 12, 'cheatsheet': 12, 'checks/freezing': 11}
+
+def numberless(page): return re.sub(r'/\d+_', '/', page)
+
 def pytest_collection_modifyitems(items):
-    """The pages come last, in reading order: what fails in seconds is known before. What executes a long one is slow.
-    JupyterLab comes first: a lesson that was run there is not executed again."""
+    """The pages come last, long ones first: what fails in seconds is known before. What executes a very long one is
+    slow. JupyterLab comes first: a lesson that was run there is not executed again."""
     for o in items:
         if 'executed' in o.fixturenames and together(o.nodeid) in LONG: o.add_marker('slow')
-    order = {name(p): i for i,p in enumerate(PAGES, 1)}
+    pages = sorted(map(name, PAGES), key=lambda p: -SECONDS.get(numberless(p), 90*(p in LONG))) # else in reading order
+    order = {p: i for i,p in enumerate(pages, 1)}
     items.sort(key=lambda i: order.get(together(i.nodeid), -together(i.nodeid).endswith('test_lab.py')))
 
 # --- what belongs to whoever runs the tests

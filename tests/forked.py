@@ -11,8 +11,8 @@ import atexit, builtins, gc, json, os, select, signal, socket, sys, threading, t
 # What no import of a library reads: it is ours, or is asked for when it is needed
 FREE = ('TLCOURSE_', 'FASTAI_HOME', 'IN_TEST', 'PYTEST_', 'TERM', 'COLUMNS', 'LINES', 'PWD', 'OLDPWD',
         'RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_', 'JPY_', 'JUPYTER', 'IPYTHONDIR', 'http_proxy', 'https_proxy',
-        'HTTP_PROXY', 'HTTPS_PROXY', 'all_proxy', 'ALL_PROXY', 'no_proxy', 'NO_PROXY', 'CLICOLOR', 'FORCE_COLOR', 'GIT_',
-        'PYDEVD_', 'PAGER', '_', 'OUT')
+        'HTTP_PROXY', 'HTTPS_PROXY', 'all_proxy', 'ALL_PROXY', 'no_proxy', 'NO_PROXY', 'CLICOLOR', 'FORCE_COLOR',
+        'GIT_', 'PAGER', 'PYDEVD_', 'OUT', '_')
 
 def ask(path, argv):
     "Ask for a process with the streams, folder and environment of this one; its exit code"

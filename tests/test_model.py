@@ -20,7 +20,8 @@ from conftest import python
 command = ['-W', 'ignore', '-c', 'import sys; from tlcourse.cli import main; sys.exit(main())']
 
 def run(*args, by=None, **kw):
-    r = subprocess.run([*(by or python()), *command, *map(str, args)], capture_output=True, text=True, timeout=600, **kw)
+    r = subprocess.run([*(by or python()), *command, *map(str, args)], capture_output=True, text=True,
+                       timeout=600, **kw)
     return r.returncode, r.stdout, r.stderr
 
 def colours(folder, n=20, size=48, seed=0):
