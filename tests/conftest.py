@@ -58,7 +58,8 @@ LONG = ('core/22_pretrain', 'lessons/01_first_transfer', 'lessons/02_your_own_pi
         'lessons/09_extraction_or_tuning', 'lessons/12_which_backbone', 'lessons/14_keeping',
         'tools/24_lint')
 
-# Seconds, about, of the other pages over ten, named without their numbers: they come before the short ones, so that both processes end together
+# Seconds, about, of the other pages over ten, named without their numbers: they come before the short ones, so that
+# both processes end together
 SECONDS = {'lessons/how_much_data': 66, 'tools/compare': 35, 'checks/keeping': 21,
            'lessons/feature_extraction': 19, 'core/world': 18, 'core/data': 18, 'checks/learning_rates': 15,
            'cards': 15, 'checks/fine_tuning': 13, 'tools/model': 13, 'core/drawings': 12,
