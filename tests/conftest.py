@@ -6,7 +6,10 @@ import os
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # before torch is imported; for the processes that tests start too
 os.environ.setdefault('MPLBACKEND', 'Agg')
 if os.environ.get('TLCOURSE_ASSETS'): os.environ['TLCOURSE_ASSETS'] = os.path.abspath(os.environ['TLCOURSE_ASSETS'])
-import json, re, shutil, subprocess, sys, tarfile
+import hashlib, json, re, shutil, subprocess, sys, tarfile, time
+from dataclasses import replace
+from functools import cache
+from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
 import pytest
@@ -55,12 +58,22 @@ LONG = ('core/22_pretrain', 'lessons/01_first_transfer', 'lessons/02_your_own_pi
         'lessons/09_extraction_or_tuning', 'lessons/12_which_backbone', 'lessons/14_keeping',
         'tools/24_lint')
 
+# Seconds, about, of the other pages over ten, named without their numbers: they come before the short ones, so that
+# both processes end together
+SECONDS = {'lessons/how_much_data': 66, 'tools/compare': 35, 'checks/keeping': 21,
+           'lessons/feature_extraction': 19, 'core/world': 18, 'core/data': 18, 'checks/learning_rates': 15,
+           'cards': 15, 'checks/fine_tuning': 13, 'tools/model': 13, 'core/drawings': 12,
+           'tools/report': 12, 'cheatsheet': 12, 'checks/freezing': 11}
+
+def numberless(page): return re.sub(r'/\d+_', '/', page)
+
 def pytest_collection_modifyitems(items):
-    """The pages come last, in reading order: what fails in seconds is known before. What executes a long one is slow.
-    JupyterLab comes first: a lesson that was run there is not executed again."""
+    """The pages come last, long ones first: what fails in seconds is known before. What executes a very long one is
+    slow. JupyterLab comes first: a lesson that was run there is not executed again."""
     for o in items:
         if 'executed' in o.fixturenames and together(o.nodeid) in LONG: o.add_marker('slow')
-    order = {name(p): i for i,p in enumerate(PAGES, 1)}
+    pages = sorted(map(name, PAGES), key=lambda p: -SECONDS.get(numberless(p), 90*(p in LONG))) # else in reading order
+    order = {p: i for i,p in enumerate(pages, 1)}
     items.sort(key=lambda i: order.get(together(i.nodeid), -together(i.nodeid).endswith('test_lab.py')))
 
 # --- what belongs to whoever runs the tests
@@ -103,50 +116,85 @@ def tracked():
     r = subprocess.run(cmd, cwd=ROOT, capture_output=True, text=True, check=True)
     return [ROOT/o for o in r.stdout.splitlines() if (ROOT/o).is_file()]
 
+# --- processes that have imported fastai already
+
+_began = None # the folder of the processes that are forked, and the environment that they had
+
+def pytest_sessionstart(session):
+    global _began
+    base = session.config._tmp_path_factory.getbasetemp()
+    _began = (base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base)/'forked', dict(os.environ)
+
+@cache
+def python(kind='script'):
+    """The beginning of a command that goes on as after `python`, whose process is forked from one that has imported
+    fastai, as in a script or as in a notebook (forked.py). Where that cannot be, `python` itself."""
+    d, env = _began
+    ours, there = str(ROOT/'tests/forked.py'), d/kind
+    if sys.platform != 'linux' or len(f'{there}.new') > 100: return [sys.executable] # the address of a socket is short
+    d.mkdir(exist_ok=True)
+    with FileLock(f'{there}.lock'):
+        if not (d/'alive').exists(): os.mkfifo(d/'alive')
+        os.open(d/'alive', os.O_RDWR) # as long as this process lives
+        if not there.exists():
+            p = subprocess.Popen([sys.executable, ours, 'serve', d, kind], env=env, stdin=subprocess.DEVNULL,
+                                 stdout=subprocess.DEVNULL)
+            while p.poll() is None and not there.exists(): time.sleep(.02)
+            # Where importing starts threads, the process refuses to be forked
+            if p.poll() is not None: there.touch()
+            else: p.returncode = 0 # nobody waits for it
+    return [sys.executable, '-S', '-E', ours, str(there)] if there.is_socket() else [sys.executable]
+
 class Executions(dict):
-    "An execution in a fresh kernel of each notebook that a test asks for, once; `quick`: a folder of kernelspecs."
-    def __init__(self, quick=None): self.quick = quick
+    "An execution in a fresh kernel of each notebook that a test asks for, once; `folder`: of kernelspecs."
+    def __init__(self, folder): self.folder = folder
     def __missing__(self, page):
         with pytest.MonkeyPatch.context() as m:
-            # Not for a lesson: a reader's seconds are a promise
-            d = self.quick() if self.quick and page.parent.name != 'lessons' else None
-            if d: m.setenv('JUPYTER_PATH', str(d))
-            self[page] = execute(page, reuse=True)
-        return self[page]
+            m.setenv('JUPYTER_PATH', str(self.folder))
+            e = execute(page, reuse=True)
+        if page.parent.name == 'lessons' and not e.reused: e = with_imports(e)
+        self[page] = e
+        return e
+
+def with_imports(e):
+    "A reader's seconds are a promise: an execution, and its copy, with those that the kernel had behind it."
+    if len(python('notebook')) == 1: return e
+    spent = float(Path(python('notebook')[-1] + '.seconds').read_text())
+    e = replace(e, seconds=e.seconds + spent, cpu=e.cpu + spent)
+    nb = json.loads(e.path.read_text(encoding='utf-8'))
+    nb['metadata']['tlcourse'].update(seconds=round(e.seconds, 2), cpu=round(e.cpu, 2))
+    e.path.write_text(json.dumps(nb), encoding='utf-8')
+    return e
+
+def kernels(d):
+    "A folder of kernelspecs, for JUPYTER_PATH: kernels are forked."
+    (d/'kernels/python3').mkdir(parents=True)
+    argv = [*python('notebook'), '-m', 'ipykernel_launcher', '-f', '{connection_file}']
+    (d/'kernels/python3/kernel.json').write_text(json.dumps(dict(argv=argv, display_name='forked')))
+    return d
 
 @pytest.fixture(scope='session')
-def executed(tmp_path_factory):
-    "Where processes can be forked, the kernels of pages start with fastai imported (forked.py)."
-    if sys.platform != 'linux':
-        yield Executions()
-        return
-    d, script = tmp_path_factory.mktemp('kernels'), str(ROOT/'tests/forked.py')
-    started = []
-    def quick():
-        if not started:
-            (d/'kernels/python3').mkdir(parents=True)
-            argv = [sys.executable, '-S', '-E', script, str(d/'socket'), '-f', '{connection_file}']
-            (d/'kernels/python3/kernel.json').write_text(json.dumps(dict(argv=argv, display_name='forked')))
-            started.append(subprocess.Popen([sys.executable, '-W', 'ignore', script, 'serve', d/'socket'],
-                                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
-            started.append(started[0].stdout.readline())
-        # Where importing starts threads, the process refuses to be forked: such pages get kernels of their own
-        return d if started[1] == 'ready\n' else None
-    yield Executions(quick)
-    for p in started[:1]:
-        p.stdin.close()
-        p.wait()
+def executed(tmp_path_factory): return Executions(kernels(tmp_path_factory.mktemp('kernels')))
 
-def once(tmp_path_factory, name, make):
-    "A folder that the first process to need it fills by `make(folder)`, for both processes of a run"
-    alone = 'PYTEST_XDIST_WORKER' not in os.environ
-    d = tmp_path_factory.mktemp(name) if alone else tmp_path_factory.getbasetemp().parent/name
-    d.mkdir(exist_ok=True)
+def once(tmp_path_factory, name, make, tracked=None):
+    """A folder that the first process to need it fills by `make(folder)`, for both processes of a run. What is made of
+    the `tracked` files alone is there for a later run too, where TLCOURSE_KEPT names a folder (`.ci/run`)."""
+    if tracked and os.environ.get('TLCOURSE_KEPT'): d = Path(os.environ['TLCOURSE_KEPT'])/f'{name}-{state(tracked)}'
+    elif 'PYTEST_XDIST_WORKER' not in os.environ: d = tmp_path_factory.mktemp(name)
+    else: d = tmp_path_factory.getbasetemp().parent/name
+    d.mkdir(parents=True, exist_ok=True)
     with FileLock(f'{d}.lock'):
         if not (d/'made').exists():
             make(d)
             (d/'made').touch()
     return d
+
+def state(tracked):
+    "A hash of the files of the project, of where they are, and of all that is installed."
+    installed = sorted(f"{o.metadata['Name']} {o.version}" for o in distributions())
+    h = hashlib.sha256('\n'.join([sys.version, str(ROOT), *installed]).encode())
+    for p in sorted(tracked): h.update(f'\n{p.relative_to(ROOT)} {p.stat().st_size}\n'.encode() + p.read_bytes())
+    return h.hexdigest()[:16]
 
 def _build_wheel(d, tracked):
     for p in tracked:
@@ -198,9 +246,9 @@ def _build_site(folder):
     (folder/'git.json').write_text(json.dumps([before, _git_status()]))
 
 @pytest.fixture(scope='session')
-def site(tmp_path_factory):
+def site(tmp_path_factory, tracked):
     "The static site, built once by the project's own command, for both processes."
-    d = once(tmp_path_factory, 'built', _build_site)
+    d = once(tmp_path_factory, 'built', _build_site, tracked)
     out = Built(d/'site')
     out.git_before, out.git_after = json.loads((d/'git.json').read_text())
     return out

@@ -1,10 +1,9 @@
 "The benchmarks' timing, by itself, and the scripts on features and probes, at their smallest."
 import json, subprocess, sys, time
-from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
+from conftest import ROOT, python
 
-ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT/'benchmarks'))
 import timing  # noqa: E402
 
@@ -89,7 +88,7 @@ def test_absent_peer_is_announced(capsys):
 def smoke(name, tmp_path, *args):
     "One tiny run of a script; -> its output and its JSON"
     before = sorted((ROOT/'benchmarks').glob('*.json'))
-    cmd = [sys.executable, ROOT/'benchmarks'/f'{name}.py', '--smoke', '--out', tmp_path/'out.json', *args]
+    cmd = [*python(), ROOT/'benchmarks'/f'{name}.py', '--smoke', '--out', tmp_path/'out.json', *args]
     r = subprocess.run(cmd, capture_output=True, text=True, cwd=tmp_path)
     assert not r.returncode, r.stderr
     assert sorted((ROOT/'benchmarks').glob('*.json')) == before
@@ -240,7 +239,7 @@ def test_speed_decision(asked, tmp_path):
         assert {n: set(o) for n,o in clock.items()} == {n: {'1', '2'} for n in ('digits', 'ants_bees')}
 
 def test_a_part_that_there_is_not():
-    r = subprocess.run([sys.executable, ROOT/'benchmarks/speed_decision.py', '--smoke', '--parts', 'stage'],
+    r = subprocess.run([*python(), ROOT/'benchmarks/speed_decision.py', '--smoke', '--parts', 'stage'],
                        capture_output=True, text=True)
     assert r.returncode == 1 and "'stage' is none of stage1" in r.stderr
 

@@ -2,7 +2,7 @@
 import json, os, subprocess, sys
 from types import SimpleNamespace
 import numpy as np, pytest
-from conftest import ROOT
+from conftest import ROOT, python
 
 BENCH = ROOT/'benchmarks'
 
@@ -13,7 +13,7 @@ def on_path(monkeypatch, tmp_path):
 
 def run(script, *args, **env):
     "What a script prints; it must end well"
-    r = subprocess.run([sys.executable, '-W', 'ignore', BENCH/f'{script}.py', *map(str, args)], capture_output=True,
+    r = subprocess.run([*python(), '-W', 'ignore', BENCH/f'{script}.py', *map(str, args)], capture_output=True,
                        text=True, env={**os.environ, **env})
     assert not r.returncode, r.stderr
     return r.stdout
@@ -162,7 +162,7 @@ def test_the_model_is_on_the_device_before_it_is_graphed(monkeypatch):
     assert seen and all(o.is_meta for o in seen)
 
 def test_parts_that_there_are_not():
-    r = subprocess.run([sys.executable, '-W', 'ignore', BENCH/'gpu.py', '--device', 'cpu', '--smoke', '--parts',
+    r = subprocess.run([*python(), '-W', 'ignore', BENCH/'gpu.py', '--device', 'cpu', '--smoke', '--parts',
                         'lesson'], capture_output=True, text=True)
     assert r.returncode == 1 and "'lesson' is none of throughput" in r.stderr
 
@@ -228,7 +228,7 @@ def test_a_lesson_that_fails_is_seen(tmp_path):
         cell = lambda s: dict(cell_type='code', source=s, metadata={}, outputs=[], execution_count=None)
         p = tmp_path/'01_x.ipynb'
         p.write_text(json.dumps(dict(cells=[cell(s) for s in srcs], metadata={}, nbformat=4, nbformat_minor=5)))
-        r = subprocess.run([sys.executable, '-c', gpu.LESSON, p, *[str(only)]*bool(only)], capture_output=True,
+        r = subprocess.run([*python(), '-c', gpu.LESSON, p, *[str(only)]*bool(only)], capture_output=True,
                            text=True, env={**os.environ, 'IPYTHONDIR': str(tmp_path)})
         return json.loads(r.stdout.splitlines()[-1])
     assert told('x = 1\nprint(x)', 'x')['error'] == told('x = 1', 'y', only=1)['error'] == ''

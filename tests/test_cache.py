@@ -13,6 +13,7 @@ from tlcourse.copies import Prints, _near_pairs, find_copies, group_copies
 from tlcourse.pictures import read_pictures
 from tlcourse.records import Records
 from tlcourse.sweep import sweep
+from conftest import python
 
 @pytest.fixture(autouse=True)
 def store(tmp_path_factory, monkeypatch):
@@ -85,7 +86,7 @@ def test_another_process_decodes_nothing(tmp_path):
 p._array = None
 from tlcourse.data import target
 print(target({str(root)!r}, size=32).pixel_hash)"""
-    assert (subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip()
+    assert (subprocess.run([*python(), '-c', code], capture_output=True, text=True, check=True).stdout.strip()
             == t.pixel_hash)
 
 def test_a_folder_that_moved_keeps_its_file(tmp_path, decoded):
@@ -215,7 +216,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, ({most},{most}))
 for s in {sizes}:
     t = target({str(root)!r}, size=s)
     sys.stdout.write(json.dumps([t.pixel_hash, t.report.notes]) + '\\n')"""
-    r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
+    r = subprocess.run([*python(), '-c', code], capture_output=True, text=True,
                        env={**os.environ, 'TLCOURSE_CACHE': str(cache)})
     assert not r.returncode, r.stderr
     return [json.loads(o) for o in r.stdout.splitlines()]

@@ -6,15 +6,17 @@ from pathlib import Path
 import numpy as np, pytest
 from PIL import Image
 from tlcourse.cli import main
+from conftest import python
 
-cmd = [sys.executable, '-c', 'import sys; from tlcourse.cli import main; sys.exit(main())', 'compare']
+cmd = ['-c', 'import sys; from tlcourse.cli import main; sys.exit(main())', 'compare']
 quick = ['digits', '--shots', '1,5', '--seeds', '3', '--steps', '20', '--tune', 'none']
 
-def start(*args, **kw):
-    return subprocess.Popen([*cmd, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kw)
+def start(*args, by=(sys.executable,), **kw):
+    return subprocess.Popen([*by, *cmd, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            **kw)
 
 def run(*args, **kw):
-    p = start(*args, **kw)
+    p = start(*args, **{'by': python(), **kw})
     out, err = p.communicate(timeout=600)
     return p.returncode, out, err
 
@@ -25,7 +27,7 @@ def table(f):
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
     d = tmp_path_factory.mktemp('whole')
-    code, out, err = run(*quick, '--out', d/'o', '--json', d/'j.json')
+    code, out, err = run(*quick, '--out', d/'o', '--json', d/'j.json', by=[sys.executable]) # a real start
     assert code == 0, err
     return d, out
 
@@ -178,7 +180,7 @@ print(json.dumps(res))
     (tmp_path/'damaged.pth').write_bytes(b'PK rubbish'*99)
     photos(tmp_path)
     args = [[*a, '--out', str(tmp_path/f'o{i}')] for i,(a,_) in enumerate(bad)]
-    p = subprocess.run([sys.executable, '-c', code, json.dumps(args)], capture_output=True, text=True, cwd=tmp_path)
+    p = subprocess.run([*python(), '-c', code, json.dumps(args)], capture_output=True, text=True, cwd=tmp_path)
     assert p.returncode == 0, p.stderr
     for (a,words),(c,err) in zip(bad, json.loads(p.stdout.splitlines()[-1])):
         assert c == 2, (a, err)

@@ -8,7 +8,7 @@ from PIL import Image
 from tlcourse.base import Bar, BadInput, html_table, watched
 from tlcourse.strategy import STRATEGIES
 from tlcourse.plots import look, okabe_ito, picture_grid, style
-from conftest import written_to
+from conftest import python, written_to
 
 # --- bars
 
@@ -76,14 +76,14 @@ print('done')
 '''
 
 def test_silent_in_a_pipe(tmp_path):
-    r = subprocess.run([sys.executable, '-c', LONG, tmp_path], capture_output=True, text=True, timeout=300)
+    r = subprocess.run([*python(), '-c', LONG, tmp_path], capture_output=True, text=True, timeout=300)
     assert (r.returncode, r.stdout) == (0, 'done\n'), r.stderr
     assert not re.search('[\r\b\x1b█|]', r.stderr)
 
 def test_bars_on_a_terminal(tmp_path):
     import pty
     ours, theirs = pty.openpty()
-    p = subprocess.Popen([sys.executable, '-c', LONG, tmp_path], stdout=theirs, stderr=theirs,
+    p = subprocess.Popen([*python(), '-c', LONG, tmp_path], stdout=theirs, stderr=theirs,
                          env={**os.environ, 'TERM': 'xterm'})
     os.close(theirs)
     text = written_to(ours)

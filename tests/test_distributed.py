@@ -1,8 +1,9 @@
 "Two processes on one batch compute what one process does: fastai's `distrib_ctx` over gloo, on a CPU."
-import json, os, socket, subprocess, sys
+import json, os, socket, subprocess
 from importlib.util import find_spec
 import numpy as np
 import pytest
+from conftest import python
 
 if not find_spec('accelerate'): pytest.skip('accelerate is not installed', allow_module_level=True)
 
@@ -53,7 +54,7 @@ def run(d, name, norms, size=1):
         if size == 1: return os.environ
         return {**os.environ, 'RANK': str(rank), 'LOCAL_RANK': str(rank), 'WORLD_SIZE': str(size),
                 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port)}
-    ps = [subprocess.Popen([sys.executable, 'script.py', name, norms], cwd=d, env=env(i), text=True,
+    ps = [subprocess.Popen([*python(), 'script.py', name, norms], cwd=d, env=env(i), text=True,
                            stderr=subprocess.PIPE) for i in range(size)]
     errors = [p.communicate(timeout=300)[1] for p in ps]
     assert not any(p.returncode for p in ps), errors[0]

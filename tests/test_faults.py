@@ -14,6 +14,7 @@ from tlcourse.base import BadInput, package_assets
 from tlcourse.records import Records
 from tlcourse.rows import spec_hash
 from tlcourse.stored_tables import lesson_records
+from conftest import python
 from test_site import clone # noqa: F401, a fixture
 
 unix = pytest.mark.skipif(os.name != 'posix', reason='Windows has no such files, limits or signals')
@@ -720,7 +721,7 @@ for every in 1, 100:
     cli._pretrain = lambda a: print(pretrain(out=sys.argv[1], steps=6, bs=4, n_glyphs=8, progress=False, every=every))
     print(cli.main(['pretrain']))"""
     was = (tmp_path/'glyphnet.checkpoint').read_bytes()
-    r = subprocess.run([sys.executable, '-c', code, str(tmp_path)], capture_output=True, text=True)
+    r = subprocess.run([*python(), '-c', code, str(tmp_path)], capture_output=True, text=True)
     assert r.stdout == '2\n2\n' and r.stderr.count('\n') == 2 and r.stderr.count('File too large') == 2, r.stderr
     assert 'glyphnet.checkpoint (File' in r.stderr and 'glyphnet.safetensors (File' in r.stderr
     assert os.listdir(tmp_path) == ['glyphnet.checkpoint'] and (tmp_path/'glyphnet.checkpoint').read_bytes() == was

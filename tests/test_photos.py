@@ -3,12 +3,13 @@ names none.
 
 Two to four classes, pictures of 64 px, three seeds, few steps, fixed rates: each way through is taken, none is taken
 twice."""
-import csv, json, re, shutil, subprocess, sys
+import csv, json, re, shutil, subprocess
 import pytest
 from tlcourse.base import photo_assets
+from conftest import python
 
 pytestmark = pytest.mark.assets
-cmd = [sys.executable, '-c', 'import sys; from tlcourse.cli import main; sys.exit(main())', 'compare']
+cmd = ['-c', 'import sys; from tlcourse.cli import main; sys.exit(main())', 'compare']
 small = ['--size', '64', '--seeds', '3', '--tune', 'none']
 
 @pytest.fixture(scope='module')
@@ -31,7 +32,7 @@ def part_of(src, to, classes, n=40):
     return [sum(r['split'] == s for r in rows) for s in ('train', 'valid', 'test')]
 
 def compare(tmp, *args):
-    p = subprocess.run([*cmd, *map(str, args), *small, '--out', str(tmp/'o'), '--json', str(tmp/'j.json')],
+    p = subprocess.run([*python(), *cmd, *map(str, args), *small, '--out', str(tmp/'o'), '--json', str(tmp/'j.json')],
                        capture_output=True, text=True)
     assert p.returncode == 0, p.stderr
     print(p.stdout)

@@ -1,7 +1,7 @@
 "The benchmark of the rates' regret: what it computes from runs that are known, and that the script runs."
-import json, math, subprocess, sys
+import json, math, subprocess
 import numpy as np, pytest
-from conftest import ROOT
+from conftest import ROOT, python
 from tlcourse.rates import Chosen
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_steps_of_a_cell(script):
 def test_smoke(tmp_path):
     "Two cells at their smallest; nothing beside the script changes."
     before = sorted((ROOT/'benchmarks').glob('*.json'))
-    r = subprocess.run([sys.executable, ROOT/'benchmarks/regret.py', '--smoke', '--out', tmp_path/'out.json'],
+    r = subprocess.run([*python(), ROOT/'benchmarks/regret.py', '--smoke', '--out', tmp_path/'out.json'],
                        capture_output=True, text=True, cwd=tmp_path)
     assert not r.returncode, r.stderr
     got = json.loads((tmp_path/'out.json').read_text())

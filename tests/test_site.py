@@ -7,7 +7,7 @@ from tlcourse.base import BadInput
 from tlcourse.course import _text as text, install_cell, lessons
 from tlcourse.dev import cells, main, pages, without_widgets
 from tlcourse.docs import WIDGET_VIEW, build_site, site_faults
-from conftest import PAGES, ROOT, name
+from conftest import PAGES, ROOT, name, once
 
 @pytest.fixture(scope='session')
 def html(site): return {f.relative_to(site).as_posix(): f.read_text(encoding='utf-8') for f in site.rglob('*.html')}
@@ -22,6 +22,25 @@ def page(p):
 def symbols():
     src = (ROOT/'tlcourse/_modidx.py').read_text(encoding='utf-8')
     return {k: v for m in ast.literal_eval(src.partition('d = ')[2])['syms'].values() for k,v in m.items()}
+
+def test_what_is_kept_is_of_the_same_files(tmp_path, tmp_path_factory, monkeypatch):
+    "Another text, another name, another file: each is another state; and what failed is not kept."
+    made, files = [], [tmp_path/o for o in 'ab']
+    for f in files: f.write_text('1')
+    monkeypatch.setenv('TLCOURSE_KEPT', str(tmp_path/'kept'))
+    monkeypatch.setattr('conftest.ROOT', tmp_path)
+    def get(): return once(tmp_path_factory, 'x', made.append, files)
+    assert get() == get() and len(made) == 1
+    files[0].write_text('2')
+    get()
+    files[0] = files[0].rename(tmp_path/'c')
+    get()
+    files.pop()
+    get()
+    assert len({*made}) == len(made) == 4
+    def fails(d): raise ZeroDivisionError
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError): once(tmp_path_factory, 'y', fails, files)
 
 def test_tree_stays_clean(site): assert site.git_before == site.git_after
 

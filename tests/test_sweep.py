@@ -1,7 +1,7 @@
 "A sweep survives Ctrl-C, kill -9 of any process and a second process on the same store: with real processes."
 import json, os, random, signal, subprocess, sys, time
 import pytest
-from conftest import written_to
+from conftest import python, written_to
 
 if os.name != 'posix': pytest.skip('signals of POSIX', allow_module_level=True)
 
@@ -151,7 +151,7 @@ for a in archs:
     net = create_vision_model(a, 3, pretrained=False)
     print([len(list(g)) for g in model_meta[a]['split'](net)], model_meta[a]['stats'])
 """
-    r = subprocess.run([sys.executable, '-c', code, tmp_path/'archs'], capture_output=True, text=True, timeout=120)
+    r = subprocess.run([*python(), '-c', code, tmp_path/'archs'], capture_output=True, text=True, timeout=120)
     assert not r.returncode, r.stderr
     from fastai.vision.learner import create_vision_model, model_meta
     here = [f"{[len(list(g)) for g in m['split'](create_vision_model(a, 3, pretrained=False))]} {m['stats']}"

@@ -124,10 +124,12 @@ def _frozen(t, opt):
 # %% ../nbs/core/29_audit.ipynb #24fd08ab
 def _fold(t, rate):
     "Many tensors as one row"
-    ws = t[t.part.isin(['weight', 'norm'])]
-    lr = float('nan') if rate is None or not (ws.requires_grad | ws.changes).any() else rate
-    any_of = lambda part: bool(u.changes.any()) if len(u := t[t.part == part]) else None
-    return dict(params=int(t.n.sum()), trainable=int(t.n[t.requires_grad].sum()), affine_trained=any_of('norm'),
+    # As arrays: there are hundreds of such tables, of a few rows each
+    part,n,grad,changes = (t[k].to_numpy() for k in ('part', 'n', 'requires_grad', 'changes'))
+    ws = (part == 'weight') | (part == 'norm')
+    lr = float('nan') if rate is None or not (ws & (grad | changes)).any() else rate
+    any_of = lambda k: bool(changes[on].any()) if (on := part == k).any() else None
+    return dict(params=int(n.sum()), trainable=int(n[grad].sum()), affine_trained=any_of('norm'),
                 stats_moving=any_of('statistic'), lr=lr)
 
 def _table(t, rates, kinds, detail):
@@ -159,8 +161,9 @@ class Audit:
                  detail:int|None=None # Parts of a module's name that make a row of `table`
                 ):
         self.tensors = t = tensors
-        self.table = _table(t, rates, kinds, detail)
-        self.groups = _totals(t, _table(t, rates, kinds, None), rates)
+        full = _table(t, rates, kinds, None)
+        self.table = full if detail is None else _table(t, rates, kinds, detail)
+        self.groups = _totals(t, full, rates)
         self.changes = t.name[t.changes & (t.shared == '')].tolist()
         self.moving = t.name[t.changes & t.frozen & (t.shared == '')].tolist()
         self.shared = dict(zip(t.name[t.shared != ''], t.shared[t.shared != '']))

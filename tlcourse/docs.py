@@ -49,9 +49,13 @@ class TableRenderer(MarkdownRenderer):
 
 # %% ../nbs/tools/30_docs.ipynb #f9c7052f
 _packages = 'nbdev', 'sphinx', 'myst_nb', 'furo'
-_process = '''from nbdev.quarto import nbdev_sidebar, refresh_quarto_yml
+# The last line: to take to pieces the names of a hundred pages, one by one, would take longer than to make them
+_process = '''import functools, os, nbdev.processors
+nbdev.processors.get_config = functools.cache(nbdev.processors.get_config) # Not read anew for each cell
+from nbdev.quarto import nbdev_sidebar, refresh_quarto_yml
 from nbdev.serve import proc_nbs
-refresh_quarto_yml(); nbdev_sidebar.__wrapped__(); proc_nbs(n_workers=0)'''
+refresh_quarto_yml(); nbdev_sidebar.__wrapped__(); proc_nbs(n_workers=0)
+os._exit(0)'''
 
 def _processed(root, d):
     "nbdev's processed notebooks of the clone `root`, made in the empty folder `d`"
