@@ -34,7 +34,7 @@ def _source_after(momentum):
 def _slower(answer):
     "The source accuracy after a fit in which BatchNorm mixes in a hundredth of each batch, in %"
     if (got := _number(answer)) is None: return "give the accuracy as one number, in %"
-    if 0 <= got <= 1: return "give it in %, so between 0 and 100"
+    if not 1 < got <= 100: return "give it in %, so between 0 and 100"
     want = _source_after(.01)
     if abs(got - want) <= 1: return None
     if abs(got - _source_after(.1)) <= 1:
