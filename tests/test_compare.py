@@ -9,7 +9,7 @@ from tlcourse.cli import main
 from conftest import python
 
 cmd = ['-c', 'import sys; from tlcourse.cli import main; sys.exit(main())', 'compare']
-quick = ['digits', '--shots', '1,5', '--seeds', '3', '--steps', '20', '--tune', 'none']
+quick = ['digits', '--shots', '1,5', '--seeds', '3', '--steps', '5', '--tune', 'none']
 
 def start(*args, by=(sys.executable,), **kw):
     return subprocess.Popen([*by, *cmd, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -119,10 +119,10 @@ def test_budget_trims_and_says_so(tmp_path, capsys):
     code, out, err = run(*few, '--strategies', 'fine-tuning', '--seeds', '900', '--budget', '.3')
     assert code == 0 and re.search(r'To fit the budget: \d+ seeds instead of 900', out), out + err
 
-def test_a_damaged_store_is_kept_aside(tmp_path):
+def test_a_damaged_store_is_kept_aside(tmp_path, capsys):
     (tmp_path/'records.db').write_bytes(b'SQLite format 3\0' + b'rubbish'*1000)
-    code, out, err = run('digits', '--shots', '1', '--seeds', '3', '--steps', '2', '--tune', 'none', '--strategies',
-                         'feature-extraction', '--out', tmp_path)
+    args = '--shots', '1', '--seeds', '3', '--steps', '2', '--tune', 'none', '--strategies', 'feature-extraction'
+    code, (out, err) = main(['compare', 'digits', *args, '--out', str(tmp_path)]), capsys.readouterr()
     assert code == 0, err
     aside = [p for p in tmp_path.iterdir() if '.damaged-' in p.name]
     assert len(aside) == 1 and b'rubbish' in aside[0].read_bytes()

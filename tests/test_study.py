@@ -316,8 +316,8 @@ def test_stages_are_told_and_stored_one_by_one(tmp_path):
     assert [x['strategy'] for x in c.cells] == ['feature-extraction', 'fine-tuning']*2
 
 def test_a_second_start_measures_and_extracts_nothing(tmp_path, monkeypatch):
-    kw = dict(shots=[2, 5], seeds=3, steps=2, strategies='feature-extraction,fine-tuning', workers=1, device='cpu',
-              out=tmp_path)
+    kw = dict(shots=[2, 5], seeds=3, steps=2, bs=8, strategies='feature-extraction,fine-tuning', workers=1,
+              device='cpu', out=tmp_path)
     first, lines = compare('digits', say=lambda _: None, **kw), []
     def never(*args, **kwargs): raise AssertionError('asked again')
     for at,name in (budget, 'picture_seconds'), (budget, 'fit_probes'), (study_stages, 'Heads'), (runs, 'fit_probes'):
@@ -327,7 +327,7 @@ def test_a_second_start_measures_and_extracts_nothing(tmp_path, monkeypatch):
 
 def test_an_arm_alone_and_in_company(tmp_path):
     "What an arm does hangs on no other arm: rates, runs, answers"
-    kw = dict(shots=[5], seeds=3, steps=3, V=2, workers=1, say=None, device='cpu')
+    kw = dict(shots=[5], seeds=3, steps=3, V=2, bs=8, workers=1, say=None, device='cpu')
     both = compare('digits', strategies='scratch,feature-extraction,fine-tuning', out=tmp_path/'both', **kw)
     for a in 'feature-extraction', 'fine-tuning':
         one = compare('digits', strategies=a, out=tmp_path/a, **kw)
@@ -390,11 +390,12 @@ def test_looks_that_are_none(bad):
     with pytest.raises(BadInput, match='seeds'): compare('digits', **{**quick, 'seeds': bad})
 
 def looked(tmp_path, monkeypatch, settled, seeds='3,4,5', budget=None, shots=(5,)):
-    "A study of two arms whose decision is settled once its rows have so many seeds, and what it said"
+    "A study of two arms, with few pictures to score, settled once its rows have so many seeds; and what it said"
     monkeypatch.setattr(Comparison, 'settled', lambda self, p: len(self.correct['fine-tuning', 5]) >= settled)
     lines = []
-    st = Study(task('digits', 'glyphnet', device='cpu'), ['single-rate', 'fine-tuning'], shots, seeds, 2, 'none',
-               out=tmp_path, workers=1, say=lines.append)
+    few = task(pictures(tmp_path/'few', 15), 'glyphnet', size=32, device='cpu')
+    st = Study(few, ['single-rate', 'fine-tuning'], shots, seeds, 2, 'none', out=tmp_path/'out', workers=1,
+               say=lines.append)
     st._undecided = lambda c: {(a, 5) for a in ('single-rate', 'fine-tuning')} if not c.settled(None) else set()
     with st.pool: return st.run(budget), st, lines
 
@@ -528,7 +529,7 @@ def test_json_tells_how_the_pictures_were_read(tmp_path, monkeypatch):
 
 def test_costs_under_shift_count_the_tuning_runs(tmp_path):
     from tlcourse.report import report_html
-    kw = {**quick, 'strategies': 'fine-tuning', 'shots': [5], 'tune': 'valid', 'V': 1, 'out': tmp_path}
+    kw = {**quick, 'strategies': 'fine-tuning', 'shots': [5], 'tune': 'valid', 'V': 1, 'bs': 8, 'out': tmp_path}
     c = compare('digits', shifts=['blur'], **kw)
     n = 3*len(c.rates[0]['tried'])
     row = report_html(c).split('<span>Cost in CPU seconds')[1].split('<tbody>')[1].split('</tr>')[0]

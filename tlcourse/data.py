@@ -8,7 +8,7 @@ Docs: https://tlcourse.github.io/tlcourse/core/data.html.md"""
 __all__ = ['kshot', 'SealBroken', 'Score', 'weights_hash', 'Sealed', 'Target', 'target']
 
 # %% ../nbs/core/13_data.ipynb #176b263d
-import copy, hashlib, os, shutil, textwrap, threading, time
+import copy, functools, hashlib, os, shutil, textwrap, threading, time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -332,8 +332,14 @@ def show(self:Target,
     return fig
 
 # %% ../nbs/core/13_data.ipynb #24314dd8
-def _drawn(name, size, seed):
+@functools.lru_cache(2) # Letters take two seconds; a target has copies of what is kept here
+def _draw_once(name, seed):
     d = draw(name, seed=seed)
+    d.x.setflags(write=False)
+    return d
+
+def _drawn(name, size, seed):
+    d = _draw_once(name, seed)
     x,h,card = d.x,d.pixel_hash,d.card
     if size and size != x.shape[-1]:
         card = replace(card, count=card.count.replace('3x32x32', f'3x{size}x{size}'))

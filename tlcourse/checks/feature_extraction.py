@@ -29,7 +29,7 @@ def _digits_head(weights=None, layer=-1, counted=True):
 def _untrained(answer):
     "The validation accuracy of a head on a random body with measured statistics, in %"
     if (got := _number(answer)) is None: return "give the accuracy as one number, in %"
-    if 0 <= got <= 1: return "give it in %, so between 0 and 100"
+    if not 1 < got <= 100: return "give it in %, so between 0 and 100"
     want = _digits_head('random')
     if abs(got - want) <= 1: return None
     if abs(got - _digits_head(counted=False)) <= .3:

@@ -26,7 +26,7 @@ def _forecast_of_scratch(*ks):
 def _without_tiny(answer):
     "Accuracy of scratch at 100 labels, forecast from 5, 10 and 20, in %"
     if (got := _number(answer)) is None: return "give the forecast as one number, in %: an interval has a `.mean`"
-    if 0 <= got <= 1: return "give it in %, so between 0 and 100"
+    if not 1 < got <= 100: return "give it in %, so between 0 and 100"
     want = _forecast_of_scratch(5, 10, 20)
     if abs(got - want) <= .05: return None
     if abs(got - 100 + want) <= .05: return "that is the error; give the accuracy"

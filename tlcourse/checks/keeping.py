@@ -22,12 +22,13 @@ def _held(pull, keep):
     from tlcourse.finetune import KeepStats
     from tlcourse.keep import forgetting, L2SP
     from tlcourse.strategy import fit_steps
+    from tlcourse.world import SourceDrawer
     set_seed(0, reproducible=True)
     learn = learner(target('letters').dls(shots=5, bs=32), 'glyphnet')
     learn.unfreeze()
     learn.add_cbs([L2SP(learn, 100)]*pull + [KeepStats()]*keep)
     with learn.no_bar(), learn.no_logging(): fit_steps(learn, 60, slice(5e-3/25, 5e-3))
-    return 100*forgetting(learn).after.mean()
+    return 100*forgetting(learn, 'glyphnet', *SourceDrawer('glyph').check(1000)).after.mean()
 
 # %% ../../nbs/checks/14_keeping.ipynb #ck140011
 @exercise('keeping', 1)

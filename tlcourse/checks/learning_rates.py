@@ -32,7 +32,7 @@ def _textures_at(early, head):
 def _turned(answer):
     "The validation accuracy in % where the early layers get the high rate and the head the low one"
     if (got := _number(answer)) is None: return "give the accuracy as one number, in %"
-    if 0 <= got <= 1: return "give it in %, so between 0 and 100"
+    if not 1 < got <= 100: return "give it in %, so between 0 and 100"
     if abs(got - _textures_at(1e-2, 4e-4)) <= 1: return None
     if abs(got - _textures_at(4e-4, 1e-2)) <= 1:
         return "that is the usual slice: the first number is for the early layers"
