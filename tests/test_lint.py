@@ -1,18 +1,24 @@
 """Every trap is found in a learner that is in it, by its own detector alone; none in a sound one;
 and the learner stays as it was."""
 import random, warnings
+from copy import deepcopy
+from functools import lru_cache
 import numpy as np
 import pytest, torch, torchvision
 from fastai.vision.all import *
 for _n in [n for n in globals() if n.startswith('test')]: del globals()[_n] # fastcore's, which pytest would collect
+from fastai.callback.data import WeightedDL
 from PIL import Image
-from tlcourse.backbones import glyphnet
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
+from tlcourse.backbones import glyphnet, tf_efficientnet_lite0
 from tlcourse.learner import learner
 from tlcourse.base import BadInput
 from tlcourse.augment import BatchAugment
 from tlcourse.data import target, weights_hash
 from tlcourse.strategy import STRATEGIES
 from tlcourse.audit import depth_split, freeze_audit
+from tlcourse.finetune import KeepStats
+from tlcourse.keep import Delta, L2SP
 from tlcourse.layers import true_freeze
 from tlcourse.lint import lint, traps
 
@@ -268,6 +274,93 @@ def softmax_in_the_model():
     learn.model[1].append(nn.Softmax(1))
     return learn
 
+# --- what is watched, averaged and counted
+
+def watched(monitor='valid_loss', kind=EarlyStoppingCallback): return true_freeze(scratch_like(cbs=kind(monitor)))
+def scratch_like(**kw): return learner(dls(), 'glyphnet', **kw)
+@plant('stops-on-training')
+def stops_on_training(): return watched('train_loss')
+@plant('stops-on-training')
+def keeps_by_training(): return watched('train_loss', SaveModelCallback)
+
+def mixing(kind=MixUp, train_metrics=True, **kw):
+    learn = true_freeze(scratch_like(cbs=kind(), **kw))
+    learn.recorder.train_metrics = train_metrics
+    return learn
+@plant('mixed-metrics')
+def mixed_up(): return mixing()
+@plant('mixed-metrics')
+def cut_and_mixed(): return mixing(CutMix)
+
+class Averages(Callback):
+    order = 1
+    def __init__(self, avg): self.avg = avg
+    def after_step(self): self.avg.update_parameters(self.model)
+
+@lru_cache
+def large_steps():
+    "A learner after a few, and their average in a callback"
+    set_seed(0, reproducible=True)
+    learn = thawed()
+    learn.add_cb(Averages(AveragedModel(learn.model, multi_avg_fn=get_ema_multi_avg_fn(.95))))
+    return fit(learn, 2e-2, 4)
+
+def averaged(use=lambda a: a.module, recount=False):
+    "The average in place of the network"
+    learn = deepcopy(large_steps())
+    learn.model = use(next(c.avg for c in learn.cbs if isinstance(c, Averages)))
+    if recount: update_bn((b[0].as_subclass(torch.Tensor) for b in learn.dls.train), learn.model)
+    learn.model.eval()
+    return learn
+@plant('average-statistics')
+def average_inside(): return averaged()
+@plant('average-statistics')
+def average_itself(): return averaged(lambda a: a)
+
+MANY = [40, 20, 10, 5, 4, 4, 4, 4, 4, 4]
+def uneven(many=MANY, valid=None, weight=None, metrics=accuracy, copies=1):
+    "Digits with so many training pictures of each class; the head alone trains"
+    at = lambda part, ns: torch.cat([(part.y == c).nonzero()[:n,0] for c,n in enumerate(ns)])
+    i,j = at(digits.train, many),at(digits.valid, valid or [max(1, n//4) for n in many])
+    x,y = (torch.cat([getattr(digits.train, o)[i], getattr(digits.valid, o)[j]]) for o in 'xy')
+    loss = CrossEntropyLossFlat(weight=None if weight is None else torch.tensor(weight, dtype=torch.float))
+    return head_only_by(plain(x, y, len(i), 10), metrics=metrics, loss_func=loss)
+def head_only_by(data, **kw): return ours(data, normalize=False, **kw)
+@plant('accuracy-alone')
+def accuracy_of_rare_classes(): return uneven()
+
+BOTH = [accuracy, BalancedAccuracy()]
+@plant('class-weights')
+def counts_as_weights(): return uneven(weight=MANY, metrics=BOTH)
+@plant('class-weights')
+def weights_in_another_order(): return uneven(weight=[1/n for n in MANY[::-1]], metrics=BOTH)
+
+def listed(items, splitter, **kw):
+    get_x = kw.pop('get_x', lambda i: PILImage.create(X[i].permute(1,2,0).numpy()))
+    block = DataBlock((ImageBlock, CategoryBlock(vocab=[*'0123456789'])), splitter=splitter, get_x=get_x,
+                      get_y=kw.pop('get_y', lambda i: str(int(Y[i]))), batch_tfms=norm())
+    return head_only(block.dataloaders(items, bs=10, num_workers=0))
+@plant('copied-before-split')
+def multiplied_then_split(): return listed([*range(30)]*3, RandomSplitter(seed=0))
+@plant('copied-before-split')
+def rows_multiplied_then_split():
+    df = pd.DataFrame(dict(i=[*range(30)]*3, y=[str(int(o)) for o in Y[:30]]*3))
+    return listed(df, RandomSplitter(seed=0), get_x=lambda r: PILImage.create(X[r.i].permute(1,2,0).numpy()),
+                  get_y=lambda r: r.y)
+
+def drawn(**kw):
+    learn = head_only(plain(X, Y, 40, 10))
+    learn.dls.valid = learn.dls.valid.new(cls=WeightedDL, wgts=np.arange(20)+1., **kw)
+    return learn
+@plant('drawn-validation')
+def weighted_validation(): return drawn(shuffle=True)
+
+@plant('wrong-normalisation')
+def the_networks_before(): # fastai adds a Normalize only where there is none
+    data = dls()
+    vision_learner(data, glyphnet)
+    return true_freeze(vision_learner(data, tf_efficientnet_lite0))
+
 def made(f):
     res = f()
     return res if isinstance(res, tuple) else (res, None)
@@ -278,7 +371,7 @@ def test_planted(name):
     learn,t = made(f)
     found = lint(learn, t)
     assert found.names == list(want), found
-    assert found and all(o.where and o.cost and o.fix and '\n' not in o.fix and 1 <= o.lesson <= 10 for o in found)
+    assert found and all(o.where and o.cost and o.fix and '\n' not in o.fix and 1 <= o.lesson <= 15 for o in found)
     assert not [w for w in found.unchecked.values() if 'check failed' in w], found
 
 def test_every_detector_has_a_plant(): assert {n for ns,_ in PLANTED.values() for n in ns} == set(traps().index)
@@ -287,7 +380,8 @@ def test_every_detector_has_a_plant(): assert {n for ns,_ in PLANTED.values() fo
                          ['default_freeze', 'train_bn_false', 'bn_freeze_alone', 'partly_frozen',
                           'frozen_after_training', 'frozen_scratch', 'one_group',
                                   'new_head', 'put_into_training_mode', 'plain_scratch', 'fewer_than_a_batch',
-                                  'one_left_over', 'unshuffled', 'softmax_in_the_model'])
+                                  'one_left_over', 'unshuffled', 'softmax_in_the_model',
+                                  'stops_on_training', 'mixed_up', 'average_inside', 'weighted_validation'])
 def test_the_fix_mends(name):
     learn,t = made(PLANTED[name][1])
     exec(lint(learn, t)[0].fix, dict(globals(), learn=learn))
@@ -368,6 +462,37 @@ def log_softmax_into_nll():
     return learn
 def unflipped(): return augmented(digits, *aug_transforms(do_flip=False))
 def coloured_letters(): return augmented(target('letters'), Hue(), Brightness())
+def stops_on_validation(): return watched()
+def keeps_by_a_metric(): return watched('accuracy', SaveModelCallback)
+def mixed_without_training_metrics(): return mixing(train_metrics=False)
+def training_metrics_alone():
+    learn = ours()
+    learn.recorder.train_metrics = True
+    return learn
+def average_counted_again(): return averaged(recount=True)
+def uneven_with_recall(): return uneven(metrics=BOTH)
+def hardly_uneven(): return uneven([20, 10, 8, 5, 4, 4, 4, 4, 4, 4])
+def uneven_in_training_alone(): return uneven(valid=[4]*10)
+def inverse_counts(): return uneven(weight=[1/n for n in MANY], metrics=BOTH)
+def inverse_roots(): return uneven(weight=[n**-.5 for n in MANY], metrics=BOTH)
+def multiplied_after_the_split(): return listed([*range(30)] + [*range(20)]*2, IndexSplitter(range(20, 30)))
+def weights_asleep(): return drawn(shuffle=False)
+def shuffled_validation():
+    learn = head_only(plain(X, Y, 40, 10))
+    learn.dls.valid = learn.dls.valid.new(shuffle=True)
+    return learn
+def weighted_training():
+    learn = head_only(plain(X, Y, 40, 10))
+    learn.dls.train = learn.dls.train.new(cls=WeightedDL, wgts=np.arange(40)+1., shuffle=True)
+    return learn
+def pulled_to_its_source(): return kept(lambda l: L2SP(l, 10))
+def beside_its_source(): return kept(lambda l: Delta(l, .1))
+def statistics_kept(): return kept(lambda l: KeepStats())
+def averaging(): return kept(lambda l: Averages(AveragedModel(l.model)))
+def kept(cb):
+    learn = thawed()
+    learn.add_cb(cb(learn))
+    return fit(learn)
 def enlarged_digits():
     t = target('digits', size=64)
     return learner(t.dls(shots=20), 'resnet18', pretrained=False), t
@@ -376,7 +501,13 @@ def enlarged_digits():
                                head_at_a_high_rate, head_first_then_thawed,
                                probe_in_one_group, deep_groups, two_groups_two_rates, kept_last_batch,
                                unsorted, one_batch_of_all, batchnorm_first,
-                               log_softmax_into_nll, unflipped, coloured_letters, enlarged_digits],
+                               log_softmax_into_nll, unflipped, coloured_letters, enlarged_digits,
+                               stops_on_validation, keeps_by_a_metric, mixed_without_training_metrics,
+                               training_metrics_alone, average_counted_again,
+                               uneven_with_recall, hardly_uneven, uneven_in_training_alone,
+                               inverse_counts, inverse_roots, multiplied_after_the_split,
+                               weights_asleep, shuffled_validation, weighted_training, pulled_to_its_source,
+                               beside_its_source, statistics_kept, averaging],
                                ids=lambda f: f.__name__)
 def test_near_a_trap_and_not_in_it(f):
     found = lint(*made(f))
