@@ -56,7 +56,8 @@ def test_numbers_are_those_of_the_runs(three):
     assert [p['p_holm'] for p in keys] == pytest.approx([*holm(ps, 6)]) and len(keys) == 6
 
 def test_what_has_not_run_leaves_it_open(tmp_path):
-    c = planted(tmp_path, arms=[*THREE, 'fine-tuning+aug'], shifts=dict(noise=under(last_layers=.4, feature_extraction=.3)))
+    far = dict(noise=under(last_layers=.4, feature_extraction=.3))
+    c = planted(tmp_path, arms=[*THREE, 'fine-tuning+aug'], shifts=far)
     o, = c.under_shift
     assert all(p['p_holm'] < .05 and p['diff'] > 0 for p in o['pairs']) and o['verdict'] == 'open'
     assert 'too few strategies so far' in o['text']

@@ -165,8 +165,8 @@ def _add_compare(sub):
                    'heads on a frozen body have 20')
     p.add_argument('--steps', help='optimiser steps of every run (default: five passes over its labels, or more)')
     p.add_argument('--shifts', metavar='NAMES', default=(),
-                   help="score each run also on changed test pictures: blur, noise, contrast, comma-separated, or a target "
-                        "with the same classes; 'all': the first three")
+                   help='score each run also on changed test pictures: blur, noise, contrast, comma-separated, or a '
+                        "target with the same classes; 'all': the first three")
     p.add_argument('--tune', default='valid',
                    help="'valid': choose learning rates on validation pictures (default); 'none': fixed rates")
     p.add_argument('--size', type=int, help="side of the pictures in pixels (default: the target's; of a ViT, its own)")

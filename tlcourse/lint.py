@@ -516,8 +516,8 @@ def _accuracy_alone(k):
 # %% ../nbs/tools/24_lint.ipynb #lnt0u010
 def _alike(a, b, tol=.1): return np.allclose(a/a.mean(), b/b.mean(), rtol=tol)
 
-@_trap('class-weights', 'imbalance', "The loss listens to the frequent classes, or to any others, and not to the rare ones.",
-       "learn.loss_func = CrossEntropyLossFlat(weight=(1/counts)/(1/counts).mean()) # counts in the order of dls.vocab")
+@_trap('class-weights', 'imbalance', "The loss listens to the frequent classes, or to any, and not to the rare ones.",
+       "learn.loss_func = CrossEntropyLossFlat(weight=1/counts) # counts in the order of dls.vocab")
 def _class_weights(k):
     w = getattr(getattr(k.learn.loss_func, 'func', k.learn.loss_func), 'weight', None)
     if not isinstance(w, torch.Tensor) or w.shape != (len(k.classes),): return
@@ -543,12 +543,12 @@ def copied(self:_Look):
     both = [o for o in b if o in a] if a and b else []
     return sum(b[o] for o in both)*any(a[o] > 1 or b[o] > 1 for o in both)
 
-@_trap('copied-before-split', 'imbalance', "The validation asks for pictures that were trained on: its accuracy is that "
-       "of memory, above all for the rare classes.",
+@_trap('copied-before-split', 'imbalance', "The validation asks for pictures that were trained on: its accuracy is "
+       "that of memory, above all for the rare classes.",
        "items = [o for o,t in zip(items, is_train) if t for _ in range(copies[o])] + valid # split first")
 def _copied(k):
-    if k.copied: return (f"{k.copied} of {k.loader('validation').n} validation items are training items too, "
-                         "and the list holds them more than once")
+    n = k.loader('validation').n
+    if k.copied: return f"{k.copied} of {n} validation items are training items too, and are listed more than once"
 
 # %% ../nbs/tools/24_lint.ipynb #lnt0u019
 @_trap('drawn-validation', 'imbalance', "The validation accuracy is that of other shares, moves with each draw, and "
@@ -556,8 +556,9 @@ def _copied(k):
 def _drawn(k):
     dl = k.loader('validation')
     ids = [*_own_dl(dl).get_idxs()]
-    if not all(isinstance(i, (int, np.integer)) for i in ids): raise _CannotTell('the validation pictures have no order')
-    if (n := len(set(ids))) < len(ids): return f"one pass asks for {n} of {dl.n} validation pictures, some of them twice"
+    if not all(isinstance(i, (int, np.integer)) for i in ids): raise _CannotTell('validation pictures have no place')
+    n = len(set(ids))
+    if n < len(ids): return f"one pass asks for {n} of {dl.n} validation pictures, some of them twice"
 
 # %% ../nbs/tools/24_lint.ipynb #09ac70cf
 def _is_ce(f):

@@ -1,4 +1,4 @@
-"""Does the recommendation of a study stand where the test pictures are blurred, noisy, paler, or other ones of the same classes?
+"""Does a recommendation stand where the test pictures are blurred, noisy, paler, or others of these classes?
 
 Docs: https://tlcourse.github.io/tlcourse/tools/shifted.html.md"""
 
