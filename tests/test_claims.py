@@ -1,7 +1,7 @@
 "The table of claims: each number is the one of its lesson's stored grid, worked out again here, and each row is whole."
 import numpy as np, pandas as pd, pytest
 from tlcourse.base import BadInput, lesson_number
-from tlcourse.claims import ROWS, SAYS, VERDICTS, Row, claims
+from tlcourse.claims import ROWS, SAYS, VERDICTS, Verdict, claims
 from tlcourse.comparison import stored_comparison
 from tlcourse.dev import _values
 from tlcourse.stats import paired_ci
@@ -39,7 +39,8 @@ AGAIN = {
     ('claim', 34, 'feature_extraction', 'gain'):
         lambda: interval(*(right('feature_extraction', target='textures', layer=i, body='trained') for i in (3, 4))),
     ('claim', 3, 'feature_extraction', 'harm'):
-        lambda: interval(*(right('feature_extraction', target='hues', layer=0, body=b)[:10] for b in ('random', 'trained'))),
+        lambda: interval(*(right('feature_extraction', target='hues', layer=0, body=b)[:10]
+                           for b in ('random', 'trained'))),
     ('claim', 4, 'learning_rates', 'one'):
         lambda: [100*stored_comparison(lesson_records('learning_rates')).correct['single-rate', 5].mean()],
     ('finding', 4, 'keeping', 'font'):
@@ -84,4 +85,4 @@ def test_rows_are_whole():
 
 def test_a_row_that_a_lesson_does_not_say():
     with pytest.raises(BadInput, match='says nothing of'):
-        claims([Row('claim', 3, 'first_transfer', 'open', 'x', 'no such')])
+        claims([Verdict('claim', 3, 'first_transfer', 'open', 'x', 'no such')])

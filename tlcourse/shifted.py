@@ -97,7 +97,7 @@ def _part_of_shifts(c):
 
 # %% ../nbs/tools/05_shifted.ipynb #shf00031
 def shift_names(names # Names, as a list or comma-separated; 'all': each corruption
-               ) -> list: # Of names, each once; whether they are known is asked where the pictures are
+               ) -> list: # Of names, each once, known or not; raises `BadInput` for an empty one, or 'all' with others
     "The shifts that somebody asked for."
     if names == 'all': return list(SHIFTS)
     names = [n.strip() for n in names.split(',')] if isinstance(names, str) else list(names)
