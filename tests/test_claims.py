@@ -74,7 +74,7 @@ def test_numbers_are_those_of_the_lessons(row):
 
 def test_rows_are_whole():
     t = claims()
-    assert len(t) == len(ROWS) and set(t.verdict) <= set(VERDICTS) and {(r.kind, r.number) for r in ROWS} == set(SAYS)
+    assert len(t) == len(ROWS) and set(t.verdict) <= set(VERDICTS) and {(r.kind, r.number) for r in ROWS} <= set(SAYS)
     assert all(r.where and r.kind in ('claim', 'finding') and lesson_number(r.lesson) for r in ROWS)
     assert all(r.what and r.sure for r in ROWS if r.value is not None)
     # Of an open difference the interval may not lie on one side, unless a correction is what leaves it open
