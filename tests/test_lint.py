@@ -10,7 +10,7 @@ for _n in [n for n in globals() if n.startswith('test')]: del globals()[_n] # fa
 from fastai.callback.data import WeightedDL
 from PIL import Image
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
-from tlcourse.backbones import glyphnet, tf_efficientnet_lite0
+from tlcourse.backbones import glyphnet
 from tlcourse.learner import learner
 from tlcourse.base import BadInput
 from tlcourse.augment import BatchAugment
@@ -18,7 +18,7 @@ from tlcourse.data import target, weights_hash
 from tlcourse.strategy import STRATEGIES
 from tlcourse.audit import depth_split, freeze_audit
 from tlcourse.finetune import KeepStats
-from tlcourse.keep import Delta, L2SP
+from tlcourse.keep import L2SP
 from tlcourse.layers import true_freeze
 from tlcourse.lint import lint, traps
 
@@ -276,21 +276,15 @@ def softmax_in_the_model():
 
 # --- what is watched, averaged and counted
 
-def watched(monitor='valid_loss', kind=EarlyStoppingCallback): return true_freeze(scratch_like(cbs=kind(monitor)))
-def scratch_like(**kw): return learner(dls(), 'glyphnet', **kw)
+def from_glyphs(**kw): return learner(dls(), 'glyphnet', **kw)
 @plant('stops-on-training')
-def stops_on_training(): return watched('train_loss')
-@plant('stops-on-training')
-def keeps_by_training(): return watched('train_loss', SaveModelCallback)
+def stops_on_training(): return true_freeze(from_glyphs(cbs=SaveModelCallback('train_loss')))
 
-def mixing(kind=MixUp, train_metrics=True, **kw):
-    learn = true_freeze(scratch_like(cbs=kind(), **kw))
-    learn.recorder.train_metrics = train_metrics
+@plant('mixed-metrics')
+def cut_and_mixed():
+    learn = true_freeze(from_glyphs(cbs=CutMix()))
+    learn.recorder.train_metrics = True
     return learn
-@plant('mixed-metrics')
-def mixed_up(): return mixing()
-@plant('mixed-metrics')
-def cut_and_mixed(): return mixing(CutMix)
 
 class Averages(Callback):
     order = 1
@@ -318,14 +312,13 @@ def average_inside(): return averaged()
 def average_itself(): return averaged(lambda a: a)
 
 MANY = [40, 20, 10, 5, 4, 4, 4, 4, 4, 4]
-def uneven(many=MANY, valid=None, weight=None, metrics=accuracy, copies=1):
+def uneven(many=MANY, weight=None, metrics=accuracy):
     "Digits with so many training pictures of each class; the head alone trains"
     at = lambda part, ns: torch.cat([(part.y == c).nonzero()[:n,0] for c,n in enumerate(ns)])
-    i,j = at(digits.train, many),at(digits.valid, valid or [max(1, n//4) for n in many])
+    i,j = at(digits.train, many),at(digits.valid, [max(1, n//4) for n in many])
     x,y = (torch.cat([getattr(digits.train, o)[i], getattr(digits.valid, o)[j]]) for o in 'xy')
     loss = CrossEntropyLossFlat(weight=None if weight is None else torch.tensor(weight, dtype=torch.float))
-    return head_only_by(plain(x, y, len(i), 10), metrics=metrics, loss_func=loss)
-def head_only_by(data, **kw): return ours(data, normalize=False, **kw)
+    return ours(plain(x, y, len(i), 10), normalize=False, metrics=metrics, loss_func=loss)
 @plant('accuracy-alone')
 def accuracy_of_rare_classes(): return uneven()
 
@@ -341,25 +334,17 @@ def listed(items, splitter, **kw):
                       get_y=kw.pop('get_y', lambda i: str(int(Y[i]))), batch_tfms=norm())
     return head_only(block.dataloaders(items, bs=10, num_workers=0))
 @plant('copied-before-split')
-def multiplied_then_split(): return listed([*range(30)]*3, RandomSplitter(seed=0))
-@plant('copied-before-split')
 def rows_multiplied_then_split():
     df = pd.DataFrame(dict(i=[*range(30)]*3, y=[str(int(o)) for o in Y[:30]]*3))
     return listed(df, RandomSplitter(seed=0), get_x=lambda r: PILImage.create(X[r.i].permute(1,2,0).numpy()),
                   get_y=lambda r: r.y)
 
-def drawn(**kw):
+def drawn():
     learn = head_only(plain(X, Y, 40, 10))
-    learn.dls.valid = learn.dls.valid.new(cls=WeightedDL, wgts=np.arange(20)+1., **kw)
+    learn.dls.valid = learn.dls.valid.new(cls=WeightedDL, wgts=np.arange(20)+1., shuffle=True)
     return learn
 @plant('drawn-validation')
-def weighted_validation(): return drawn(shuffle=True)
-
-@plant('wrong-normalisation')
-def the_networks_before(): # fastai adds a Normalize only where there is none
-    data = dls()
-    vision_learner(data, glyphnet)
-    return true_freeze(vision_learner(data, tf_efficientnet_lite0))
+def weighted_validation(): return drawn()
 
 def made(f):
     res = f()
@@ -380,8 +365,7 @@ def test_every_detector_has_a_plant(): assert {n for ns,_ in PLANTED.values() fo
                          ['default_freeze', 'train_bn_false', 'bn_freeze_alone', 'partly_frozen',
                           'frozen_after_training', 'frozen_scratch', 'one_group',
                                   'new_head', 'put_into_training_mode', 'plain_scratch', 'fewer_than_a_batch',
-                                  'one_left_over', 'unshuffled', 'softmax_in_the_model',
-                                  'stops_on_training', 'mixed_up', 'average_inside', 'weighted_validation'])
+                                  'one_left_over', 'unshuffled', 'softmax_in_the_model',])
 def test_the_fix_mends(name):
     learn,t = made(PLANTED[name][1])
     exec(lint(learn, t)[0].fix, dict(globals(), learn=learn))
@@ -462,36 +446,21 @@ def log_softmax_into_nll():
     return learn
 def unflipped(): return augmented(digits, *aug_transforms(do_flip=False))
 def coloured_letters(): return augmented(target('letters'), Hue(), Brightness())
-def stops_on_validation(): return watched()
-def keeps_by_a_metric(): return watched('accuracy', SaveModelCallback)
-def mixed_without_training_metrics(): return mixing(train_metrics=False)
-def training_metrics_alone():
-    learn = ours()
-    learn.recorder.train_metrics = True
-    return learn
+def watched_and_mixed(): # The three do what they are for
+    return true_freeze(from_glyphs(cbs=[EarlyStoppingCallback(), SaveModelCallback('accuracy'), MixUp()]))
 def average_counted_again(): return averaged(recount=True)
-def uneven_with_recall(): return uneven(metrics=BOTH)
-def hardly_uneven(): return uneven([20, 10, 8, 5, 4, 4, 4, 4, 4, 4])
-def uneven_in_training_alone(): return uneven(valid=[4]*10)
-def inverse_counts(): return uneven(weight=[1/n for n in MANY], metrics=BOTH)
-def inverse_roots(): return uneven(weight=[n**-.5 for n in MANY], metrics=BOTH)
+def hardly_uneven():
+    many = [20, 10, 8, 5, 4, 4, 4, 4, 4, 4]
+    return uneven(many, weight=[1/n for n in many])
 def multiplied_after_the_split(): return listed([*range(30)] + [*range(20)]*2, IndexSplitter(range(20, 30)))
-def weights_asleep(): return drawn(shuffle=False)
-def shuffled_validation():
+def weighted_training(): # And the validation pictures shuffled
     learn = head_only(plain(X, Y, 40, 10))
     learn.dls.valid = learn.dls.valid.new(shuffle=True)
-    return learn
-def weighted_training():
-    learn = head_only(plain(X, Y, 40, 10))
     learn.dls.train = learn.dls.train.new(cls=WeightedDL, wgts=np.arange(40)+1., shuffle=True)
     return learn
-def pulled_to_its_source(): return kept(lambda l: L2SP(l, 10))
-def beside_its_source(): return kept(lambda l: Delta(l, .1))
-def statistics_kept(): return kept(lambda l: KeepStats())
-def averaging(): return kept(lambda l: Averages(AveragedModel(l.model)))
-def kept(cb):
+def held_and_averaged():
     learn = thawed()
-    learn.add_cb(cb(learn))
+    learn.add_cbs([L2SP(learn, 10), KeepStats(), Averages(AveragedModel(learn.model))])
     return fit(learn)
 def enlarged_digits():
     t = target('digits', size=64)
@@ -502,12 +471,8 @@ def enlarged_digits():
                                probe_in_one_group, deep_groups, two_groups_two_rates, kept_last_batch,
                                unsorted, one_batch_of_all, batchnorm_first,
                                log_softmax_into_nll, unflipped, coloured_letters, enlarged_digits,
-                               stops_on_validation, keeps_by_a_metric, mixed_without_training_metrics,
-                               training_metrics_alone, average_counted_again,
-                               uneven_with_recall, hardly_uneven, uneven_in_training_alone,
-                               inverse_counts, inverse_roots, multiplied_after_the_split,
-                               weights_asleep, shuffled_validation, weighted_training, pulled_to_its_source,
-                               beside_its_source, statistics_kept, averaging],
+                               watched_and_mixed, average_counted_again, hardly_uneven,
+                               multiplied_after_the_split, weighted_training, held_and_averaged],
                                ids=lambda f: f.__name__)
 def test_near_a_trap_and_not_in_it(f):
     found = lint(*made(f))
