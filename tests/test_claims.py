@@ -1,7 +1,7 @@
 "The table of claims: each number is the one of its lesson's stored grid, worked out again here, and each row is whole."
 import numpy as np, pandas as pd, pytest
 from tlcourse.base import BadInput, lesson_number
-from tlcourse.claims import ROWS, SAYS, VERDICTS, Verdict, claims
+from tlcourse.claims import ROWS, SAYS, VERDICTS, Judged, claims
 from tlcourse.comparison import stored_comparison
 from tlcourse.dev import _values
 from tlcourse.stats import paired_ci
@@ -85,4 +85,4 @@ def test_rows_are_whole():
 
 def test_a_row_that_a_lesson_does_not_say():
     with pytest.raises(BadInput, match='says nothing of'):
-        claims([Verdict('claim', 3, 'first_transfer', 'open', 'x', 'no such')])
+        claims([Judged('claim', 3, 'first_transfer', 'open', 'x', 'no such')])
