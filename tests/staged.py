@@ -22,9 +22,10 @@ MISSING = [dict(strategy='fine-tuning+aug', shots='all', minutes=6.2)]
 
 def made_staged(d, stage=3, acc=ACC, arms=ARMS, missing=MISSING, edges=(), classes=CLASSES, n=300, parts=PARTS,
                 plan=PLAN, seeds=3, stages=3, size=32, tune='valid', shots=(1, 5, 20, 'all'), pictures=True, code=4,
-                looks=None):
-    "The comparison of a study that has come to `stage`; `edges`: cells whose rate stays at the highest tried."
-    rng = np.random.default_rng(0)
+                looks=None, shifts=None):
+    """The comparison of a study that has come to `stage`; `edges`: cells whose rate stays at the highest tried;
+    `shifts`: name to accuracies under it, as `acc` has them."""
+    rng, rng2, shifts = np.random.default_rng(0), np.random.default_rng(1), shifts or {}
     y, effect = np.arange(n) % len(classes), rng.normal(size=n)
     recs = Records(d/'records.db')
     recs.put_labels('px', y, dict(classes=classes))
@@ -34,11 +35,15 @@ def made_staged(d, stage=3, acc=ACC, arms=ARMS, missing=MISSING, edges=(), class
         base = dict(pixel_hash='px', strategy=s, shots=k, V=5, code=code, device='cpu', backbone='lite0')
         if s in FROZEN: base.update(wd=.01)
         elif s != 'k-nn': base.update(lr=.003, steps=255 if k == 'all' else 80, bs=32)
-        specs = [dict(base, kind='report', seed=i) for i in range(m)]
+        under = dict(shifts=dict.fromkeys(shifts)) if shifts else {}
+        specs = [dict(base, kind='report', seed=i, **under) for i in range(m)]
         for sp in specs:
             ok = ndtri(acc[s][k])*2**.5 + effect + rng.normal(size=n) > 0
             res = dict(pred=np.where(ok, y, (y+1) % len(classes)).astype(np.uint16), prob=np.full(n, .75, np.float16),
                        seconds=.4 if s in FROZEN else 82., valid_acc=.7)
+            for name,there in shifts.items():
+                ok = ndtri(there[s][k])*2**.5 + effect + rng2.normal(size=n) > 0
+                res[f'pred {name}'] = np.where(ok, y, (y+1) % len(classes)).astype(np.uint16)
             recs.add(sp, {**res, 'train_acc': .97} if s == 'scratch' else res)
         cells.append([s, k, specs])
         if s == 'k-nn': continue
@@ -58,6 +63,7 @@ def made_staged(d, stage=3, acc=ACC, arms=ARMS, missing=MISSING, edges=(), class
                 strategies=list(arms), shots=list(shots), seeds=5, steps=None, bs=32, tune=tune, V=5, augment=[],
                 device='cpu', code=code)
     if looks: what['looks'] = looks
+    if shifts: what['shifts'] = dict.fromkeys(shifts)
     recs.add(what, dict(cells=cells, rates=rates, beside=ASIDE, stage=stage, stages=stages,
                         missing=list(missing) if stage == stages else [],
                         notes=['6 classes were found.'], parts=parts, versions=versions()), again=True)

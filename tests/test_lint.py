@@ -1,11 +1,15 @@
 """Every trap is found in a learner that is in it, by its own detector alone; none in a sound one;
 and the learner stays as it was."""
 import random, warnings
+from copy import deepcopy
+from functools import lru_cache
 import numpy as np
 import pytest, torch, torchvision
 from fastai.vision.all import *
 for _n in [n for n in globals() if n.startswith('test')]: del globals()[_n] # fastcore's, which pytest would collect
+from fastai.callback.data import WeightedDL
 from PIL import Image
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from tlcourse.backbones import glyphnet
 from tlcourse.learner import learner
 from tlcourse.base import BadInput
@@ -13,6 +17,8 @@ from tlcourse.augment import BatchAugment
 from tlcourse.data import target, weights_hash
 from tlcourse.strategy import STRATEGIES
 from tlcourse.audit import depth_split, freeze_audit
+from tlcourse.finetune import KeepStats
+from tlcourse.keep import L2SP
 from tlcourse.layers import true_freeze
 from tlcourse.lint import lint, traps
 
@@ -268,6 +274,78 @@ def softmax_in_the_model():
     learn.model[1].append(nn.Softmax(1))
     return learn
 
+# --- what is watched, averaged and counted
+
+def from_glyphs(**kw): return learner(dls(), 'glyphnet', **kw)
+@plant('stops-on-training')
+def stops_on_training(): return true_freeze(from_glyphs(cbs=SaveModelCallback('train_loss')))
+
+@plant('mixed-metrics')
+def cut_and_mixed():
+    learn = true_freeze(from_glyphs(cbs=CutMix()))
+    learn.recorder.train_metrics = True
+    return learn
+
+class Averages(Callback):
+    order = 1
+    def __init__(self, avg): self.avg = avg
+    def after_step(self): self.avg.update_parameters(self.model)
+
+@lru_cache
+def large_steps():
+    "A learner after a few, and their average in a callback"
+    set_seed(0, reproducible=True)
+    learn = thawed()
+    learn.add_cb(Averages(AveragedModel(learn.model, multi_avg_fn=get_ema_multi_avg_fn(.95))))
+    return fit(learn, 2e-2, 4)
+
+def averaged(use=lambda a: a.module, recount=False):
+    "The average in place of the network"
+    learn = deepcopy(large_steps())
+    learn.model = use(next(c.avg for c in learn.cbs if isinstance(c, Averages)))
+    if recount: update_bn((b[0].as_subclass(torch.Tensor) for b in learn.dls.train), learn.model)
+    learn.model.eval()
+    return learn
+@plant('average-statistics')
+def average_inside(): return averaged()
+@plant('average-statistics')
+def average_itself(): return averaged(lambda a: a)
+
+MANY = [40, 20, 10, 5, 4, 4, 4, 4, 4, 4]
+def uneven(many=MANY, weight=None, metrics=accuracy):
+    "Digits with so many training pictures of each class; the head alone trains"
+    at = lambda part, ns: torch.cat([(part.y == c).nonzero()[:n,0] for c,n in enumerate(ns)])
+    i,j = at(digits.train, many),at(digits.valid, [max(1, n//4) for n in many])
+    x,y = (torch.cat([getattr(digits.train, o)[i], getattr(digits.valid, o)[j]]) for o in 'xy')
+    loss = CrossEntropyLossFlat(weight=None if weight is None else torch.tensor(weight, dtype=torch.float))
+    return ours(plain(x, y, len(i), 10), normalize=False, metrics=metrics, loss_func=loss)
+@plant('accuracy-alone')
+def accuracy_of_rare_classes(): return uneven()
+
+BOTH = [accuracy, BalancedAccuracy()]
+@plant('class-weights')
+def counts_as_weights(): return uneven(weight=MANY, metrics=BOTH)
+@plant('class-weights')
+def weights_in_another_order(): return uneven(weight=[1/n for n in MANY[::-1]], metrics=BOTH)
+
+def listed(items, splitter, **kw):
+    get_x = kw.pop('get_x', lambda i: PILImage.create(X[i].permute(1,2,0).numpy()))
+    block = DataBlock((ImageBlock, CategoryBlock(vocab=[*'0123456789'])), splitter=splitter, get_x=get_x,
+                      get_y=kw.pop('get_y', lambda i: str(int(Y[i]))), batch_tfms=norm())
+    return head_only(block.dataloaders(items, bs=10, num_workers=0))
+@plant('copied-before-split')
+def rows_multiplied_then_split():
+    df = pd.DataFrame(dict(i=[*range(30)]*3, y=[str(int(o)) for o in Y[:30]]*3))
+    return listed(df, RandomSplitter(seed=0), get_x=lambda r: PILImage.create(X[r.i].permute(1,2,0).numpy()),
+                  get_y=lambda r: r.y)
+
+def drawn():
+    learn = head_only(plain(X, Y, 40, 10))
+    learn.dls.valid = learn.dls.valid.new(cls=WeightedDL, wgts=np.arange(20)+1., shuffle=True)
+    return learn
+@plant('drawn-validation')
+def weighted_validation(): return drawn()
+
 def made(f):
     res = f()
     return res if isinstance(res, tuple) else (res, None)
@@ -278,7 +356,7 @@ def test_planted(name):
     learn,t = made(f)
     found = lint(learn, t)
     assert found.names == list(want), found
-    assert found and all(o.where and o.cost and o.fix and '\n' not in o.fix and 1 <= o.lesson <= 10 for o in found)
+    assert found and all(o.where and o.cost and o.fix and '\n' not in o.fix and 1 <= o.lesson <= 15 for o in found)
     assert not [w for w in found.unchecked.values() if 'check failed' in w], found
 
 def test_every_detector_has_a_plant(): assert {n for ns,_ in PLANTED.values() for n in ns} == set(traps().index)
@@ -287,7 +365,7 @@ def test_every_detector_has_a_plant(): assert {n for ns,_ in PLANTED.values() fo
                          ['default_freeze', 'train_bn_false', 'bn_freeze_alone', 'partly_frozen',
                           'frozen_after_training', 'frozen_scratch', 'one_group',
                                   'new_head', 'put_into_training_mode', 'plain_scratch', 'fewer_than_a_batch',
-                                  'one_left_over', 'unshuffled', 'softmax_in_the_model'])
+                                  'one_left_over', 'unshuffled', 'softmax_in_the_model',])
 def test_the_fix_mends(name):
     learn,t = made(PLANTED[name][1])
     exec(lint(learn, t)[0].fix, dict(globals(), learn=learn))
@@ -368,6 +446,22 @@ def log_softmax_into_nll():
     return learn
 def unflipped(): return augmented(digits, *aug_transforms(do_flip=False))
 def coloured_letters(): return augmented(target('letters'), Hue(), Brightness())
+def watched_and_mixed(): # The three do what they are for
+    return true_freeze(from_glyphs(cbs=[EarlyStoppingCallback(), SaveModelCallback('accuracy'), MixUp()]))
+def average_counted_again(): return averaged(recount=True)
+def hardly_uneven():
+    many = [20, 10, 8, 5, 4, 4, 4, 4, 4, 4]
+    return uneven(many, weight=[1/n for n in many])
+def multiplied_after_the_split(): return listed([*range(30)] + [*range(20)]*2, IndexSplitter(range(20, 30)))
+def weighted_training(): # And the validation pictures shuffled
+    learn = head_only(plain(X, Y, 40, 10))
+    learn.dls.valid = learn.dls.valid.new(shuffle=True)
+    learn.dls.train = learn.dls.train.new(cls=WeightedDL, wgts=np.arange(40)+1., shuffle=True)
+    return learn
+def held_and_averaged():
+    learn = thawed()
+    learn.add_cbs([L2SP(learn, 10), KeepStats(), Averages(AveragedModel(learn.model))])
+    return fit(learn)
 def enlarged_digits():
     t = target('digits', size=64)
     return learner(t.dls(shots=20), 'resnet18', pretrained=False), t
@@ -376,7 +470,9 @@ def enlarged_digits():
                                head_at_a_high_rate, head_first_then_thawed,
                                probe_in_one_group, deep_groups, two_groups_two_rates, kept_last_batch,
                                unsorted, one_batch_of_all, batchnorm_first,
-                               log_softmax_into_nll, unflipped, coloured_letters, enlarged_digits],
+                               log_softmax_into_nll, unflipped, coloured_letters, enlarged_digits,
+                               watched_and_mixed, average_counted_again, hardly_uneven,
+                               multiplied_after_the_split, weighted_training, held_and_averaged],
                                ids=lambda f: f.__name__)
 def test_near_a_trap_and_not_in_it(f):
     found = lint(*made(f))

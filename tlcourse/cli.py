@@ -164,6 +164,9 @@ def _add_compare(sub):
                                               'more where the decision is open; '
                    'heads on a frozen body have 20')
     p.add_argument('--steps', help='optimiser steps of every run (default: five passes over its labels, or more)')
+    p.add_argument('--shifts', metavar='NAMES', default=(),
+                   help='score each run also on changed test pictures: blur, noise, contrast, comma-separated, or a '
+                        "target with the same classes; 'all': the first three")
     p.add_argument('--tune', default='valid',
                    help="'valid': choose learning rates on validation pictures (default); 'none': fixed rates")
     p.add_argument('--size', type=int, help="side of the pictures in pixels (default: the target's; of a ViT, its own)")
@@ -202,7 +205,7 @@ def _how_read(a): # What `_add_compare` asks about the pictures, as `task` takes
 
 def _rank(a):
     "What `compare --backbones` does"
-    usual = dict(seeds=5, tune='valid', engine='local', precision='fp32')
+    usual = dict(seeds=5, tune='valid', engine='local', precision='fp32', shifts=())
     for k in 'backbone', 'weights', 'strategies', 'steps', 'budget', 'workers', 'address', 'gpus', *usual:
         if getattr(a, k) != usual.get(k):
             raise BadInput(f"--{k} has no part in --backbones, which trains no network: leave one of the two out")
@@ -225,12 +228,12 @@ def _compare(a):
     out = a.out if a.out is not None else default_out(job, a.target)
     wrote = []
     def told(c): # After each stage, the last one too, so that stopping early loses nothing
-        print(f'\n{c!r}\n', flush=True)
+        print(f'\n{c!r}\n', *(o['text'] for o in c.under_shift), sep='\n', flush=True)
         wrote[:] = c.report(out)
         if a.json: wrote.append(_write_json(a.json, c.to_dict(), say=False))
     compare(job.target, job.arch, a.strategies, a.shots, a.seeds, a.steps, a.tune, augment=a.augment, out=out,
             device=a.device, workers=a.workers, budget=a.budget, say=lambda s: print(s, flush=True), on_stage=told,
-            precision=a.precision, engine=a.engine, address=a.address, gpus=a.gpus)
+            precision=a.precision, engine=a.engine, address=a.address, gpus=a.gpus, shifts=a.shifts)
     for f in wrote: print(f'wrote {_plain(f)}')
 
 # %% ../nbs/tools/28_cli.ipynb #train001

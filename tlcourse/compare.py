@@ -18,6 +18,7 @@ from .comparison import Comparison
 from .data import Target
 from .recommendation import _at
 from .runs import Task, task
+from .shifted import shift_names
 from .sources import offline_targets
 from .study import Study, _root
 
@@ -106,14 +107,14 @@ def compare(target='digits', # A target's name, the path of a folder of pictures
             budget=None, # Minutes, by which seeds and cells are left out; 'none'; None: 10 for photos on a CPU
             say=print, # Where lines of progress go; None: nowhere, and no bar
             on_stage=None, # Called with the `Comparison` so far after each stage
-            shifts=(), # Score each run also under these: names in `SHIFTS`, or of a target with the same classes
+            shifts=(), # Score each run also under these: names in `SHIFTS`, of targets with the same classes; or 'all'
             precision:str='fp32', # Trained in 'fp32' or 'bf16'; 'auto': bf16 where the units are
             engine:str='local', # 'local': processes of this machine; 'ray': a cluster, for all that trains
             address=None, # Of the cluster, as in `RayWorkers`
             gpus=None # Of one run on the cluster: 1, or a share such as .25; None: 1 on CUDA, else none
            ) -> Comparison: # Raises `BadInput` for what cannot be run
     "Measure strategies at several numbers of labels, at equal budget, and recommend one, stage by stage."
-    shifts = [shifts] if isinstance(shifts, str) else list(shifts)
+    shifts = shift_names(shifts)
     job = task(target, backbone, size, weights, device,
                [n for n in shifts if n in offline_targets()], drop_duplicates=drop_duplicates,
                valid_pct=valid_pct, test_pct=test_pct, seed=split_seed, groups=groups, fit=fit, min_class=min_class)

@@ -31,7 +31,7 @@ class Comparison:
         res, self._keep = records.get(what), keep
         self.classes = records.info(what['pixel_hash']).get('classes')
         if res is None or not _each(_text)(self.classes) or not _good_study(what, res): raise _no_study(records)
-        self._what, self.shifts = what, list(what.get('shifts', {}))
+        self._what, self.shifts, self.shift = what, list(what.get('shifts', {})), shift
         if shift is not None and shift not in self.shifts: raise unknown('shift of this study', shift, self.shifts)
         self.records, self.target, self.backbone = records, None if shift else target, what['backbone']
         self.name = f"{what['target']} under {shift}" if shift else what['target']
@@ -193,6 +193,8 @@ def _repr_html_(self:Comparison):
                       _beside_html(self))
 
 # %% ../nbs/tools/04_comparison.ipynb #e06f756c
+_more = {} # Key of the result to what gives it: from pages that build on this one, as `shifted` does
+
 @patch
 def to_dict(self:Comparison) -> dict:
     "The machine-readable result, as `--json` writes it."
@@ -202,4 +204,4 @@ def to_dict(self:Comparison) -> dict:
                 families=self.families, recommendation=self.recommendation, stage=self.stage,
                 clock=self.clock, stages=self.stages, missing=self.missing, forecast=self.forecast,
                 control=self.control, rates=self.rates, settings=self.settings, **self.intake,
-                notes=self.notes, versions=self.versions)
+                notes=self.notes, versions=self.versions, **{k: v for k,f in _more.items() if (v := f(self))})

@@ -11,14 +11,21 @@ __all__ = ['lint', 'traps']
 import tlcourse.base
 import os
 import numpy as np, pandas as pd, torch, torchvision
+from collections import Counter
+from copy import deepcopy
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from PIL import Image
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.optim.swa_utils import AveragedModel
+from fastai.callback.mixup import MixHandler
+from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
 from fastai.data.load import DataLoader
 from fastai.data.transforms import Normalize
 from fastai.learner import Learner
+from fastai.torch_core import to_device
 from fastai.losses import FocalLoss, LabelSmoothingCrossEntropy
 from fastcore.basics import patch
 from fastcore.foundation import L
@@ -158,6 +165,7 @@ def _not_finite(k):
 @_trap('not-in-optimiser', 'fine_tuning', "These weights are never trained, and no message says so.",
        "learn.create_opt()")
 def _not_held(k):
+    if k.average is not None: return # An average is not trained further
     t,own = k.audit.tensors,{id(p) for p in k.learn.model.parameters()}
     lost = t[t.part.isin(['weight', 'norm']) & (t.group == -1) & t.requires_grad]
     gone = sum(id(p) not in own for ps in k.opt.param_lists for p in ps)
@@ -416,19 +424,141 @@ def _test_valid(k):
                                              "it rises as the learner overfits.",
        "dls = target(folder).dls() # carves validation from train")
 def _train_valid(k):
-    if _most(k, 'validation', 'training'): return _of(k, 'validation', 'training')
+    if not k.copied and _most(k, 'validation', 'training'): return _of(k, 'validation', 'training')
 
 @_trap('duplicates', 'honest_data',
        "Pictures that were trained on are answered from memory: the accuracy is higher than on new ones.",
        "t = target(folder, drop_duplicates=True) # and t.report lists them")
 def _duplicates(k):
     pairs = [('validation', 'training'), ('training', 'test'), ('validation', 'test')]
-    pairs = [(a, b) for a,b in pairs if not (a == 'validation' and _most(k, a, b))]
+    pairs = [(a, b) for a,b in pairs if not (a == 'validation' and _most(k, a, b) or k.copied and (a, b) == pairs[0])]
     said = [_of(k, a, b) for a,b in pairs if _copies(k, a, b)]
     if said: return '; '.join(said)
     part = [f'{len(g.ids)} of {g.n} {p} pictures' for p,g in k.parts.items() if len(g.ids) < g.n]
     if part: raise _CannotTell(f"only {' and '.join(part)} were compared for near copies: give pictures="
                                f"{max(g.n for g in k.parts.values())}; no file is there twice")
+
+# %% ../nbs/tools/24_lint.ipynb #lnt0w003
+@_trap('stops-on-training', 'overfitting', "The training loss falls on while the network learns its pictures by heart: "
+       "the fit goes on, and the last weights are kept.")
+def _stops(k):
+    cb = next((c for c in k.learn.cbs if isinstance(c, (EarlyStoppingCallback, SaveModelCallback))
+               and str(c.monitor).startswith('train_')), None)
+    if cb is None: return
+    name = type(cb).__name__
+    fix = f"learn.{cb.name}.monitor,learn.{cb.name}.comp = 'valid_loss',np.less"
+    return f"{name} watches {cb.monitor}", fix
+
+# %% ../nbs/tools/24_lint.ipynb #lnt0w008
+@_trap('mixed-metrics', 'overfitting', "A metric counts a mixed picture as wrong that was answered by its other half: "
+       "the training accuracy is too low, and the gap to validation hides.", "learn.recorder.train_metrics = False")
+def _mixed(k):
+    mix = [type(c).__name__ for c in k.learn.cbs if isinstance(c, MixHandler)]
+    if mix and len(k.learn.metrics) and getattr(getattr(k.learn, 'recorder', None), 'train_metrics', False):
+        return f"{mix[0]} mixes the pictures of which the recorder takes training metrics"
+
+# %% ../nbs/tools/24_lint.ipynb #lnt0a003
+@patch(as_prop=True)
+def average(self:_Look):
+    "The `AveragedModel` that the model is, or is the inside of; None where it is neither"
+    m = self.learn.model
+    held = [m] + [v for c in self.learn.cbs for v in vars(c).values()]
+    return next((a for a in held if isinstance(a, AveragedModel) and m in (a, a.module)), None)
+
+@torch.no_grad()
+def _count_again(m, dl, most=16):
+    "A copy of `m` with the statistics of at most so many batches; and how many pictures these were"
+    own,n,res = _own_dl(dl),0,deepcopy(m).train()
+    for o in (o for o in res.modules() if isinstance(o, _NormBase)): o.reset_running_stats(); o.momentum = None
+    with own.fake_l.no_multiproc():
+        for b in islice(own, most):
+            xb = [o.as_subclass(torch.Tensor) for o in to_device(b[:own.n_inp], next(m.parameters()).device)]
+            res(*xb)
+            n += len(xb[0])
+    return res,n
+
+# %% ../nbs/tools/24_lint.ipynb #lnt0a004
+_apart = .3 # Of log variances; what was counted again twice differs by about .05
+
+@_trap('average-statistics', 'keeping', "BatchNorm normalises by the statistics of other weights: "
+       "an average may answer worse than each network that went into it.",
+       "torch.optim.swa_utils.update_bn((b[0].as_subclass(torch.Tensor) for b in learn.dls.train), learn.model)")
+def _average_stats(k):
+    if k.average is None or not k.average.n_averaged or k.average.use_buffers: return
+    def of(m): return [o for o in m.modules() if isinstance(o, _NormBase) and o.running_var is not None]
+    if not of(k.learn.model): return
+    again,n = _count_again(k.learn.model, k.loader('training'))
+    if n < 32: raise _CannotTell(f'{n} training pictures are too few to count statistics of')
+    gaps = [((a.running_var + a.eps)/(b.running_var + b.eps)).log().abs().mean().item()
+            for a,b in zip(of(k.learn.model), of(again))]
+    far = sum(g > _apart for g in gaps)
+    if far: return f"an average of weights: {far} of {len(gaps)} BatchNorm layers have statistics that do not fit it"
+
+# %% ../nbs/tools/24_lint.ipynb #lnt0u006
+@patch(as_prop=True)
+def counts(self:_Look):
+    "int (classes,): training pictures of each, and validation pictures"
+    return [np.bincount(_labels(self.loader(p)), minlength=len(self.classes)) for p in ('training', 'validation')]
+
+_alone = {'accuracy', 'error_rate', 'top_k_accuracy'}
+
+@_trap('accuracy-alone', 'imbalance', "Rare classes hardly count: a network that never names them looks nearly right.",
+       "learn.metrics = [accuracy, BalancedAccuracy()]")
+def _accuracy_alone(k):
+    names = [m.name for m in k.learn.metrics]
+    if not names or not set(names) <= _alone: return
+    a,b = k.counts
+    if not a.any() or not b.any() or a.max() < 10*a[a > 0].min() or b.max() < 5*max(1, b.min()): return
+    i,j = a.argmax(),np.where(a > 0, a, a.max()).argmin()
+    return (f"{a[i]} training pictures of {k.classes[i]!r} and {a[j]} of {k.classes[j]!r}, watched by "
+            f"{' and '.join(names)} alone")
+
+# %% ../nbs/tools/24_lint.ipynb #lnt0u010
+def _alike(a, b, tol=.1): return np.allclose(a/a.mean(), b/b.mean(), rtol=tol)
+
+@_trap('class-weights', 'imbalance', "The loss listens to the frequent classes, or to any, and not to the rare ones.",
+       "learn.loss_func = CrossEntropyLossFlat(weight=1/counts) # counts in the order of dls.vocab")
+def _class_weights(k):
+    w = getattr(getattr(k.learn.loss_func, 'func', k.learn.loss_func), 'weight', None)
+    if not isinstance(w, torch.Tensor) or w.shape != (len(k.classes),): return
+    w,n = w.detach().cpu().double().numpy(),k.counts[0]
+    if (w <= 0).any() or (n == 0).any() or n.max() < 2*n.min(): return
+    if _alike(w, n): return f"the weights of the loss are the counts: the largest is that of {k.classes[n.argmax()]!r}"
+    if _alike(np.sort(w), np.sort(1/n)) and not _alike(w, 1/n, .5):
+        return f"the weights of the loss are inverse counts, and not in the order {', '.join(map(str, k.classes))}"
+
+# %% ../nbs/tools/24_lint.ipynb #lnt0u014
+def _items(dl):
+    "How often the loader's data set lists each of its items; None where it has no such list"
+    o = getattr(dl.dataset, 'items', None)
+    if getattr(dl, 'part', None) is not None or o is None: return None
+    try: return Counter(o.itertuples(index=False, name=None) if isinstance(o, pd.DataFrame) else o)
+    except TypeError: raise _CannotTell('the items of the data set cannot be told apart') from None
+
+@patch(as_prop=True)
+def copied(self:_Look):
+    "How many validation items are training items too, where some item is listed more than once in a part; else 0"
+    if not {'training', 'validation'} <= self.loaders.keys(): return 0
+    a,b = map(_items, (self.loaders['training'], self.loaders['validation']))
+    both = [o for o in b if o in a] if a and b else []
+    return sum(b[o] for o in both)*any(a[o] > 1 or b[o] > 1 for o in both)
+
+@_trap('copied-before-split', 'imbalance', "The validation asks for pictures that were trained on: its accuracy is "
+       "that of memory, above all for the rare classes.",
+       "items = [o for o,t in zip(items, is_train) if t for _ in range(copies[o])] + valid # split first")
+def _copied(k):
+    n = k.loader('validation').n
+    if k.copied: return f"{k.copied} of {n} validation items are training items too, and are listed more than once"
+
+# %% ../nbs/tools/24_lint.ipynb #lnt0u019
+@_trap('drawn-validation', 'imbalance', "The validation accuracy is that of other shares, moves with each draw, and "
+       "never sees some of the pictures.", "learn.dls.valid = learn.dls.valid.new(shuffle=False)")
+def _drawn(k):
+    dl = k.loader('validation')
+    ids = [*_own_dl(dl).get_idxs()]
+    if not all(isinstance(i, (int, np.integer)) for i in ids): raise _CannotTell('validation pictures have no place')
+    n = len(set(ids))
+    if n < len(ids): return f"one pass asks for {n} of {dl.n} validation pictures, some of them twice"
 
 # %% ../nbs/tools/24_lint.ipynb #09ac70cf
 def _is_ce(f):

@@ -15,6 +15,7 @@ from .comparison import _curve_table, _marked, _pairs_table, _size, Comparison
 from .mistakes import _errors
 from .page import _and, _draw, _filled, _png, _svg
 from .plots import _order
+from .shifted import _part_of_shifts
 from .recommendation import _at, _control_text, _forecast_text, _missing_text, _so_far, labels
 from .store import write_bytes, write_text
 from .stored import _no_study, _number
@@ -290,6 +291,7 @@ def _settings(c):
 # %% ../nbs/tools/07_report.ipynb #35c9dfd6
 _parts = {'curve': ('How accuracy grows with labels', _curve),
           'differences': ('Who is ahead, and how sure that is', _differences),
+          'shifts': ('Where the pictures change', _part_of_shifts),
           'further': ('What twice the labels would bring', _further), 'left-out': ('What was left out', _left_out),
           'announced': ('Announced on the way', _notes), 'mistakes': ('Mistakes of the recommended strategy', _errors),
           'rates': ('How the rates were chosen', _rates), 'cost': ('What it cost', _cost),
