@@ -34,6 +34,7 @@ from .heads import *
 from .finetune import *
 from .transferability import *
 from .keep import *
+from .imbalance import *
 from .comparison import *
 from .look import *
 from .compare import *

@@ -42,7 +42,7 @@ def unknown(kind:str, # What was asked for: 'target', 'backbone', 'strategy', ..
 # %% ../nbs/core/00_base.ipynb #1ess0n03
 LESSONS = ('first_transfer', 'your_own_pictures', 'honest_data', 'inside', 'freezing', 'feature_extraction',
            'fine_tuning', 'learning_rates', 'extraction_or_tuning', 'how_much_data', 'near_and_far', 'which_backbone',
-           'overfitting', 'keeping')
+           'overfitting', 'keeping', 'imbalance')
 
 # %% ../nbs/core/00_base.ipynb #1ess0n04
 def lesson_number(lesson:str|int # Name of its page, such as 'freezing', or its number
