@@ -19,8 +19,8 @@ from fastai.data.transforms import IntToFloatTensor, ToTensor
 from fastai.losses import CrossEntropyLossFlat
 from tlcourse.activations import _features
 from tlcourse.base import package_assets
-from tlcourse.data import target
-from tlcourse.imbalance import effective_weights, LogitAdjustedLoss, long_tail
+from tlcourse.data import long_tail, target
+from tlcourse.imbalance import effective_weights, LogitAdjustedLoss
 from tlcourse.finetune import _last_third
 from tlcourse.layers import true_freeze
 from tlcourse.probes import _units
@@ -35,8 +35,8 @@ TARGETS = 'digits', 'letters', 'textures'
 SETS, REMEDIES = ('long', 'even'), ('oversampled', 'class-balanced', 'logit-adjusted')
 STRATS = 'fine-tuning', 'feature-extraction', 'last-layers', 'scratch'
 TUNE = 100, 101, 102
-WDS = [.27*3.**i for i in range(-7, 2)]
-FEW = range(0, SEEDS, 2) # Of what decides nothing
+WDS = [.27*3.**i for i in range(-9, 2)]
+DOSES, FEW = (1/3, 1, 3, 9), range(0, SEEDS, 2) # Rates besides, as multiples of the table's
 
 @cache
 def get(name): return target(name)
@@ -117,7 +117,8 @@ def run(spec):
     t0 = time.process_time()
     with seeded(spec['seed']): learn = fitted(tail, n, spec)
     losses, right = _measured(learn, learn.dls.valid)
-    res = dict(seconds=time.process_time() - t0, counts=n.tolist(), ranks=ranks(len(n), spec['seed']).tolist(), losses=losses, valid_acc=float(right.mean()))
+    res = dict(seconds=time.process_time() - t0, counts=n.tolist(), ranks=ranks(len(n), spec['seed']).tolist(),
+               losses=losses, valid_acc=float(right.mean()))
     if spec['kind'] == 'tune': return res
     res['pred'] = t.score(learn).pred.astype(np.uint8)
     if spec['strategy'] == 'scratch':
@@ -174,7 +175,7 @@ def both(records, t):
     for a in STRATS[:2]:
         for how in SETS:
             what = dict(kind='chosen', target=t.name, pixel_hash=t.pixel_hash, strategy=a, set=how)
-            if not records.has(what): records.add(what, chosen(records, t, a, how, partial(go, records)))
+            records.add(what, chosen(records, t, a, how, partial(go, records)), again=True)
             best[a, how] = records.get(what)['chosen']
     go(records, [spec(t, a, how, s, knob=best[a, how]) for s in range(SEEDS) for how in SETS for a in STRATS[:2]])
     return best
@@ -186,13 +187,10 @@ def main(names):
     if 'digits' in names:
         t = get('digits')
         best, lr = both(records, t), STRATEGIES['fine-tuning'].rate
-        def better(a, seeds): go(records, [spec(t, a, 'long', s, r, best.get((a, 'long'))) for s in seeds for r in REMEDIES])
         go(records, [spec(t, STRATS[1], how, s, knob=k) for s in every for how in SETS for k in WDS])
-        for a in STRATS[:2]: better(a, every)
+        go(records, [spec(t, a, 'long', s, r, best[a, 'long']) for a in STRATS[:2] for s in every for r in REMEDIES])
         go(records, [spec(t, a, how, s) for s in every for how in SETS for a in STRATS[2:]])
-        go(records, [spec(t, STRATS[0], how, s, knob=d*lr) for s in FEW for how in SETS for d in (1/9, 1/3, 1, 3)])
-        better('last-layers', every)
-        better('scratch', FEW)
+        go(records, [spec(t, STRATS[0], how, s, knob=d*lr) for s in FEW for how in SETS for d in DOSES])
     for n in names:
         if n != 'digits': both(records, get(n))
     print(records.export(package_assets()/'imbalance.db').stat().st_size, 'bytes')

@@ -5,8 +5,8 @@ from fastai.losses import CrossEntropyLossFlat
 from scipy.stats import norm
 from sklearn.metrics import balanced_accuracy_score, recall_score
 from tlcourse.base import BadInput
-from tlcourse.data import kshot, SealBroken, target
-from tlcourse.imbalance import adjusted, class_recall, effective_weights, LogitAdjustedLoss, long_tail
+from tlcourse.data import kshot, long_tail, SealBroken, target
+from tlcourse.imbalance import adjusted, class_recall, effective_weights, LogitAdjustedLoss
 from tlcourse.learner import learner
 
 COUNTS = [60, 41, 28, 9, 2]
@@ -55,7 +55,8 @@ def test_loss_in_fastai():
     x, y = drawn()
     loss = LogitAdjustedLoss(COUNTS, reduction='none')
     assert loss(x, y).shape == (200,) and loss(x.view(20, 10, 5), y.view(20, 10)).shape == (200,)
-    assert torch.equal(loss.decodes(x), x.argmax(1)) and torch.equal(loss.activation(x), CrossEntropyLossFlat().activation(x))
+    assert torch.equal(loss.decodes(x), x.argmax(1))
+    assert torch.equal(loss.activation(x), CrossEntropyLossFlat().activation(x))
     assert loss(x.half(), y).dtype == torch.float16
 
 def test_afterwards_nothing_changes_at_tau_0_or_equal_shares():
@@ -98,7 +99,7 @@ def test_a_fit_finds_the_boundary():
     x = torch.tensor(np.concatenate([rng.normal(-1, 1, 30000), rng.normal(1, 1, 1000)]))[:,None]
     y = torch.tensor([0]*30000 + [1]*1000)
     def boundary(loss):
-        w, b = torch.zeros(1, 2, dtype=torch.float64, requires_grad=True), torch.zeros(2, dtype=torch.float64, requires_grad=True)
+        w, b = (torch.zeros(*n, dtype=torch.float64, requires_grad=True) for n in ((1, 2), (2,)))
         opt = torch.optim.LBFGS([w, b], max_iter=200, line_search_fn='strong_wolfe')
         def step():
             opt.zero_grad()
@@ -151,7 +152,8 @@ def test_the_seal_is_the_same_one():
     (lambda: effective_weights([3]), 'two or more'), (lambda: effective_weights('ab'), 'two or more'),
     (lambda: effective_weights([3, 2], 1.1), 'from 0 to 1'), (lambda: effective_weights([3, 2], True), 'from 0 to 1'),
     (lambda: LogitAdjustedLoss([3, 2], -1), 'from 0 on'), (lambda: LogitAdjustedLoss([3, float('nan')]), 'class 1'),
-    (lambda: adjusted(torch.zeros(4, 3), [3, 2]), 'give (n, 2)'), (lambda: adjusted(torch.ones(4, 2), [3, 2]), 'sum to 1'),
+    (lambda: adjusted(torch.zeros(4, 3), [3, 2]), 'give (n, 2)'),
+    (lambda: adjusted(torch.ones(4, 2), [3, 2]), 'sum to 1'),
     (lambda: class_recall([1, 2], [1], 3), 'a class for each picture'),
     (lambda: class_recall([1, 2], [1, 3], 3), 'number them from 0')])
 def test_bad_input_is_told(call, words):
@@ -159,6 +161,7 @@ def test_bad_input_is_told(call, words):
     assert words in str(e.value)
 
 def test_long_tail_refuses(digits):
-    for n, words in ([5]*9, '9 numbers for the 10 classes'), ([500] + [5]*9, "it has"), ([0]*10, 'class 0 has 0'):
+    for n, words in (([5]*9, '9 numbers for the 10 classes'), ([500] + [5]*9, "from 1 to 113"),
+                     ([0]*10, "pictures of class '0'=0"), ([2.5]*10, 'whole number')):
         with pytest.raises(BadInput) as e: long_tail(digits, n)
         assert words in str(e.value)

@@ -1,4 +1,4 @@
-"What a study says class by class: the recall of each class, and of large and small ones where the training is unbalanced."
+"What a study says class by class: the recall of each, and of large and small ones where training is unbalanced."
 import json
 import numpy as np, pytest
 from tlcourse.comparison import _class_mean, _head_and_tail, _UNBALANCED, Comparison
@@ -81,7 +81,8 @@ def test_a_tail_that_is_not_worse(tmp_path):
     assert 'not clearly found worse' in c.imbalance['text']
 
 def test_a_class_without_test_pictures(tmp_path):
-    c = planted(tmp_path, n=[40, 30, 20, 20, 10, 0], found={k: [[39, 28, 20, 18, 5, 0]]*len(v) for k,v in FOUND.items()})
+    c = planted(tmp_path, n=[40, 30, 20, 20, 10, 0], 
+                found={k: [[39, 28, 20, 18, 5, 0]]*len(v) for k,v in FOUND.items()})
     last = c.recall['classes'][-1]
     assert (last['mean'], last['low'], last['high'], last['test']) == (None, None, None, 0)
     assert c.imbalance['rows'][0]['tail']['mean'] == .5 # of the class that the test has

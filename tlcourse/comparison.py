@@ -247,8 +247,8 @@ def _head_and_tail(train): # Training pictures of each class -> places of the la
     return order[:n], order[-n:]
 
 @patch(as_prop=True)
-def imbalance(self:Comparison) -> dict: # ratio, head, tail (names), rows: strategy, accuracy, balanced, head, tail; text
-    "What each arm finds of large and of small classes, with all labels; {} where they are alike, or it has not run."
+def imbalance(self:Comparison) -> dict: # ratio, head, tail, text, rows: strategy, accuracy, balanced, head, tail
+    "What each arm finds of large and small classes, with all labels; {} where they are alike, or that has not run."
     train = [self.parts[c][0] for c in self.classes] if self.parts else [1]
     if max(train) < _UNBALANCED*min(train): return {}
     y, (head, tail) = self.records.labels(self.settings['pixel_hash']), _head_and_tail(train)

@@ -115,8 +115,9 @@ def _large_and_small(c):
     "What each arm finds of the largest and of the smallest classes; '' where they are alike"
     o = c.imbalance
     if not o: return ''
-    df = pd.DataFrame([{'strategy': r['strategy'], 'accuracy': _pc(r['accuracy']), 'balanced accuracy': _pc(r['balanced']),
-                        'large classes': _pc(r['head']), 'small classes': _pc(r['tail'])} for r in o['rows']])
+    df = pd.DataFrame([{'strategy': r['strategy'], 'accuracy': _pc(r['accuracy']),
+                        'balanced accuracy': _pc(r['balanced']), 'large classes': _pc(r['head']),
+                        'small classes': _pc(r['tail'])} for r in o['rows']])
     def named(k): return ', '.join(map(_bdi, o[k]))
     mark = {i for i,r in enumerate(o['rows']) if r['strategy'] == c.recommendation['strategy']}
     return (f"<p>{_esc(o['text'])}</p>\n" + html_table(df, 'Mean recall in % [95 % interval], with all labels', 1, mark)

@@ -17,8 +17,8 @@ import math
 def _recalls(least):
     "Recall of each digit on the validation pictures in %, of a head trained with 60 pictures down to `least`"
     import numpy as np
-    from tlcourse.data import target
-    from tlcourse.imbalance import class_recall, long_tail
+    from tlcourse.data import long_tail, target
+    from tlcourse.imbalance import class_recall
     from tlcourse.strategy import STRATEGIES
     t = long_tail(target('digits'), np.geomspace(60, least, 10).round())
     learn = STRATEGIES['feature-extraction'](t.dls(bs=32, augment=False), 'glyphnet', wd=.01, progress=False)
