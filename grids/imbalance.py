@@ -31,7 +31,7 @@ from tlcourse.sweep import sweep
 
 out = 'tlcourse-out/imbalance'
 MOST, LEAST, SEEDS, BETA, TAUS = 60, 2, 10, .99, (.5, 1, 1.5, 2)
-TARGETS = 'digits', 'letters', 'textures'
+TARGETS = 'digits', 'textures'
 SETS, REMEDIES = ('long', 'even'), ('oversampled', 'class-balanced', 'logit-adjusted')
 STRATS = 'fine-tuning', 'feature-extraction', 'last-layers', 'scratch'
 TUNE = 100, 101, 102

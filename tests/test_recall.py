@@ -87,6 +87,11 @@ def test_a_class_without_test_pictures(tmp_path):
     assert (last['mean'], last['low'], last['high'], last['test']) == (None, None, None, 0)
     assert c.imbalance['rows'][0]['tail']['mean'] == .5 # of the class that the test has
     assert '–' in report_html(c)
+    (tmp_path/'none').mkdir()
+    o = planted(tmp_path/'none', n=[40, 30, 20, 20, 0, 0],
+                found={k: [[39, 28, 20, 18, 0, 0]]*len(v) for k,v in FOUND.items()})
+    assert o.imbalance['rows'][0]['tail'] == dict(mean=None, low=None, high=None)
+    assert 'no picture of the large or small ones' in o.imbalance['text'] and 'id="imbalance"' in report_html(o)
     json.dumps(c.to_dict(), allow_nan=False)
 
 def test_json_and_report(study):

@@ -49,7 +49,9 @@ def _shown(metric):
     said, true = [0, 0, 0, 0, 1, 0, 2, 2, 2], [0, 0, 0, 0, 1, 1, 2, 2, 1]
     xy = [(torch.eye(3)[s], torch.tensor(t)) for s,t in zip(said, true)]
     dls = DataLoaders.from_dsets(xy, xy, bs=2, device='cpu', shuffle=False)
-    learn = Learner(dls, nn.Identity(), loss_func=CrossEntropyLossFlat(), metrics=metric)
+    net = nn.Linear(3, 3, bias=False) # which says what it is shown
+    with torch.no_grad(): net.weight.copy_(torch.eye(3))
+    learn = Learner(dls, net, loss_func=CrossEntropyLossFlat(), metrics=metric)
     with learn.no_bar(), learn.no_logging(): got = learn.validate()[1]
     return got, 1/3, 7/9, (1 + 1/3 + 1)/3
 
