@@ -9,6 +9,9 @@ is balanced. The learning rate of fine-tuning and the weight decay of feature ex
 set, on three other seeds, by the loss on validation pictures that count as often as their class does in training; the
 other two strategies have the rates of the table (lesson 7), and a remedy has those of the plain run. A run depends on
 its spec alone: `run(spec)`. Plain runs on the long tail hold the predictions after `adjusted` with some `tau`, too.
+
+Stored so far: textures, and of digits all that feature extraction does. Fine-tuning on digits has three seeds of ten,
+no remedy and no other rate; last layers and scratch have not run. The same command goes on, from the folder `out`.
 """
 import sys, time
 from functools import cache, partial
