@@ -103,7 +103,10 @@ def test_hints_of_letters():
     (('how_much_data', 3), .04, 'function itself'),
     (('which_backbone', 1), '1', 'one number'), (('which_backbone', 2), [], 'function itself'),
     (('which_backbone', 3), {'glyphnet': 41., 'resnet18': 43., 'tf_efficientnet_lite0': 62.}, 'a share from 0 to 1'),
-    (('which_backbone', 3), {'glyphnet': .4, 'resnet18': .5}, 'three backbones')])
+    (('which_backbone', 3), {'glyphnet': .4, 'resnet18': .5}, 'three backbones'),
+    (('imbalance', 1), .9, 'in %'), (('imbalance', 2), [], 'metric itself'),
+    (('imbalance', 3), dict(accuracy=.8), 'with the keys'),
+    (('imbalance', 3), dict(accuracy=80, balanced=.7, adjusted=.7), 'not in %')])
 def test_hint_fits(at, answer, words): assert words in check(*at, answer).hint
 
 def test_hints_of_first_transfer(monkeypatch):

@@ -12,7 +12,7 @@ from .base import BadInput, cache_dir, pick_device, prose, Stamp
 from .drawings import ATTRIBUTION, drawings
 from .world import SourceDrawer
 from .loaders import Part
-from .data import kshot, SealBroken, Target, target, weights_hash
+from .data import kshot, long_tail, SealBroken, Target, target, weights_hash
 from .backbones import arch, backbones, glyphnet, glyphnet_multi, tf_efficientnet_lite0
 from .learner import learner
 from .stages import layers
@@ -34,6 +34,7 @@ from .heads import *
 from .finetune import *
 from .transferability import *
 from .keep import *
+from .imbalance import *
 from .comparison import *
 from .look import *
 from .compare import *

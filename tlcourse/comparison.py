@@ -9,12 +9,13 @@ __all__ = ['Comparison', 'stored_comparison']
 
 # %% ../nbs/tools/04_comparison.ipynb #cm000004
 import tlcourse.base
-import pandas as pd
+import numpy as np, pandas as pd
 from fastcore.basics import patch
 from .base import _esc, _s, BadInput, html_block, html_table, unknown
 from .plots import _order, plot_curves, plot_pairs
 from .recommendation import (
     _control, _control_text, _for_labels, _forecast, _missing_text, _recommend, _recommend_staged)
+from .stats import _ends, _interval, _Parts, wilson
 from .stored import _each, _good_study, _in_order, _no_study, _read_cell, _text
 from .verdicts import _against_best, _alike, _family_sizes, _few, _open, _pairs, _verdicts
 
@@ -192,6 +193,89 @@ def _repr_html_(self:Comparison):
     return html_block(f'<p>{_esc(self.recommend())}</p>', _curve_table(self), _pairs_table(self)*bool(self.pairs),
                       _beside_html(self))
 
+# %% ../nbs/tools/04_comparison.ipynb #cmrec002
+def _three(i): return dict(mean=i.mean, low=i.low, high=i.high)
+_nothing = dict(mean=None, low=None, high=None) # The test has no picture of it
+
+def _trained_with(c, k, i):
+    "Training pictures of class `i` at `k` labels; None where an older store does not say"
+    return k if k != 'all' else c.parts[c.classes[i]][0] if c.parts else None
+
+def _recalls(c, strategy, k):
+    "The recall of each class in a cell, with its interval"
+    correct, y = c.correct[strategy, k].mean(0), c.records.labels(c.settings['pixel_hash'])
+    res = []
+    for i,name in enumerate(c.classes):
+        at = y == i
+        n = int(at.sum())
+        found = _three(wilson(float(correct[at].sum()), n)) if n else _nothing
+        res.append({'class': name, 'train': _trained_with(c, k, i), 'test': n, **found})
+    return res
+
+# %% ../nbs/tools/04_comparison.ipynb #cmrec003
+@patch(as_prop=True)
+def recall(self:Comparison) -> dict: # strategy, shots, runs, classes: class, train, test, mean, low, high (fractions)
+    "How many pictures of each class the recommended strategy finds, and how many it was trained with."
+    s, k = (self.recommendation[o] for o in ('strategy', 'shots'))
+    if s is None: return {}
+    return dict(strategy=s, shots=k, runs=len(self.correct[s, k]), classes=_recalls(self, s, k))
+
+# %% ../nbs/tools/04_comparison.ipynb #cmrec007
+def _class_mean(correct, # (m, n) correctness of m runs
+                y, # (n,) classes of the pictures
+                classes # Those that count
+               ) -> dict: # mean, low, high
+    "Mean recall of some classes, each counting alike, with an interval over runs and pictures."
+    here = [np.flatnonzero(y == i) for i in classes if (y == i).any()]
+    if not here: return _nothing
+    more = 2/len(here) # Pretended right, and as many pretended wrong
+    def one(x): # Mean of a class, and its variance
+        n = len(x) + 2*more
+        mean = (x.sum() + more)/n
+        return mean, ((x*x).sum() + more)/n/n - mean**2/n
+    means, vs = np.transpose([one(correct[:,at].mean(0)) for at in here])
+    runs = np.mean([correct[:,at].mean(1) for at in here], 0)
+    of_seeds = runs.std(ddof=1)/len(runs)**.5 if len(runs) > 1 else 0.
+    p = _Parts(runs.mean(), means.mean(), of_seeds, len(runs), vs.mean()/len(here), 1)
+    return _three(_interval(p, .05, '%', _ends(p, .05, 0, 1)))
+
+# %% ../nbs/tools/04_comparison.ipynb #cmrec010
+_UNBALANCED = 3 # Largest over smallest class: from here on, equal looks are not enough by far (.75 and not .5)
+
+def _head_and_tail(train): # Training pictures of each class -> places of the largest third, of the smallest
+    n, order = max(1, len(train)//3), np.argsort(np.negative(train), kind='stable').tolist()
+    return order[:n], order[-n:]
+
+@patch(as_prop=True)
+def imbalance(self:Comparison) -> dict: # ratio, head, tail, text, rows: strategy, accuracy, balanced, head, tail
+    "What each arm finds of large and small classes, with all labels; {} where they are alike, or that has not run."
+    train = [self.parts[c][0] for c in self.classes] if self.parts else [1]
+    if max(train) < _UNBALANCED*min(train): return {}
+    y, (head, tail) = self.records.labels(self.settings['pixel_hash']), _head_and_tail(train)
+    rows = [dict(strategy=x['strategy'], accuracy={k: x[k] for k in _nothing},
+                 **{n: _class_mean(self.correct[x['strategy'], 'all'], y, which)
+                    for n,which in (('balanced', range(len(train))), ('head', head), ('tail', tail))})
+            for x in self.cells if x['shots'] == 'all']
+    if not rows: return {}
+    names = [[self.classes[i] for i in o] for o in (head, tail)]
+    return dict(ratio=max(train)/min(train), head=names[0], tail=names[1], rows=rows,
+                text=_imbalance_text(self, rows, max(train), min(train)))
+
+# %% ../nbs/tools/04_comparison.ipynb #cmrec011
+def _imbalance_text(c, rows, most, least):
+    "What the recalls of head and tail mean, in plain words"
+    pick = next((r for r in rows if r['strategy'] == c.recommendation['strategy']), rows[0])
+    head, tail = pick['head'], pick['tail']
+    start = f"The largest class has {most:,} training pictures and the smallest {least:,}"
+    if None in (head['mean'], tail['mean']): return f"{start}, and the test has no picture of the large or small ones."
+    found = (f"{start}: {pick['strategy']} finds {100*head['mean']:.1f} % of the pictures of the large classes and "
+             f"{100*tail['mean']:.1f} % of those of the small ones")
+    if tail['high'] < head['low']:
+        return (f"{found}, so its accuracy of {100*pick['accuracy']['mean']:.1f} % says more of the large ones; where "
+                f"each class counts alike, look at its balanced accuracy of {100*pick['balanced']['mean']:.1f} %.")
+    less = tail['low'] > head['high']
+    return f"{found}, so the small ones are {'found better' if less else 'not clearly found worse'} here."
+
 # %% ../nbs/tools/04_comparison.ipynb #e06f756c
 _more = {} # Key of the result to what gives it: from pages that build on this one, as `shifted` does
 
@@ -203,5 +287,6 @@ def to_dict(self:Comparison) -> dict:
                 parts=self.parts, cells=cells, pairs=self.pairs,
                 families=self.families, recommendation=self.recommendation, stage=self.stage,
                 clock=self.clock, stages=self.stages, missing=self.missing, forecast=self.forecast,
-                control=self.control, rates=self.rates, settings=self.settings, **self.intake,
-                notes=self.notes, versions=self.versions, **{k: v for k,f in _more.items() if (v := f(self))})
+                control=self.control, recall=self.recall, imbalance=self.imbalance, rates=self.rates,
+                settings=self.settings, **self.intake, notes=self.notes, versions=self.versions,
+                **{k: v for k,f in _more.items() if (v := f(self))})

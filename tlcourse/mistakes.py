@@ -92,3 +92,34 @@ def _errors(c, most=12):
                        'and in fewer than half of those of another strategy.</p>\n')
     return text + said + ('<p class="small">Who changes something because of these pictures has seen the test set: '
                           'the next comparison then needs test pictures of its own.</p>\n')
+
+# %% ../nbs/tools/06_mistakes.ipynb #misrec02
+def _pc(o): return '–' if o['mean'] is None else f"{100*o['mean']:.1f} [{100*o['low']:.1f}, {100*o['high']:.1f}]"
+
+def _class_by_class(c):
+    "The recall of each class, smallest first"
+    r = c.recall
+    if not r: return ''
+    rows = [{'class': o['class'], 'training pictures': '–' if o['train'] is None else f"{o['train']:,}",
+             'test pictures': f"{o['test']:,}", 'recall in % [95 % interval]': _pc(o)}
+            for o in sorted(r['classes'], key=lambda o: (o['mean'] is None, o['mean']))]
+    mean = f", the mean of {r['runs']} runs"*(r['runs'] > 1)
+    return (f"<p>How many of the test pictures of each class {_esc(r['strategy'])} finds {_at(r['shots'], c.n_train)}"
+            f"{mean}, the class that it finds least first.</p>\n"
+            + html_table(pd.DataFrame(rows), 'Recall of each class')
+            + '<p class="small">The interval is that of Wilson for one run: it says how far the share may be off '
+              'because the class has no more test pictures.</p>\n')
+
+# %% ../nbs/tools/06_mistakes.ipynb #misrec04
+def _large_and_small(c):
+    "What each arm finds of the largest and of the smallest classes; '' where they are alike"
+    o = c.imbalance
+    if not o: return ''
+    df = pd.DataFrame([{'strategy': r['strategy'], 'accuracy': _pc(r['accuracy']),
+                        'balanced accuracy': _pc(r['balanced']), 'large classes': _pc(r['head']),
+                        'small classes': _pc(r['tail'])} for r in o['rows']])
+    def named(k): return ', '.join(map(_bdi, o[k]))
+    mark = {i for i,r in enumerate(o['rows']) if r['strategy'] == c.recommendation['strategy']}
+    return (f"<p>{_esc(o['text'])}</p>\n" + html_table(df, 'Mean recall in % [95 % interval], with all labels', 1, mark)
+            + f'<p class="small">Large are {named("head")}; small are {named("tail")}. A balanced accuracy counts '
+              'each class alike, an accuracy each test picture.</p>\n')

@@ -12,7 +12,7 @@ import pandas as pd
 from fastcore.basics import patch
 from .base import _esc, html_table, sha256, writable_folder
 from .comparison import _curve_table, _marked, _pairs_table, _size, Comparison
-from .mistakes import _errors
+from .mistakes import _class_by_class, _errors, _large_and_small
 from .page import _and, _draw, _filled, _png, _svg
 from .plots import _order
 from .shifted import _part_of_shifts
@@ -293,7 +293,9 @@ _parts = {'curve': ('How accuracy grows with labels', _curve),
           'differences': ('Who is ahead, and how sure that is', _differences),
           'shifts': ('Where the pictures change', _part_of_shifts),
           'further': ('What twice the labels would bring', _further), 'left-out': ('What was left out', _left_out),
-          'announced': ('Announced on the way', _notes), 'mistakes': ('Mistakes of the recommended strategy', _errors),
+          'announced': ('Announced on the way', _notes),
+          'imbalance': ('Large and small classes', _large_and_small), 'recall': ('Class by class', _class_by_class),
+          'mistakes': ('Mistakes of the recommended strategy', _errors),
           'rates': ('How the rates were chosen', _rates), 'cost': ('What it cost', _cost),
           'intervals': ('How the intervals are made', _intervals), 'settings': ('Settings and versions', _settings)}
 
