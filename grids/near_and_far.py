@@ -1,0 +1,196 @@
+"""The stored grid of lesson 11: what pretraining gains on nearer and farther targets, block by block, stage by stage.
+
+    python grids/near_and_far.py [MINUTES]
+        # about 18 minutes of one core; begins nothing after MINUTES, and goes on where it was stopped
+
+Five labels per class, 150 steps. Letters, digits, textures and scratch on hues are runs of the grid of lesson 9 (first
+edition), which this one completes by the same settings. On hues three tuning seeds choose the rates by the loss on
+five validation pictures per class (`tlcourse.rates`). Other fonts, scripts and shuffled letters take over the rates of
+letters there. Five other seeds are scored once on the sealed test. `heads` are fitted on frozen features. `layers`
+copies the first stages of a network into a fresh one, with 20 labels, no augmentation and one rate for all.
+"""
+import sys, time
+from functools import cache, lru_cache
+import numpy as np, torch
+from fastai.vision.all import params
+from fastcore.foundation import L
+from tlcourse.backbones import arch
+from tlcourse.base import package_assets
+from tlcourse.data import kshot, Target, target
+from tlcourse.distance import shuffle_blocks
+from tlcourse.activations import _stored
+from tlcourse.features import extract
+from tlcourse.layers import true_freeze
+from tlcourse.passes import _adapt
+from tlcourse.probes import fit_probes
+from tlcourse.rates import choose
+from tlcourse.records import Records
+from tlcourse.runs import _measured
+from tlcourse.strategy import _as_asked, _learner, fit_steps, seeded, STRATEGIES
+from tlcourse.sweep import sweep
+from tlcourse.world import draw
+
+DIAL = ['letters', 'letters-stix', 'letters-scripts', 'digits', 'textures', 'hues']
+TAKEN = {'fine-tuning': 5e-3, 'scratch': 4.5e-2} # from the letters in the grid of lesson 9
+ARMS = [('hues', 'fine-tuning', b) for b in ('glyphnet', 'glyphnet_multi')]
+BLOCKS = [16, 8, 4]
+SHOTS, STEPS, BS, V, SEEDS, TUNE = 5, 150, 32, 5, range(5), (100, 101, 102)
+WDS = [1e-4, 1e-3, 1e-2, 1e-1, 1., 10.]
+PHOTO = ['emoji', 'emoji-lines', 'digits'] # of the body from ImageNet
+OTHER = {'letters': 'letters-stix', 'emoji': 'emoji-lines'} # the same classes, looking different
+LAYERS = dict(target='letters', shots=20, steps=150, lr=5e-3) # the rate of scratch there in the grid of lesson 9
+out, stored = 'tlcourse-out/near_and_far', package_assets()/'near_and_far.db'
+
+@cache
+def get(name, size=32):
+    "A target; 'letters/8' is in shuffled blocks of 8 pixels"
+    name, _, block = name.partition('/')
+    if not block: return target(name, size=size)
+    d = draw(name)
+    x = shuffle_blocks(torch.from_numpy(d.x), int(block)).numpy()
+    return Target(f'{name}/{block}', d.classes, x, d.y, d.split, d.augment, backbone='glyphnet')
+
+def dls(name, shots, seed, augment=True):
+    return get(name).unopened().dls(shots=shots, seed=seed, bs=BS, augment=augment, device='cpu', valid_shots=V)
+
+# Training
+def trained(spec):
+    "Tuned, or from scratch; measured on validation, and in a report on training and sealed test pictures"
+    data = dls(spec['target'], spec['shots'], spec['seed'])
+    t0 = time.process_time()
+    learn = STRATEGIES[spec['strategy']](data, spec['backbone'], steps=spec['steps'], lr=spec['lr'], seed=spec['seed'],
+                                         progress=False)
+    return measured(learn, spec, time.process_time() - t0)
+
+def measured(learn, spec, seconds):
+    losses, right = _measured(learn, learn.dls.valid)
+    res = dict(losses=losses, valid_acc=float(right.mean()), seconds=seconds)
+    if spec['kind'] == 'tune': return res
+    train = learn.dls.train.new(shuffle=False, drop_last=False)
+    return dict(res, pred=get(spec['target']).unopened().score(learn).pred,
+                train_acc=float(_measured(learn, train)[1].mean()))
+
+# Heads
+@lru_cache(maxsize=2)
+def frozen(backbone, body, name):
+    "A body, and the statistics of its pictures; a random one has BatchNorm statistics of the training pictures"
+    a = arch(backbone, 'random' if body == 'random' else None)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = a.cut(a(pretrained=body != 'random').eval())
+    t = get(name, size_of(backbone))
+    x = t.train.x[np.random.RandomState(0).permutation(len(t.train))[:500]].float()/255
+    mean, std = (torch.tensor(o)[:,None,None] for o in a.stats)
+    if body == 'random': net = _adapt(net, list(((x - mean)/std).split(100)), 'it')
+    return net.eval(), a.stats
+
+def size_of(backbone): return 32 if backbone == 'glyphnet' else 64
+
+@lru_cache(maxsize=1)
+def heads(backbone, body, name):
+    "Heads on five draws; five validation pictures per class choose the weight decay of all by their mean loss"
+    net, stats = frozen(backbone, body, name)
+    t, how = get(name, size_of(backbone)).unopened(), dict(stats=stats, device='cpu', cache=False, progress=False)
+    draws = [kshot(t.train.y, SHOTS, s) for s in SEEDS]
+    ids, at = np.unique(np.concatenate(draws), return_inverse=True)
+    f, v = extract(net, t.train, ids=ids, **how), extract(net, t.valid, ids=kshot(t.valid.y, V, 0), **how)
+    ps = fit_probes(f, np.split(at, len(draws)), WDS)
+    j = ps.losses(v).mean((0, 2)).argmin()
+    hs = [ps.head(i, j) for i in range(len(draws))]
+    res = [dict(pred=s.pred, wd=WDS[j]) for s in t.score_heads(net, hs, stats=stats, device='cpu')]
+    if name in OTHER:
+        o = get(OTHER[name], size_of(backbone)).unopened()
+        assert o.classes == t.classes
+        for r,s in zip(res, o.score_heads(net, hs, stats=stats, device='cpu')): r['pred other'] = s.pred
+    return res
+
+# Stages copied
+def grown(spec, net=None):
+    "A network whose first `n` stages are those of body `net`, trained on: the copied ones frozen, or everything"
+    n, seed = spec['n'], spec['seed']
+    with seeded(seed):
+        learn = _learner(dls(spec['target'], spec['shots'], seed, False), 'glyphnet', seed, pretrained=False, progress=False,
+                         splitter=lambda m: L(m[0][:max(n, 1)], m[0][max(n, 1):], m[1:]).map(params))
+        for a,b in zip(learn.model[0][:n], net or ()): a.load_state_dict(b.state_dict())
+        if spec['frozen']: true_freeze(learn, -2)
+        else: learn.unfreeze()
+        with _as_asked(learn), _stored(learn): fit_steps(learn, spec['steps'], spec['lr'])
+    return learn
+
+@lru_cache(maxsize=1)
+def base(seed):
+    "The body of network B: the target's own training, from another start"
+    return grown(dict(LAYERS, n=0, frozen=False, seed=seed)).model[0]
+
+def layers(spec):
+    t0, a = time.process_time(), arch('glyphnet')
+    net = None if not spec['n'] else a.cut(a(pretrained=True)) if spec['source'] == 'A' else base(spec['seed'] + 50)
+    return measured(grown(spec, net), spec, time.process_time() - t0)
+
+def run(spec):
+    "One run; it depends on its spec alone"
+    if spec['kind'] == 'heads': return heads(spec['backbone'], spec['body'], spec['target'])[spec['seed']]
+    return layers(spec) if spec['kind'] == 'layers' else trained(spec)
+
+def spec(kind, name, strategy, seed, lr, backbone='glyphnet'):
+    return dict(kind=kind, target=name, pixel_hash=get(name).pixel_hash, backbone=backbone, strategy=strategy,
+                shots=SHOTS, steps=STEPS, bs=BS, V=V, seed=seed, lr=lr)
+
+def head_specs():
+    for b,names in ('glyphnet', [*DIAL, *shuffled()]), ('tf_efficientnet_lite0', PHOTO):
+        for name in names:
+            for body in 'trained', 'random':
+                for s in SEEDS: yield dict(kind='heads', target=name, pixel_hash=get(name, size_of(b)).pixel_hash,
+                                           backbone=b, body=body, shots=SHOTS, wds=WDS, V=V, seed=s)
+
+def layer_specs():
+    def one(source, n, frozen, s): return dict(kind='layers', pixel_hash=get('letters').pixel_hash, V=V, bs=BS,
+                                               source=source, n=n, frozen=frozen, seed=s, **LAYERS)
+    yield from [one('', 0, False, s) for s in SEEDS]
+    yield from [one(o, n, True, s) for s in SEEDS for o in 'BA' for n in range(1, 5)]
+    yield from [one(o, n, False, s) for o in 'AB' for s in SEEDS for n in range(1, 5)]
+
+def shuffled(): return [f'letters/{b}' for b in BLOCKS]
+
+def rates(go):
+    "The chosen rate of each arm; `go` runs specs"
+    def losses(todo):
+        res = iter(go([spec('tune', n, a, s, r, b) for (n, a, b),r,_ in todo for s in TUNE]))
+        return [[next(res)['losses'] for _ in TUNE] for _ in todo]
+    return choose(losses, {c: STRATEGIES[c[1]].rate for c in ARMS})
+
+def main():
+    records, t0 = Records(f'{out}/records.db'), time.time()
+    minutes = float(sys.argv[1]) if len(sys.argv) > 1 else 1e9
+    def go(specs):
+        specs = list(specs)
+        if time.time() - t0 < 60*minutes: return sweep(specs, records, run, workers=1, progress=False)
+        sys.exit('time is up')
+    def some(specs):
+        specs = list(specs)
+        for i in range(0, len(specs), 5): go(specs[i:i+5])
+        print(len(specs), 'runs', round(time.time() - t0), 's', flush=True)
+    found = rates(lambda specs: [r for i in range(0, len(specs), 9) for r in go(specs[i:i+9])])
+    for (n, a, b),c in found.items():
+        what = dict(kind='chosen', target=n, strategy=a, backbone=b)
+        if not records.has(what): records.add(what, dict(rate=c.rate, edge=c.edge, tried=[list(map(float, o)) for o in c.tried]))
+        print(n, a, b, c.rate, c.edge, flush=True)
+    for b in 'glyphnet', 'glyphnet_multi':
+        some(spec('report', 'hues', 'fine-tuning', s, found['hues', 'fine-tuning', b].rate, b) for s in SEEDS)
+    def taken(names): return [spec('report', n, a, s, r) for n in names for a,r in TAKEN.items() for s in SEEDS]
+    some(taken(['letters-stix', 'letters-scripts']))
+    some(head_specs())
+    some(taken(shuffled()))
+    some(layer_specs())
+
+def store():
+    records = Records(f'{out}/records.db')
+    for name in (*DIAL, *shuffled()): put(records, get(name))
+    for name in PHOTO: put(records, get(name, 64))
+    print(records.export(stored).stat().st_size, 'bytes')
+
+def put(records, t): records.put_labels(t.pixel_hash, t._test_arrays[1], dict(target=t.name, classes=t.classes))
+
+if __name__ == '__main__':
+    if sys.argv[1:] != ['store']: main()
+    store()
