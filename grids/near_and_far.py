@@ -23,7 +23,7 @@ from tlcourse.features import extract
 from tlcourse.layers import true_freeze
 from tlcourse.passes import _adapt
 from tlcourse.probes import fit_probes
-from tlcourse.rates import choose
+from tlcourse.rates import choose, grid
 from tlcourse.records import Records
 from tlcourse.runs import _measured
 from tlcourse.strategy import _as_asked, _learner, fit_steps, seeded, STRATEGIES
@@ -32,7 +32,6 @@ from tlcourse.world import draw
 
 DIAL = ['letters', 'letters-stix', 'letters-scripts', 'digits', 'textures', 'hues']
 TAKEN = {'fine-tuning': 5e-3, 'scratch': 4.5e-2} # from the letters in the grid of lesson 9
-ARMS = [('hues', 'fine-tuning', b) for b in ('glyphnet', 'glyphnet_multi')]
 BLOCKS = [16, 8, 4]
 SHOTS, STEPS, BS, V, SEEDS, TUNE = 5, 150, 32, 5, range(5), (100, 101, 102)
 WDS = [1e-4, 1e-3, 1e-2, 1e-1, 1., 10.]
@@ -153,11 +152,20 @@ def layer_specs():
 def shuffled(): return [f'letters/{b}' for b in BLOCKS]
 
 def rates(go):
-    "The chosen rate of each arm; `go` runs specs"
-    def losses(todo):
-        res = iter(go([spec('tune', n, a, s, r, b) for (n, a, b),r,_ in todo for s in TUNE]))
-        return [[next(res)['losses'] for _ in TUNE] for _ in todo]
-    return choose(losses, {c: STRATEGIES[c[1]].rate for c in ARMS})
+    "The chosen rates on hues, by backbone; `go` runs specs"
+    def tuned(b, r): return go([spec('tune', 'hues', 'fine-tuning', s, r, b) for s in TUNE])
+    def losses(todo): return [[o['losses'] for o in tuned(b, r)] for b,r,_ in todo]
+    table = STRATEGIES['fine-tuning'].rate
+    c = choose(losses, {'glyphnet_multi': table})['glyphnet_multi']
+    # Where next to nothing can be learned, the loss is smallest at no learning at all: here the accuracy chooses
+    tried, rs = {}, [r for r in grid(table, -1, 7)]
+    for i,r in enumerate(rs):
+        tried[r] = float(np.mean([o['valid_acc'] for o in tuned('glyphnet', r)]))
+        best = max(tried, key=tried.get)
+        if i > 4 and i - rs.index(best) > 1: break # two higher rates are worse
+    edge = int(best == r) - int(best == rs[0])
+    return {'glyphnet': dict(rate=best, edge=edge, by='accuracy', tried=[[k, v] for k,v in tried.items()]),
+            'glyphnet_multi': dict(rate=c.rate, edge=c.edge, by='loss', tried=[list(map(float, o)) for o in c.tried])}
 
 def main():
     records, t0 = Records(f'{out}/records.db'), time.time()
@@ -170,16 +178,16 @@ def main():
         specs = list(specs)
         for i in range(0, len(specs), 5): go(specs[i:i+5])
         print(len(specs), 'runs', round(time.time() - t0), 's', flush=True)
-    found = rates(lambda specs: [r for i in range(0, len(specs), 9) for r in go(specs[i:i+9])])
-    for (n, a, b),c in found.items():
-        what = dict(kind='chosen', target=n, strategy=a, backbone=b)
-        if not records.has(what): records.add(what, dict(rate=c.rate, edge=c.edge, tried=[list(map(float, o)) for o in c.tried]))
-        print(n, a, b, c.rate, c.edge, flush=True)
-    for b in 'glyphnet', 'glyphnet_multi':
-        some(spec('report', 'hues', 'fine-tuning', s, found['hues', 'fine-tuning', b].rate, b) for s in SEEDS)
+    found = rates(go)
+    for b,o in found.items():
+        what = dict(kind='chosen', target='hues', pixel_hash=get('hues').pixel_hash, strategy='fine-tuning', backbone=b)
+        if not records.has(what): records.add(what, o)
+        print(b, o, flush=True)
+    def tuned(b): return [spec('report', 'hues', 'fine-tuning', s, found[b]['rate'], b) for s in SEEDS]
     def taken(names): return [spec('report', n, a, s, r) for n in names for a,r in TAKEN.items() for s in SEEDS]
-    some(taken(['letters-stix', 'letters-scripts']))
+    some(tuned('glyphnet'))
     some(head_specs())
+    some(tuned('glyphnet_multi') + taken(['letters-stix', 'letters-scripts']))
     some(taken(shuffled()))
     some(layer_specs())
 

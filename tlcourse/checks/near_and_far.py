@@ -27,10 +27,10 @@ def _aligned(body, name='hues', n=400):
 @exercise('near_and_far', 1)
 def _colours(answer):
     "CKA with the labels of hues in the body that learned colours"
-    if (got := _number(answer)) is None: return "give one number: what `told` has under 'CKA, labels'"
+    if (got := _number(answer)) is None: return "give one number: what `told` has under 'CKA with labels'"
     if abs(got - _aligned('glyphnet_multi')) <= .01: return None
     if abs(got - _aligned('glyphnet')) <= .01: return "that is `glyphnet`; ask `glyphnet_multi`"
-    return "another number comes out here: `told('hues', ...)` with the other body, its value of 'CKA, labels'"
+    return "another number comes out here: `told('hues', ...)` with the other body, its value of 'CKA with labels'"
 
 # %% ../../nbs/checks/11_near_and_far.ipynb #ck110011
 @exercise('near_and_far', 2)
