@@ -42,5 +42,9 @@ def test_one_block_changes_nothing():
 def test_a_size_that_does_not_divide(size):
     with pytest.raises(BadInput, match='divides both'): shuffle_blocks(torch.zeros(1, 3, 8, 8), size)
 
+def test_both_sides_are_divided():
+    for shape in (1, 3, 8, 6), (1, 3, 6, 8):
+        with pytest.raises(BadInput, match='divides both'): shuffle_blocks(torch.zeros(shape), 4)
+
 def test_one_picture_is_no_batch():
     with pytest.raises(BadInput, match='no batch'): shuffle_blocks(torch.zeros(3, 8, 8), 2)
