@@ -38,7 +38,7 @@ def _halves(cls):
     "A fastai `Transform` that swaps the halves of pictures and leaves labels alone"
     import torch
     from fastai.torch_core import TensorCategory, TensorImage
-    from fastcore.transform import Transform
+    from fasttransform import Transform
     if not (isinstance(cls, type) and issubclass(cls, Transform)):
         return "give the class itself, a subclass of fastai's `Transform`"
     x = torch.arange(2*3*4*6.).view(2, 3, 4, 6)
@@ -49,7 +49,7 @@ def _halves(cls):
     if not torch.equal(t(y), y): return "labels are changed too: annotate `x:TensorImage`, so that nothing else is"
     if torch.equal(got, x): return "the pictures come out as they were: is `encodes` annotated with `TensorImage`?"
     if torch.equal(got, x.roll(2, -2)): return "that swaps top and bottom: the last dimension goes from left to right"
-    if torch.equal(got, x.flip(-1)): return "that is a mirror image: each half is to stay as it is, and change its place"
+    if torch.equal(got, x.flip(-1)): return "a mirror image: each half is to stay as it is, and change its place"
     if not torch.equal(got, torch.cat([x[..., 3:], x[..., :3]], -1)): return "the right half comes first, then the left"
 
 # %% ../../nbs/checks/11_near_and_far.ipynb #ck110012
@@ -59,7 +59,7 @@ def _own_gain(answer):
     if not isinstance(answer, (tuple, list)) or len(answer) != 2: return "give two lists: with the weights, and without"
     try: a, b = (np.asarray(o) for o in answer)
     except (TypeError, ValueError): return "each of the two is a list of True and False"
-    if a.ndim != 1 or b.ndim != 1 or a.dtype != bool or b.dtype != bool: return "each of the two is a list of True and False"
+    if any(o.ndim != 1 or o.dtype != bool for o in (a, b)): return "each of the two is a list of True and False"
     if len(a) != len(b): return f"{len(a)} and {len(b)} pictures: take the same validation pictures for both"
     if len(a) < 10: return f"{len(a)} pictures: give ten or more"
     if (a == b).all(): return "both lists are equal: were two networks trained?"
