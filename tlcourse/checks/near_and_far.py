@@ -38,7 +38,7 @@ def _halves(cls):
     "A fastai `Transform` that swaps the halves of pictures and leaves labels alone"
     import torch
     from fastai.torch_core import TensorCategory, TensorImage
-    from fasttransform import Transform
+    from fastai.vision.all import Transform
     if not (isinstance(cls, type) and issubclass(cls, Transform)):
         return "give the class itself, a subclass of fastai's `Transform`"
     x = torch.arange(2*3*4*6.).view(2, 3, 4, 6)
