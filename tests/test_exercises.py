@@ -101,6 +101,8 @@ def test_hints_of_letters():
     (('extraction_or_tuning', 1), 45, 'still ahead'), (('extraction_or_tuning', 4), {'a', 'd'}, 'not mean equal'),
     (('extraction_or_tuning', 3), ([True]*20, [True]*19), 'same pictures for both'),
     (('how_much_data', 3), .04, 'function itself'),
+    (('near_and_far', 1), '1', 'one number'), (('near_and_far', 2), [], 'class itself'),
+    (('near_and_far', 3), ([True]*20, [True]*19), 'same validation pictures'),
     (('which_backbone', 1), '1', 'one number'), (('which_backbone', 2), [], 'function itself'),
     (('which_backbone', 3), {'glyphnet': 41., 'resnet18': 43., 'tf_efficientnet_lite0': 62.}, 'a share from 0 to 1'),
     (('which_backbone', 3), {'glyphnet': .4, 'resnet18': .5}, 'three backbones'),

@@ -32,6 +32,7 @@ from .strategy import fit_steps, recipe, STRATEGIES, stepped, strategy
 from .layers import *
 from .heads import *
 from .finetune import *
+from .distance import *
 from .transferability import *
 from .keep import *
 from .imbalance import *
