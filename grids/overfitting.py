@@ -1,0 +1,116 @@
+"""The stored grid of lesson 13: which remedy against overfitting pays, from scratch and after transfer.
+
+    python grids/overfitting.py [HH:MM]     # about 20 minutes of one core; stops at that time; started again it goes on
+
+Glyphnet under fastai's own head, digits, five labels per class, all of them right or 40 % of them wrong; 40 steps. Three
+tuning seeds choose each arm's rate (with right labels and no remedy; it holds in every cell of the arm), and then each
+remedy's own knob in each cell, by the mean loss on five validation pictures per class, whose labels are right. Five
+other seeds of each cell are then scored once on the sealed test. A run depends on its spec alone: `run(spec)`.
+"""
+import io, sys, tempfile, time
+from contextlib import redirect_stdout
+from functools import cache
+from pathlib import Path
+import numpy as np, torch
+from fastai.vision.all import (CrossEntropyLossFlat, EarlyStoppingCallback, LabelSmoothingCrossEntropyFlat, MixUp,
+                               SaveModelCallback)
+from tlcourse.base import package_assets
+from tlcourse.data import target
+from tlcourse.layers import true_freeze
+from tlcourse.learner import learner
+from tlcourse.overfitting import ByHeart, mislabelled
+from tlcourse.records import Records
+from tlcourse.runs import _measured
+from tlcourse.strategy import seeded
+from tlcourse.sweep import sweep
+from tlcourse.training import fused_adam
+
+out = 'tlcourse-out/overfitting'
+ARMS, SHARES, TUNE, SEEDS = ('scratch', 'feature-extraction', 'fine-tuning'), (0, .4), (100, 101, 102), range(5)
+RATES = [5e-3/9, 5e-3/3, 5e-3, 1.5e-2, 4.5e-2] # the middle one is the course's own; the outer two where an edge wins
+# What is tried of each remedy, the milder first. More data has no knob: four times the labels
+KNOBS = {'augmentation': ('affine', 'crop light'), 'dropout': (.5, .75), 'weight decay': (.3, 3.),
+         'early stopping': (2, 20), 'label smoothing': (.1, .3), 'mixup': (.4, 1.)}
+REMEDIES = (*KNOBS, 'more data')
+
+@cache
+def digits(): return target('digits')
+
+def fitted(t, spec):
+    "The Learner after its fit, its epochs, and what it knew by heart after each, where nothing was done about it"
+    remedy, k, lr, seed = (spec[o] for o in ('remedy', 'knob', 'lr', 'seed'))
+    dls = t.dls(bs=spec['bs'], augment=k.split() if remedy == 'augmentation' else False, device='cpu',
+                valid_shots=spec['V'], valid_seed=seed)
+    with seeded(seed), tempfile.TemporaryDirectory() as tmp, redirect_stdout(io.StringIO()):
+        loss = LabelSmoothingCrossEntropyFlat(eps=k) if remedy == 'label smoothing' else CrossEntropyLossFlat()
+        learn = learner(dls, 'glyphnet', pretrained=spec['arm'] != 'scratch', head='fastai', loss_func=loss,
+                        ps=k if remedy == 'dropout' else 0., wd=k if remedy == 'weight decay' else 0.,
+                        opt_func=fused_adam)
+        learn.path = Path(tmp)
+        learn.model.to(memory_format=torch.channels_last)
+        if spec['arm'] == 'feature-extraction': true_freeze(learn)
+        else: learn.unfreeze()
+        heart = ByHeart(t.wrong)
+        cbs = {'early stopping': lambda: [EarlyStoppingCallback(patience=k), SaveModelCallback()],
+               'mixup': lambda: [MixUp(k)], None: lambda: [heart]}.get(remedy, list)()
+        epochs = max(1, round(spec['steps']/len(learn.dls.train)))
+        with learn.no_bar(), learn.no_logging():
+            learn.fit_one_cycle(epochs, slice(lr/25, lr) if spec['arm'] == 'fine-tuning' else lr, cbs=cbs)
+    learn.loss_func = CrossEntropyLossFlat() # by which all are measured
+    tables = [np.array([list(o) for o in t], dtype=np.float32) for t in (learn.recorder.values, getattr(heart, 'rows', []))]
+    return learn, *tables
+
+def run(spec):
+    "What a run of `spec` gives"
+    t = mislabelled(digits().unopened(), spec['shots'], spec['share'], spec['seed'])
+    t0 = time.process_time()
+    learn, values, heart = fitted(t, spec)
+    losses, right = _measured(learn, learn.dls.valid)
+    res = dict(seconds=time.process_time() - t0, losses=losses, valid_acc=float(right.mean()))
+    if spec['kind'] == 'tune': return res
+    hit = _measured(learn, learn.dls.train.new(shuffle=False, drop_last=False))[1]
+    s = t.score(learn)
+    return dict(res, pred=s.pred, prob=s.prob, hit=hit, wrong=t.wrong, values=values, heart=heart)
+
+def spec(arm, share, remedy, knob, lr, seed, kind='report'):
+    t = digits()
+    return dict(kind=kind, target=t.name, pixel_hash=t.pixel_hash, backbone='glyphnet', head='fastai', arm=arm,
+                share=share, remedy=remedy, knob=knob, lr=lr, seed=seed, shots=20 if remedy == 'more data' else 5,
+                steps=40, bs=25, V=5)
+
+def mean_losses(records, options):
+    "The options of which all tuning runs are there, with their mean validation loss; `options`: name to specs"
+    return {k: float(np.mean([records.get(s)['losses'].mean() for s in ss])) for k,ss in options.items()
+            if all(map(records.has, ss))}
+
+def main(until):
+    records, t = Records(f'{out}/records.db'), digits()
+    records.put_labels(t.pixel_hash, t._test_arrays[1], dict(target=t.name, classes=t.classes))
+    def go(specs):
+        for s in specs:
+            if until and time.strftime('%H:%M') >= until and not records.has(s): sys.exit('stopped; start it again')
+            sweep([s], records, run, workers=1, progress=False)
+    def choose(what, options):
+        what = dict(what, pixel_hash=t.pixel_hash)
+        if not records.has(what):
+            for ss in options.values(): go(ss)
+            losses = mean_losses(records, options)
+            records.add(what, dict(chosen=min(losses, key=losses.get), losses=[[k, v] for k,v in losses.items()]))
+        return records.get(what)['chosen']
+    def tried(arm, share, remedy, knob, lr): return [spec(arm, share, remedy, knob, lr, s, 'tune') for s in TUNE]
+
+    rates = {}
+    for arm in ARMS:
+        options = {lr: tried(arm, 0, None, None, lr) for lr in RATES}
+        for lr in RATES[1:4]: go(options[lr])
+        losses = mean_losses(records, options)
+        edge = {RATES[1]: [RATES[0]], RATES[3]: [RATES[4]]}.get(min(losses, key=losses.get), [])
+        rates[arm] = choose(dict(kind='rate', arm=arm), {lr: options[lr] for lr in (*RATES[1:4], *edge)})
+    for share in SHARES[::-1]: # the cells in which harm is expected first
+        knobs = {(a, r): choose(dict(kind='knob', arm=a, share=share, remedy=r),
+                                {k: tried(a, share, r, k, rates[a]) for k in ks}) for a in ARMS for r,ks in KNOBS.items()}
+        go([spec(a, share, r, knobs.get((a, r)), rates[a], s)
+            for s in SEEDS for a in ARMS for r in (None, *REMEDIES)])
+    print(records.export(package_assets()/'overfitting.db').stat().st_size, 'bytes')
+
+if __name__ == '__main__': main(sys.argv[1] if len(sys.argv) > 1 else None)
