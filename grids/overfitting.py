@@ -1,19 +1,20 @@
 """The stored grid of lesson 13: which remedy against overfitting pays, from scratch and after transfer.
 
-    python grids/overfitting.py [HH:MM]     # about 20 minutes of one core; stops at that time; started again it goes on
+    python grids/overfitting.py [SHARE ...]
+        # about 14 minutes of one core; goes on where it was stopped; by default both shares of wrong labels
 
-Glyphnet under fastai's own head, digits, five labels per class, all of them right or 40 % of them wrong; 40 steps. Three
-tuning seeds choose each arm's rate (with right labels and no remedy; it holds in every cell of the arm), and then each
-remedy's own knob in each cell, by the mean loss on five validation pictures per class, whose labels are right. Five
-other seeds of each cell are then scored once on the sealed test. A run depends on its spec alone: `run(spec)`.
+Glyphnet under fastai's own head, digits, five labels per class, all of them right or 40 % of them wrong; 40 steps at
+the rates of the course. Three tuning seeds choose each remedy's own knob in each cell, by the mean loss on five
+validation pictures per class, whose labels are right. Five other seeds of each cell are then scored once on the sealed
+test. A run depends on its spec alone: `run(spec)`.
 """
 import io, sys, tempfile, time
 from contextlib import redirect_stdout
 from functools import cache
 from pathlib import Path
 import numpy as np, torch
-from fastai.vision.all import (CrossEntropyLossFlat, EarlyStoppingCallback, LabelSmoothingCrossEntropyFlat, MixUp,
-                               SaveModelCallback)
+from fastai.vision.all import (Callback, CancelValidException, CrossEntropyLossFlat, EarlyStoppingCallback,
+                               LabelSmoothingCrossEntropyFlat, MixUp, SaveModelCallback)
 from tlcourse.base import package_assets
 from tlcourse.data import target
 from tlcourse.layers import true_freeze
@@ -21,13 +22,14 @@ from tlcourse.learner import learner
 from tlcourse.overfitting import ByHeart, mislabelled
 from tlcourse.records import Records
 from tlcourse.runs import _measured
-from tlcourse.strategy import seeded
+from tlcourse.strategy import seeded, STRATEGIES
 from tlcourse.sweep import sweep
 from tlcourse.training import fused_adam
 
 out = 'tlcourse-out/overfitting'
-ARMS, SHARES, TUNE, SEEDS = ('scratch', 'feature-extraction', 'fine-tuning'), (0, .4), (100, 101, 102), range(5)
-RATES = [5e-3/9, 5e-3/3, 5e-3, 1.5e-2, 4.5e-2] # the middle one is the course's own; the outer two where an edge wins
+ARMS = {a: STRATEGIES[a].rate for a in ('scratch', 'fine-tuning')}
+ARMS['feature-extraction'] = 1e-2 # of lesson 5's frozen bodies
+SHARES, TUNE, SEEDS = (0., .4), (100, 101, 102), range(5)
 # What is tried of each remedy, the milder first. More data has no knob: four times the labels
 KNOBS = {'augmentation': ('affine', 'crop light'), 'dropout': (.5, .75), 'weight decay': (.3, 3.),
          'early stopping': (2, 20), 'label smoothing': (.1, .3), 'mixup': (.4, 1.)}
@@ -35,6 +37,10 @@ REMEDIES = (*KNOBS, 'more data')
 
 @cache
 def digits(): return target('digits')
+
+class NoValid(Callback):
+    "Saves time where nobody reads the validation loss of each epoch"
+    def before_validate(self): raise CancelValidException
 
 def fitted(t, spec):
     "The Learner after its fit, its epochs, and what it knew by heart after each, where nothing was done about it"
@@ -52,13 +58,12 @@ def fitted(t, spec):
         else: learn.unfreeze()
         heart = ByHeart(t.wrong)
         cbs = {'early stopping': lambda: [EarlyStoppingCallback(patience=k), SaveModelCallback()],
-               'mixup': lambda: [MixUp(k)], None: lambda: [heart]}.get(remedy, list)()
+               'mixup': lambda: [MixUp(k), NoValid()], None: lambda: [heart]}.get(remedy, lambda: [NoValid()])()
         epochs = max(1, round(spec['steps']/len(learn.dls.train)))
         with learn.no_bar(), learn.no_logging():
             learn.fit_one_cycle(epochs, slice(lr/25, lr) if spec['arm'] == 'fine-tuning' else lr, cbs=cbs)
     learn.loss_func = CrossEntropyLossFlat() # by which all are measured
-    tables = [np.array([list(o) for o in t], dtype=np.float32) for t in (learn.recorder.values, getattr(heart, 'rows', []))]
-    return learn, *tables
+    return learn, np.array([list(o) for o in learn.recorder.values]), np.array(getattr(heart, 'rows', []))
 
 def run(spec):
     "What a run of `spec` gives"
@@ -72,45 +77,29 @@ def run(spec):
     s = t.score(learn)
     return dict(res, pred=s.pred, prob=s.prob, hit=hit, wrong=t.wrong, values=values, heart=heart)
 
-def spec(arm, share, remedy, knob, lr, seed, kind='report'):
+def spec(arm, share, remedy, knob, seed, kind='report'):
     t = digits()
     return dict(kind=kind, target=t.name, pixel_hash=t.pixel_hash, backbone='glyphnet', head='fastai', arm=arm,
-                share=share, remedy=remedy, knob=knob, lr=lr, seed=seed, shots=20 if remedy == 'more data' else 5,
+                share=share, remedy=remedy, knob=knob, lr=ARMS[arm], seed=seed, shots=20 if remedy == 'more data' else 5,
                 steps=40, bs=25, V=5)
 
-def mean_losses(records, options):
-    "The options of which all tuning runs are there, with their mean validation loss; `options`: name to specs"
-    return {k: float(np.mean([records.get(s)['losses'].mean() for s in ss])) for k,ss in options.items()
-            if all(map(records.has, ss))}
-
-def main(until):
+def main(shares):
     records, t = Records(f'{out}/records.db'), digits()
     records.put_labels(t.pixel_hash, t._test_arrays[1], dict(target=t.name, classes=t.classes))
-    def go(specs):
-        for s in specs:
-            if until and time.strftime('%H:%M') >= until and not records.has(s): sys.exit('stopped; start it again')
-            sweep([s], records, run, workers=1, progress=False)
+    def go(specs): sweep(specs, records, run, workers=1, progress=False)
     def choose(what, options):
         what = dict(what, pixel_hash=t.pixel_hash)
         if not records.has(what):
             for ss in options.values(): go(ss)
-            losses = mean_losses(records, options)
+            losses = {k: float(np.mean([records.get(o)['losses'].mean() for o in ss])) for k,ss in options.items()}
             records.add(what, dict(chosen=min(losses, key=losses.get), losses=[[k, v] for k,v in losses.items()]))
         return records.get(what)['chosen']
-    def tried(arm, share, remedy, knob, lr): return [spec(arm, share, remedy, knob, lr, s, 'tune') for s in TUNE]
-
-    rates = {}
-    for arm in ARMS:
-        options = {lr: tried(arm, 0, None, None, lr) for lr in RATES}
-        for lr in RATES[1:4]: go(options[lr])
-        losses = mean_losses(records, options)
-        edge = {RATES[1]: [RATES[0]], RATES[3]: [RATES[4]]}.get(min(losses, key=losses.get), [])
-        rates[arm] = choose(dict(kind='rate', arm=arm), {lr: options[lr] for lr in (*RATES[1:4], *edge)})
-    for share in SHARES[::-1]: # the cells in which harm is expected first
-        knobs = {(a, r): choose(dict(kind='knob', arm=a, share=share, remedy=r),
-                                {k: tried(a, share, r, k, rates[a]) for k in ks}) for a in ARMS for r,ks in KNOBS.items()}
-        go([spec(a, share, r, knobs.get((a, r)), rates[a], s)
-            for s in SEEDS for a in ARMS for r in (None, *REMEDIES)])
+    def knob(arm, share, remedy):
+        return choose(dict(kind='knob', arm=arm, share=share, remedy=remedy),
+                      {k: [spec(arm, share, remedy, k, s, 'tune') for s in TUNE] for k in KNOBS[remedy]})
+    for share in shares:
+        knobs = {(a, r): knob(a, share, r) for a in ARMS for r in KNOBS}
+        go([spec(a, share, r, knobs.get((a, r)), s) for s in SEEDS for a in ARMS for r in (None, *REMEDIES)])
     print(records.export(package_assets()/'overfitting.db').stat().st_size, 'bytes')
 
-if __name__ == '__main__': main(sys.argv[1] if len(sys.argv) > 1 else None)
+if __name__ == '__main__': main([float(o) for o in sys.argv[1:]] or SHARES)

@@ -103,7 +103,9 @@ def test_hints_of_letters():
     (('how_much_data', 3), .04, 'function itself'),
     (('which_backbone', 1), '1', 'one number'), (('which_backbone', 2), [], 'function itself'),
     (('which_backbone', 3), {'glyphnet': 41., 'resnet18': 43., 'tf_efficientnet_lite0': 62.}, 'a share from 0 to 1'),
-    (('which_backbone', 3), {'glyphnet': .4, 'resnet18': .5}, 'three backbones')])
+    (('which_backbone', 3), {'glyphnet': .4, 'resnet18': .5}, 'three backbones'),
+    (('overfitting', 1), .56, 'in %'), (('overfitting', 2), [], 'function itself'),
+    (('overfitting', 3), [(f'{i}.png', 'cat', i) for i in range(10)], 'largest loss comes first')])
 def test_hint_fits(at, answer, words): assert words in check(*at, answer).hint
 
 def test_hints_of_first_transfer(monkeypatch):
