@@ -33,6 +33,7 @@ from .layers import *
 from .heads import *
 from .finetune import *
 from .transferability import *
+from .overfitting import *
 from .keep import *
 from .comparison import *
 from .look import *
