@@ -16,17 +16,15 @@ import math
 @lru_cache # The same fit each time
 def _after(share):
     "Validation accuracy in % at the end of the page's fit"
-    from fastai.metrics import accuracy
     from fastai.torch_core import set_seed
-    from fastai.vision.learner import vision_learner
-    from tlcourse.backbones import glyphnet
     from tlcourse.data import target
+    from tlcourse.learner import learner
     from tlcourse.overfitting import mislabelled
     few = mislabelled(target('digits'), 5, share)
     set_seed(0, reproducible=True)
-    learn = vision_learner(few.dls(bs=25, augment=False), glyphnet, ps=0., wd=0., metrics=accuracy)
+    learn = learner(few.dls(bs=25, augment=False), 'glyphnet', head='fastai', ps=0., wd=0.)
     learn.unfreeze()
-    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(20, slice(2e-4, 5e-3))
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(15, slice(2e-4, 5e-3))
     return 100*learn.recorder.values[-1][2]
 
 # %% ../../nbs/checks/13_overfitting.ipynb #ck130011
