@@ -9,8 +9,9 @@ __all__ = ['wrong_labels', 'mislabelled', 'ByHeart']
 
 # %% ../nbs/lessons/13_overfitting.ipynb #ovlib000
 import tlcourse.base
-import copy, numpy as np, torch
+import numpy as np, torch
 from contextlib import nullcontext
+from copy import copy
 from fastai.callback.core import Callback
 from numbers import Real
 from .base import BadInput
@@ -46,7 +47,7 @@ def mislabelled(
     "Few training pictures, a share of them wrongly labelled; validation and test pictures keep their labels."
     ids = kshot(t.train.y, shots, seed, t.classes)
     y = t.train.y[ids].numpy()
-    res = copy.copy(t)
+    res = copy(t)
     res.train = Part('train', t.train.x[ids], wrong_labels(y, share, seed), t.classes)
     res.train.augments, res.wrong = t.augments, res.train.y.numpy() != y
     return res
