@@ -108,7 +108,9 @@ def test_hints_of_letters():
     (('which_backbone', 3), {'glyphnet': .4, 'resnet18': .5}, 'three backbones'),
     (('imbalance', 1), .9, 'in %'), (('imbalance', 2), [], 'metric itself'),
     (('imbalance', 3), dict(accuracy=.8), 'with the keys'),
-    (('imbalance', 3), dict(accuracy=80, balanced=.7, adjusted=.7), 'not in %')])
+    (('imbalance', 3), dict(accuracy=80, balanced=.7, adjusted=.7), 'not in %'),
+    (('overfitting', 1), .56, 'in %'), (('overfitting', 2), [], 'function itself'),
+    (('overfitting', 3), [(f'{i}.png', 'cat', i) for i in range(10)], 'largest loss comes first')])
 def test_hint_fits(at, answer, words): assert words in check(*at, answer).hint
 
 def test_hints_of_first_transfer(monkeypatch):

@@ -34,6 +34,7 @@ from .heads import *
 from .finetune import *
 from .distance import *
 from .transferability import *
+from .overfitting import *
 from .keep import *
 from .imbalance import *
 from .comparison import *
