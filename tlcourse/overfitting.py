@@ -24,7 +24,7 @@ from .strategy import seeded
 def wrong_labels(
     y, # int (n,) classes, from 0 to K-1
     share, # Of each class that gets another label, from 0 on, below 1
-    seed=0
+    seed=0 # Of the choice of pictures and of their labels
 ): # int64 (n,) labels as given; raises `BadInput`
     "Give a share of each class, rounded to whole pictures, the label of another class, all equally likely."
     if isinstance(share, bool) or not isinstance(share, Real) or not 0 <= share < 1:
