@@ -13,6 +13,7 @@ import numpy as np, torch
 from contextlib import nullcontext
 from copy import copy
 from fastai.callback.core import Callback
+from fastcore.basics import patch
 from numbers import Real
 from .base import BadInput
 from .data import kshot
@@ -23,7 +24,7 @@ from .strategy import seeded
 def wrong_labels(
     y, # int (n,) classes, from 0 to K-1
     share, # Of each class that gets another label, from 0 on, below 1
-    seed=0
+    seed=0 # Of the choice of pictures and of their labels
 ): # int64 (n,) labels as given; raises `BadInput`
     "Give a share of each class, rounded to whole pictures, the label of another class, all equally likely."
     if isinstance(share, bool) or not isinstance(share, Real) or not 0 <= share < 1:
@@ -66,12 +67,15 @@ class ByHeart(Callback):
         if n != len(self.wrong): raise BadInput(f"wrong is about {len(self.wrong)} pictures, and {n} are trained on")
         self.rows = []
 
-    @torch.no_grad()
-    def after_train(self):
-        self.model.eval()
-        with seeded(0, self.dls.device): # what is random in training goes on as if nobody had looked
-            dl = self.dls.train.new(shuffle=False, drop_last=False)
-            with getattr(dl.dataset, 'set_split_idx', nullcontext)(1): # not augmented
-                hit = torch.cat([(self.model(x).argmax(1) == y).cpu() for x,y in dl]).numpy()
-        mean = lambda o: float(o.mean()) if len(o) else float('nan')
-        self.rows.append((mean(hit[~self.wrong]), mean(hit[self.wrong])))
+# %% ../nbs/lessons/13_overfitting.ipynb #ovlib004
+@patch
+@torch.no_grad()
+def after_train(self:ByHeart):
+    "Look at the training pictures as they are, not augmented; training goes on as if nobody had looked."
+    self.model.eval()
+    with seeded(0, self.dls.device):
+        dl = self.dls.train.new(shuffle=False, drop_last=False)
+        with getattr(dl.dataset, 'set_split_idx', nullcontext)(1):
+            hit = torch.cat([(self.model(x).argmax(1) == y).cpu() for x,y in dl]).numpy()
+    mean = lambda o: float(o.mean()) if len(o) else float('nan')
+    self.rows.append((mean(hit[~self.wrong]), mean(hit[self.wrong])))

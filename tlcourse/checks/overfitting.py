@@ -36,7 +36,7 @@ def _fewer(answer):
     # Of 167 digits: a computer that rounds otherwise may see some of them otherwise
     if abs(got - _after(.2)) <= 2.5: return None
     for share in .4, 0:
-        if abs(got - _after(share)) <= 1.3: return f"so it is with a share of {share:g}: `tuned` takes the share of wrong labels"
+        if abs(got - _after(share)) <= 1.3: return f"so it is with a share of {share:g} of wrong labels"
     return "another number comes out here: is it the last accuracy that the Recorder has, of `tuned(.2)`?"
 
 # %% ../../nbs/checks/13_overfitting.ipynb #ck130012
@@ -52,7 +52,7 @@ def _careful(f):
     learn = f(target('digits').dls(shots=1, bs=4, augment=False), glyphnet)
     if not isinstance(learn, Learner): return "return the Learner that `vision_learner` makes"
     if getattr(getattr(learn.loss_func, 'func', None), 'eps', None) != .2:
-        return "the loss is to be `LabelSmoothingCrossEntropyFlat` with `eps=.2`: `vision_learner` takes `loss_func`"
+        return "the loss, `loss_func`, is to be `LabelSmoothingCrossEntropyFlat` with `eps=.2`"
     drops = [m.p for m in learn.model[1].modules() if isinstance(m, nn.Dropout)]
     if drops[-1:] != [.8]: return "before the last layer, a number is dropped with probability .8: that is `ps`"
     if learn.wd != .1: return "the weight decay is to be .1: `wd`"
@@ -67,7 +67,8 @@ def _suspects(answer):
         return "each of the ten is (file, label, loss)"
     files, labels, losses = zip(*answer)
     losses = [_number(v) for v in losses]
-    if any(v is None or math.isnan(v) or v < 0 for v in losses): return "the third of each is its loss, a number from 0 on"
+    if any(v is None or math.isnan(v) or v < 0 for v in losses):
+        return "each loss is a number from 0 on"
     if losses != sorted(losses, reverse=True): return "the largest loss comes first"
     if len({str(o) for o in files}) < 10: return "ten different pictures are asked for"
-    if not all(isinstance(o, str) for o in labels): return "the second of each is the label's name, as `dls.vocab` has it"
+    if not all(isinstance(o, str) for o in labels): return "each label is a name, as `dls.vocab` has it"
