@@ -5,10 +5,11 @@
 Glyphnet, 150 steps, on targets whose training part has 60 pictures of one class down to 2 of another (`long`), or as
 many in all and as many of each class (`even`). Ten seeds of fine-tuning, of feature extraction and of the remedies,
 and five of them for all else; from one to the next the classes move up the ranks, so that of ten classes each has each
-rank once. The test is balanced. The learning rate of fine-tuning and the weight decay of feature extraction are chosen for each target and
-set, on three other seeds, by the loss on validation pictures that count as often as their class does in training; the
-other two strategies have the rates of the table (lesson 7), and a remedy has those of the plain run. A run depends on
-its spec alone: `run(spec)`. Plain runs on the long tail hold the predictions after `adjusted` with some `tau`, too.
+rank once. The test is balanced. The learning rate of fine-tuning and the weight decay of feature extraction are chosen
+for each target and set, on three other seeds, by the loss on validation pictures that count as often as their class
+does in training; the other two strategies have the rates of the table (lesson 7), and a remedy has those of the plain
+run. A run depends on its spec alone: `run(spec)`. Plain runs on the long tail hold the predictions after `adjusted`
+with some `tau`, too.
 
 The remedies had five seeds first and ten when these left the tail open, so their page asks for half the level. The same
 command goes on where it was stopped, from the folder `out`.
@@ -191,7 +192,8 @@ def main(names):
         t = get('digits')
         best, lr = both(records, t), STRATEGIES['fine-tuning'].rate
         go(records, [spec(t, STRATS[1], how, s, knob=k) for s in FEW for how in SETS for k in WDS[1::2]])
-        go(records, [spec(t, a, 'long', s, r, best[a, 'long']) for a in STRATS[:2] for s in range(SEEDS) for r in REMEDIES])
+        go(records, [spec(t, a, 'long', s, r, best[a, 'long'])
+                     for a in STRATS[:2] for s in range(SEEDS) for r in REMEDIES])
         go(records, [spec(t, STRATS[0], how, s, knob=d*lr) for s in FEW for how in SETS for d in DOSES])
         go(records, [spec(t, a, how, s) for s in FEW for how in SETS for a in STRATS[2:]])
     for n in names:

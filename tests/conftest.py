@@ -56,7 +56,7 @@ def pytest_xdist_auto_num_workers(config):
 LONG = ('core/22_pretrain', 'lessons/01_first_transfer', 'lessons/02_your_own_pictures', 'lessons/03_honest_data',
         'lessons/04_inside', 'lessons/05_freezing', 'lessons/07_fine_tuning', 'lessons/08_learning_rates',
         'lessons/09_extraction_or_tuning', 'lessons/10_how_much_data', 'lessons/11_near_and_far',
-        'lessons/12_which_backbone', 'lessons/14_keeping', 'tools/24_lint')
+        'lessons/12_which_backbone', 'lessons/14_keeping', 'tools/25_lint')
 
 # Seconds, about, of the other pages over ten, named without their numbers: they come before the short ones, so that
 # both processes end together

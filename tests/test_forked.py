@@ -83,8 +83,8 @@ def notebook(d, *sources, room='core'):
     for o in f'nbs/{room}', 'tlcourse': (d/o).mkdir(parents=True)
     (d/'pyproject.toml').touch()
     nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(s) for s in sources])
-    nbformat.write(nb, d/f'nbs/{room}/00_page.ipynb')
-    return d/f'nbs/{room}/00_page.ipynb'
+    nbformat.write(nb, d/f'nbs/{room}/05_page.ipynb')
+    return d/f'nbs/{room}/05_page.ipynb'
 
 FIGURE = 'import sys\nassert "serve" in sys.orig_argv\nimport fastai.imports, matplotlib.pyplot as plt\nplt.plot([1]);'
 

@@ -280,13 +280,13 @@ def test_out_of_date_finds_changes(tmp_path):
     with open(tmp_path/'tlcourse/base.py', 'a') as f: f.write('x = 1\n')
     for o in ('left.py', 'checks/left.py'): (tmp_path/'tlcourse'/o).touch()
     (tmp_path/'README.md').write_text('old')
-    nb = json.loads((p := tmp_path/'nbs/tools/31_dev.ipynb').read_text(encoding='utf-8'))
+    nb = json.loads((p := tmp_path/'nbs/tools/33_dev.ipynb').read_text(encoding='utf-8'))
     next(c for c in nb['cells'] if c['cell_type'] == 'code')['execution_count'] = 3
     p.write_text(json.dumps(nb), encoding='utf-8')
     found = {o.split(':')[0] for o in set(out_of_date(tmp_path)) - before}
     assert (found | {o.split(':')[0] for o in before}
             >= {'tlcourse/base.py', 'tlcourse/left.py', 'tlcourse/checks/left.py', 'README.md',
-                'nbs/tools/31_dev.ipynb'})
+                'nbs/tools/33_dev.ipynb'})
 
 def test_readme_commands():
     text = (ROOT/'README.md').read_text(encoding='utf-8')
