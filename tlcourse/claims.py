@@ -188,6 +188,43 @@ ROWS += [
         'wise', "WiSE-FT at half less fine-tuning, source", sure="five seeds; clear after correction"),
 ]
 
+# %% ../nbs/tools/27_claims.ipynb #clm00028
+ROWS += [
+    Judged('claim', 22, 'near_and_far', 'holds when', "the classes are the same and the look is near (another font), "
+        "not from colour to outlines", 'stix', "right without a label there", '%', "five draws"),
+    Judged('claim', 25, 'near_and_far', 'does not hold', "as a forecast of the gain: the nearest of nine targets, "
+        "hues, is where frozen features do harm", 'harm', "random bodies less the trained one, hues",
+        sure="clear after correction; the order of nine targets cannot exclude a weak tie"),
+    Judged('claim', 33, 'near_and_far', 'holds', "the best cut differs: textures gain by one, letters and digits lose",
+        'cut.textures', "cut after stage 2 less whole, textures", sure="clear after correction for twelve"),
+    Judged('claim', 34, 'near_and_far', 'holds when', "the target is textures; not letters, digits or hues",
+        'cut.textures', "cut after stage 2 less whole, textures", sure="clear after correction for twelve"),
+]
+
+# %% ../nbs/tools/27_claims.ipynb #clm00029
+ROWS += [
+    Judged('claim', 5, 'overfitting', 'does not hold', "digits, 20 labels per class in place of 5; all six cells gain",
+        'right.more.tuned', "four times the labels, fine-tuning", sure="fifteen seeds; clear after correction for 21"),
+    Judged('claim', 10, 'overfitting', 'open', "early stopping in fine-tuning; from scratch with wrong labels it "
+        "costs; batch sizes were not compared", 'bad.stop.tuned', "early stopping, wrong labels, fine-tuning",
+        sure="fifteen seeds; one patience"),
+    Judged('claim', 14, 'overfitting', 'open', "not tested: digits are not close to the source"),
+    Judged('claim', 15, 'overfitting', 'does not hold', "where labels are wrong: they are learned by heart",
+        'heart.frozen.dropout', "wrong labels given back, frozen with dropout", '%', "fifteen seeds"),
+    Judged('claim', 19, 'overfitting', 'holds', "fifteen epochs on five digits per class", 'slow.train',
+        "training digits right", '%', "one run of the page"),
+    Judged('claim', 30, 'overfitting', 'open', "glyphs' augmentations, fine-tuning; colour was not changed",
+        'right.augment.tuned', "augmentation, fine-tuning", sure="fifteen seeds; the interval is not corrected"),
+    Judged('claim', 35, 'overfitting', 'holds when', "it is more data, or dropout from scratch where labels are wrong; "
+        "weight decay is open, early stopping is open or costs", 'bad.dropout.new',
+        "dropout, wrong labels, from scratch", sure="fifteen seeds; one strength each; clear after correction for 21"),
+    Judged('claim', 8, 'imbalance', 'holds when', "the classes are digits; textures are open, and both are once the "
+        "shares are divided out", 'more', "gain on the long tail less gain on even classes, tail, digits",
+        sure="ten draws; clear after correction for six"),
+    Judged('finding', 5, 'imbalance', 'open', "digits, at three times the chosen rate", 'heavy',
+        "tail, less that at the chosen rate", sure="five draws; not clear after correction for three"),
+]
+
 # %% ../nbs/tools/27_claims.ipynb #clm00031
 def _told(mean, low, high, unit):
     "A value as text, to the digit that its lesson gives"
