@@ -1,28 +1,36 @@
 """The stored grid of lesson 11: heads on near and far targets, and tuning on hues from two sources.
 
     python grids/near_and_far.py [MINUTES]
-        # about 8 minutes of one idle core; begins nothing after MINUTES, and goes on where it was stopped
+        # about 25 minutes of one idle core; begins nothing after MINUTES, and goes on where it was stopped
 
 Five labels per class. `heads` are fitted on frozen features of a trained body and of a random one; five validation
 pictures per class choose one weight decay for all five draws by their mean loss. On hues everything is tuned for 150
 steps, by the settings of the grid of lesson 9 (first edition), whose runs from scratch stand beside; three tuning seeds
 choose the rates on five validation pictures per class: by the loss from glyphnet_multi (`tlcourse.rates`), by the
 accuracy from glyphnet. Each run of another five seeds opens the sealed test once.
+
+`copied` (after Yosinski et al. 2014, arXiv:1411.1792): a network is trained from scratch on 20 labels per class; then
+new ones are trained on the same labels, whose stem and first stages come from it (`own`) or from the pretrained
+glyphnet (`glyphs`), and stay as they are, BatchNorm statistics too, or are trained with the rest, which starts from
+random numbers. With no stage copied it is a second network from scratch. All have 150 steps at the rate of `scratch`.
 """
 import sys, time
 from functools import cache, lru_cache
 import numpy as np, torch
+from fastai.vision.learner import params
+from fastcore.foundation import L
 from tlcourse.backbones import arch
 from tlcourse.base import package_assets
 from tlcourse.data import kshot, Target, target
 from tlcourse.distance import shuffle_blocks
 from tlcourse.features import extract
+from tlcourse.layers import true_freeze
 from tlcourse.passes import _adapt
 from tlcourse.probes import fit_probes
 from tlcourse.rates import choose, grid
 from tlcourse.records import Records
 from tlcourse.runs import _measured
-from tlcourse.strategy import STRATEGIES
+from tlcourse.strategy import _as_asked, _learner, fit_steps, seeded, STRATEGIES
 from tlcourse.sweep import sweep
 from tlcourse.world import draw
 
@@ -31,6 +39,7 @@ BLOCKS = [16, 8, 4]
 SHOTS, STEPS, BS, V, SEEDS, TUNE = 5, 150, 32, 5, range(5), (100, 101, 102)
 WDS = [1e-4, 1e-3, 1e-2, 1e-1, 1., 10.]
 PHOTO = ['emoji', 'emoji-lines', 'digits'] # of the body from ImageNet
+COPIED, STAGES, MORE = ('digits', 'letters', 'hues'), (1, 2, 3, 4), 20 # Targets, stages copied, labels per class
 OTHER = {'letters': 'letters-stix', 'emoji': 'emoji-lines'} # the same classes, looking different
 out, stored = 'tlcourse-out/near_and_far', package_assets()/'near_and_far.db'
 
@@ -97,8 +106,49 @@ def heads(backbone, body, name):
         for r,s in zip(res, o.score_heads(net, hs, stats=stats, device='cpu')): r['pred other'] = s.pred
     return res
 
+# Copied stages
+def begun(data, seed, lr, stages=0, body=None, tuned=True):
+    "A network whose stem and first stages are those of `body`"
+    def groups(m): return L(params(m[0][:stages+1]), params(m[0][stages+1:]) + params(m[1]))
+    learn = _learner(data, 'glyphnet', seed, pretrained=False, progress=False, splitter=groups)
+    if stages: learn.model[0][:stages+1].load_state_dict(body[:stages+1].state_dict())
+    if tuned: learn.unfreeze()
+    else: true_freeze(learn, -1)
+    with _as_asked(learn): fit_steps(learn, STEPS, lr)
+    return learn
+
+@lru_cache(maxsize=1)
+def own(name, seed, lr):
+    "The body that learned this target itself"
+    with seeded(seed): return begun(dls(name, MORE, seed), seed, lr).model[0].eval()
+
+@cache
+def glyphs():
+    a = arch('glyphnet')
+    return a.cut(a(pretrained=True)).eval()
+
+def copied(spec):
+    name, seed, lr = spec['target'], spec['seed'], spec['lr']
+    body = own(name, seed, lr) if spec['source'] == 'own' else glyphs()
+    t0 = time.process_time()
+    with seeded(seed + 1000): # Another random rest than that of the first network
+        learn = begun(dls(name, MORE, seed), seed + 1000, lr, spec['stages'], body, spec['tuned'])
+    res = measured(learn, spec, time.process_time() - t0)
+    del res['losses'] # which choose nothing here
+    return res
+
+def copied_specs():
+    for name in COPIED:
+        for s in SEEDS:
+            for source,tuned,n in [(None, True, 0), *[(o, t, n) for o in ('own', 'glyphs') for n in STAGES
+                                                       for t in (False, True)]]:
+                yield dict(kind='copied', target=name, pixel_hash=get(name).pixel_hash, backbone='glyphnet', stages=n,
+                           source=source, tuned=tuned, shots=MORE, steps=STEPS, bs=BS, V=V, seed=s,
+                           lr=STRATEGIES['scratch'].rate)
+
 def run(spec):
     "One run; it depends on its spec alone"
+    if spec['kind'] == 'copied': return copied(spec)
     if spec['kind'] == 'heads': return heads(spec['backbone'], spec['body'], spec['target'])[spec['seed']]
     return trained(spec)
 
@@ -151,6 +201,7 @@ def main():
     some(tuned('glyphnet'))
     some(head_specs())
     some(tuned('glyphnet_multi'))
+    some(copied_specs())
 
 def store():
     records = Records(f'{out}/records.db')
