@@ -169,9 +169,11 @@ def needed(code, before):
         at, code = todo.pop()
         for n in uses(code) - defines(code):
             j = next((j for j in reversed(range(at)) if n in defines(before[j])), None)
-            if j is not None and j not in res:
-                res.add(j)
-                todo.append((j, before[j]))
+            if j is None: continue
+            patches = [i for i in range(j, at) if {'patch', n} <= uses(before[i])] # methods of this class
+            for i in {j, *patches} - res:
+                res.add(i)
+                todo.append((i, before[i]))
     return [before[j] for j in sorted(res)]
 
 @pytest.fixture(scope='module')
