@@ -10,11 +10,11 @@ __all__ = ['LESSONS', 'BadInput', 'unknown', 'lesson_number', 'lesson_name', 'us
            'versions', 'pick_device', 'Stamp', 'prose']
 
 # %% ../nbs/core/00_base.ipynb #a79deaad
-import difflib, errno, hashlib, json, os, re, stat, sys, tempfile, time, warnings
+import difflib, errno, hashlib, json, math, os, re, stat, sys, tempfile, time, warnings
 from functools import lru_cache
 from html import escape
 from importlib import metadata
-from numbers import Number
+from numbers import Number, Real
 from pathlib import Path
 
 # %% ../nbs/core/00_base.ipynb #0d6831ae
@@ -38,6 +38,11 @@ def unknown(kind:str, # What was asked for: 'target', 'backbone', 'strategy', ..
     near = difflib.get_close_matches(str(name).lower(), names, n=3, cutoff=.5)
     tip = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(names)}"
     return BadInput(f"unknown {kind} {str(name)!r}: {tip}")
+
+def _between(name, v, least=0, most=math.inf, end=''):
+    "`v` as a number from `least` to `most`, or a sentence, with `end` behind it"
+    if isinstance(v, Real) and not isinstance(v, bool) and least <= v <= most: return float(v)
+    raise BadInput(f"{name}={v!r}: give a number from {least:g} {f'to {most:g}' if most < math.inf else 'on'}{end}")
 
 # %% ../nbs/core/00_base.ipynb #1ess0n03
 LESSONS = ('first_transfer', 'your_own_pictures', 'honest_data', 'inside', 'freezing', 'feature_extraction',

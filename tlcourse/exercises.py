@@ -173,6 +173,10 @@ def _number(o):
     try: return float(o)
     except (TypeError, ValueError): return None
 
+def _percent(v):
+    "A hint where the number `v` is no percentage above 1"
+    return None if 1 < v <= 100 else "give it in %, so between 0 and 100"
+
 def _choice(answer, want, why, more):
     "A hint where the letters are not `want`; `why`: what a wrong one means; `more`: what to ask where some are missing"
     try: got = {str(a).strip().lower() for a in answer}

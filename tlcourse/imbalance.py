@@ -11,10 +11,9 @@ __all__ = ['class_recall', 'adjusted', 'LogitAdjustedLoss', 'effective_weights']
 import tlcourse.base
 import numpy as np, torch
 from fastai.losses import CrossEntropyLossFlat
-from numbers import Real
 
 # %% ../nbs/lessons/15_imbalance.ipynb #imb00li2
-from .base import BadInput
+from .base import _between, BadInput
 
 # %% ../nbs/lessons/15_imbalance.ipynb #imb00010
 def _counts(counts):
@@ -26,11 +25,6 @@ def _counts(counts):
     odd = [i for i,v in enumerate(n) if not (np.isfinite(v) and v >= 1 and v == int(v))]
     if odd: raise BadInput(f"class {odd[0]} has {n[odd[0]]:g} training pictures: give a whole number from 1 on")
     return n
-
-def _between(name, v, least, most, end=''):
-    "A number, or a sentence"
-    if isinstance(v, Real) and not isinstance(v, bool) and least <= v <= most: return float(v)
-    raise BadInput(f"{name}={v!r}: give a number from {least:g} {f'to {most:g}' if most < np.inf else 'on'}{end}")
 
 # %% ../nbs/lessons/15_imbalance.ipynb #imb00012
 def class_recall(

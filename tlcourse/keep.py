@@ -19,7 +19,6 @@ from fastai.learner import Learner
 from fastcore.basics import patch
 from fastcore.foundation import L
 from functools import lru_cache
-from numbers import Real
 from torch import nn
 from torch.nn.utils import parametrize
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -27,7 +26,7 @@ from typing import NamedTuple
 
 # %% ../nbs/lessons/14_keeping.ipynb #keep0003
 from .backbones import arch
-from .base import BadInput
+from .base import _between, BadInput
 from .passes import _adapt, _norms
 from .finetune import KeepStats
 from .stats import wilson
@@ -36,9 +35,7 @@ from .world import SourceDrawer
 # %% ../nbs/lessons/14_keeping.ipynb #keep0010
 def _strength(name, v, most=math.inf):
     "`v` as a strength: a number from 0 on"
-    if isinstance(v, Real) and 0 <= v <= most and not isinstance(v, bool): return float(v)
-    end = '' if most == math.inf else f' to {most:g}'
-    raise BadInput(f"{name}={v}: give a number from 0{end}{' on' if not end else ''}; 0 leaves it out")
+    return _between(name, v, 0, most, '; 0 leaves it out')
 
 def _parts(learn):
     "Body and head of a Learner's network"

@@ -12,7 +12,7 @@ import numpy as np, pandas as pd
 from collections import Counter
 from .base import _esc, _s, html_table
 from .page import _bdi, _strip
-from .recommendation import _at
+from .recommendation import _at, _in_percent
 from .verdicts import _many
 
 # %% ../nbs/tools/07_mistakes.ipynb #287c7f4d
@@ -94,7 +94,7 @@ def _errors(c, most=12):
                           'the next comparison then needs test pictures of its own.</p>\n')
 
 # %% ../nbs/tools/07_mistakes.ipynb #misrec02
-def _pc(o): return '–' if o['mean'] is None else f"{100*o['mean']:.1f} [{100*o['low']:.1f}, {100*o['high']:.1f}]"
+def _pc(o): return '–' if o['mean'] is None else _in_percent(o)
 
 def _class_by_class(c):
     "The recall of each class, smallest first"

@@ -39,7 +39,9 @@ def label_sizes(ks # Sizes: labels per class, or 'all'
 
 def _at(k, n=None): return f"{'with' if k == 'all' else 'at'} {labels(k, n)}"
 
-def _spread(x): return f"{pct(x['mean'])} [{100*x['low']:.1f}, {100*x['high']:.1f}]"
+def _in_percent(x, unit=''): return f"{100*x['mean']:.1f}{unit} [{100*x['low']:.1f}, {100*x['high']:.1f}]"
+
+def _spread(x): return _in_percent(x, ' %')
 
 def _band(p, top):
     "A paired difference as text, from the point of view of `top`"

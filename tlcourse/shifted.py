@@ -15,7 +15,7 @@ from .augment import SHIFTS
 from .base import _esc, BadInput, html_table
 from .comparison import _difference_row, _more, _p_text, Comparison
 from .page import _and
-from .recommendation import _at, _band
+from .recommendation import _at, _band, _in_percent
 from .stats import holm
 from .verdicts import _few, _open, _paired
 
@@ -68,10 +68,9 @@ _more['under_shift'] = lambda c: c.under_shift
 # %% ../nbs/tools/06_shifted.ipynb #shf00021
 def _accuracies(c, found):
     "The rows of the last size: accuracy on the test as it is, and under each shift, with intervals"
-    def told(x): return f"{100*x['mean']:.1f} [{100*x['low']:.1f}, {100*x['high']:.1f}]"
-    by = {o['shift']: {x['strategy']: told(x) for x in o['cells']} for o in found}
+    by = {o['shift']: {x['strategy']: _in_percent(x) for x in o['cells']} for o in found}
     rows = [x for x in c.cells if x['shots'] == found[0]['shots']]
-    return pd.DataFrame([{'strategy': x['strategy'], 'as it is': told(x),
+    return pd.DataFrame([{'strategy': x['strategy'], 'as it is': _in_percent(x),
                           **{s: o.get(x['strategy'], '') for s,o in by.items()}} for x in rows])
 
 def _differences_there(c, found):

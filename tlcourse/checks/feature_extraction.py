@@ -9,7 +9,7 @@ __all__ = []
 
 # %% ../../nbs/checks/06_feature_extraction.ipynb #ck060008
 from functools import lru_cache
-from ..exercises import _as_brought, _calls, _choice, _number, _own_lite0, exercise
+from ..exercises import _as_brought, _calls, _choice, _number, _own_lite0, _percent, exercise
 import numpy as np
 
 # %% ../../nbs/checks/06_feature_extraction.ipynb #ex050001
@@ -29,7 +29,7 @@ def _digits_head(weights=None, layer=-1, counted=True):
 def _untrained(answer):
     "The validation accuracy of a head on a random body with measured statistics, in %"
     if (got := _number(answer)) is None: return "give the accuracy as one number, in %"
-    if not 1 < got <= 100: return "give it in %, so between 0 and 100"
+    if h := _percent(got): return h
     want = _digits_head('random')
     if abs(got - want) <= 1: return None
     if abs(got - _digits_head(counted=False)) <= .3:

@@ -9,7 +9,7 @@ __all__ = []
 
 # %% ../../nbs/checks/07_fine_tuning.ipynb #ck070008
 from functools import lru_cache
-from ..exercises import _calls, _choice, _is_body, _learner, _number, _own_lite0, exercise
+from ..exercises import _calls, _choice, _is_body, _learner, _number, _own_lite0, _percent, exercise
 import numpy as np
 
 # %% ../../nbs/checks/07_fine_tuning.ipynb #ex06000a
@@ -33,7 +33,7 @@ def _after_probe(lr, keep=False):
 def _small_rate(answer):
     "The accuracy after a probe and a fit of everything at a small rate, in %"
     if (got := _number(answer)) is None: return "give the accuracy as one number, in %"
-    if not 1 < got <= 100: return "give it in %, so between 0 and 100"
+    if h := _percent(got): return h
     if abs(got - _after_probe(1e-5)) <= 1: return None
     if abs(got - _after_probe(5e-3)) <= 1: return "that is the accuracy at the rate of the page: make it smaller"
     if abs(got - _after_probe(1e-5, True)) <= 1: return "that is with statistics kept: leave `KeepStats` out"

@@ -9,7 +9,7 @@ __all__ = []
 
 # %% ../../nbs/checks/10_how_much_data.ipynb #ck100008
 from functools import lru_cache
-from ..exercises import _calls, _choice, _is_body, _learner, _no_number, _number, exercise
+from ..exercises import _calls, _choice, _is_body, _learner, _no_number, _number, _percent, exercise
 import numpy as np
 
 # %% ../../nbs/checks/10_how_much_data.ipynb #ex090001
@@ -26,7 +26,7 @@ def _forecast_of_scratch(*ks):
 def _without_tiny(answer):
     "Accuracy of scratch at 100 labels, forecast from 5, 10 and 20, in %"
     if (got := _number(answer)) is None: return "give the forecast as one number, in %: an interval has a `.mean`"
-    if not 1 < got <= 100: return "give it in %, so between 0 and 100"
+    if h := _percent(got): return h
     want = _forecast_of_scratch(5, 10, 20)
     if abs(got - want) <= .05: return None
     if abs(got - 100 + want) <= .05: return "that is the error; give the accuracy"

@@ -9,7 +9,7 @@ __all__ = []
 
 # %% ../../nbs/checks/15_imbalance.ipynb #ck150002
 from functools import lru_cache
-from ..exercises import _number, exercise
+from ..exercises import _number, _percent, exercise
 import math
 
 # %% ../../nbs/checks/15_imbalance.ipynb #ck150010
@@ -30,7 +30,7 @@ def _recalls(least):
 def _thicker(answer):
     "The recall of the tail with a thicker tail, in %"
     if (got := _number(answer)) is None: return "give the recall of the tail as one number, in %"
-    if not 1 < got <= 100: return "give it in %, so between 0 and 100"
+    if h := _percent(got): return h
     found, thin = _recalls(10), _recalls(2)
     if abs(got - found[-3:].mean()) <= .3: return None
     if abs(got - thin[-3:].mean()) <= .3: return "that is the tail of 2 pictures: the counts go from 60 down to 10"

@@ -9,7 +9,7 @@ __all__ = []
 
 # %% ../../nbs/checks/14_keeping.ipynb #ck140002
 from functools import lru_cache
-from ..exercises import _number, exercise
+from ..exercises import _number, _percent, exercise
 import math
 
 # %% ../../nbs/checks/14_keeping.ipynb #ck140010
@@ -35,7 +35,7 @@ def _held(pull, keep):
 def _both(answer):
     "Source glyphs right after a fit with the pull and the statistics kept, in %"
     if (got := _number(answer)) is None: return "give the share of the glyphs as one number, in %"
-    if not 1 < got <= 100: return "give it in %, so between 0 and 100"
+    if h := _percent(got): return h
     want = _held(True, True)
     if abs(got - want) <= .3: return None
     if abs(got - _held(True, False)) <= .3: return "so it is with the pull alone; `KeepStats()` belongs beside it"

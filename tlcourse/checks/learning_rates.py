@@ -9,7 +9,7 @@ __all__ = []
 
 # %% ../../nbs/checks/08_learning_rates.ipynb #ck080008
 from functools import lru_cache
-from ..exercises import _calls, _learner, _number, _own_lite0, exercise
+from ..exercises import _calls, _learner, _number, _own_lite0, _percent, exercise
 import numpy as np
 
 # %% ../../nbs/checks/08_learning_rates.ipynb #6b7f99e2
@@ -32,7 +32,7 @@ def _textures_at(early, head):
 def _turned(answer):
     "The validation accuracy in % where the early layers get the high rate and the head the low one"
     if (got := _number(answer)) is None: return "give the accuracy as one number, in %"
-    if not 1 < got <= 100: return "give it in %, so between 0 and 100"
+    if h := _percent(got): return h
     if abs(got - _textures_at(1e-2, 4e-4)) <= 1: return None
     if abs(got - _textures_at(4e-4, 1e-2)) <= 1:
         return "that is the usual slice: the first number is for the early layers"

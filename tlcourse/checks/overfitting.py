@@ -9,7 +9,7 @@ __all__ = []
 
 # %% ../../nbs/checks/13_overfitting.ipynb #ck130002
 from functools import lru_cache
-from ..exercises import _calls, _number, exercise
+from ..exercises import _calls, _number, _percent, exercise
 import math
 
 # %% ../../nbs/checks/13_overfitting.ipynb #ck130010
@@ -32,7 +32,7 @@ def _after(share):
 def _fewer(answer):
     "Validation accuracy at the end of the fit where 20 % of the labels are wrong, in %"
     if (got := _number(answer)) is None: return "give the validation accuracy as one number, in %"
-    if not 1 < got <= 100: return "give it in %, so between 0 and 100"
+    if h := _percent(got): return h
     # Of 167 digits: a computer that rounds otherwise may see some of them otherwise
     if abs(got - _after(.2)) <= 2.5: return None
     for share in .4, 0:
