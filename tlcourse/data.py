@@ -241,6 +241,14 @@ def dls(self:Target,
     return DataLoaders(tr, va, device=dev)
 
 # %% ../nbs/core/13_data.ipynb #ltail002
+def _trained_on(t, ids, y=None):
+    "The target with these training pictures alone, and other labels `y` for them; its runs have keys of their own"
+    o,res,said = t.train,copy.copy(t),'' if y is None else f' {y.tolist()}'
+    res.train = Part(o.name, o.x[ids], o.y[ids] if y is None else y, t.classes, o.paths and [o.paths[i] for i in ids])
+    res.train.augments = o.augments
+    res.pixel_hash = hashlib.sha256(f'{t.pixel_hash} {np.asarray(ids).tolist()}{said}'.encode()).hexdigest()
+    return res
+
 def long_tail(
     t:Target, # With enough training pictures of each class
     counts, # int (classes,), or class to int: training pictures to keep of each
@@ -253,11 +261,7 @@ def long_tail(
     def whole(c, n): return _whole(f'pictures of class {c!r}', int(n) if n == int(n) else n, 1, o.counts[c])
     ns = [whole(c, n) for c,n in zip(t.classes, ns)]
     def first(c): return np.random.RandomState([seed, c]).permutation(np.flatnonzero(o.y == c))[:ns[c]]
-    ids,res = np.sort(np.concatenate([first(c) for c in range(len(ns))])),copy.copy(t)
-    res.train = Part(o.name, o.x[ids], o.y[ids], t.classes, o.paths and [o.paths[i] for i in ids])
-    res.train.augments = o.augments
-    res.pixel_hash = hashlib.sha256(f'{t.pixel_hash} {ids.tolist()}'.encode()).hexdigest()
-    return res
+    return _trained_on(t, np.sort(np.concatenate([first(c) for c in range(len(ns))])))
 
 # %% ../nbs/core/13_data.ipynb #c7d00002
 def _few(names): return ', '.join(map(repr, names[:3])) + ', ...'*(len(names) > 3)

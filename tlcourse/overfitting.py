@@ -11,13 +11,11 @@ __all__ = ['wrong_labels', 'mislabelled', 'ByHeart']
 import tlcourse.base
 import numpy as np, torch
 from contextlib import nullcontext
-from copy import copy
 from fastai.callback.core import Callback
 from fastcore.basics import patch
 from numbers import Real
 from .base import BadInput
-from .data import kshot
-from .loaders import Part
+from .data import _trained_on, kshot
 from .strategy import seeded
 
 # %% ../nbs/lessons/13_overfitting.ipynb #ovlib001
@@ -48,9 +46,8 @@ def mislabelled(
     "Few training pictures, a share of them wrongly labelled; validation and test pictures keep their labels."
     ids = kshot(t.train.y, shots, seed, t.classes)
     y = t.train.y[ids].numpy()
-    res = copy(t)
-    res.train = Part('train', t.train.x[ids], wrong_labels(y, share, seed), t.classes)
-    res.train.augments, res.wrong = t.augments, res.train.y.numpy() != y
+    res = _trained_on(t, ids, wrong_labels(y, share, seed))
+    res.wrong = res.train.y.numpy() != y
     return res
 
 # %% ../nbs/lessons/13_overfitting.ipynb #ovlib003
